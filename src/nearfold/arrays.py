@@ -1,0 +1,210 @@
+"""Checks of arrays and parameters that come from outside; numpy alone.
+
+Everything past this module may trust its arrays: two-dimensional, float32, C-contiguous, finite.
+"""
+
+from __future__ import annotations
+
+import numbers
+import re
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.errors import DataError, DataTypeError, ParameterError
+
+__all__ = [
+    "METRICS",
+    "Float32",
+    "Metric",
+    "as_rows",
+    "as_vectors",
+    "check_finite",
+    "check_metric",
+    "check_positive",
+    "check_row_count",
+    "chunk_rows",
+    "normalize_rows",
+    "resolve_components",
+    "row_norms",
+]
+
+Float32: TypeAlias = npt.NDArray[np.float32]
+
+Metric = Literal["cosine", "l2", "ip"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+# Rows are handled in pieces of about this many bytes: small enough to stay in a core's
+# cache between two passes, large enough that a matrix product runs at full speed.
+_CHUNK_BYTES = 4 << 20
+
+
+def chunk_rows(n_features: int, itemsize: int = 4) -> int:
+    """Return how many rows of `n_features` numbers make one piece of work."""
+    return max(256, _CHUNK_BYTES // max(1, n_features * itemsize))
+
+
+def check_metric(metric: str) -> Metric:
+    """Return `metric` if it is one of METRICS.
+
+    Raises
+    ------
+    ParameterError
+        It is none of them.
+    """
+    for known in METRICS:
+        if metric == known:
+            return known
+    raise ParameterError(f"metric={metric!r} is unknown; use one of {', '.join(METRICS)}")
+
+
+def check_positive(name: str, value: Any, *, integer: bool = True, zero: bool = False) -> None:
+    """Refuse a parameter that is not a positive (or, with `zero`, non-negative) finite number."""
+    kind = numbers.Integral if integer else numbers.Real
+    good = isinstance(value, kind) and not isinstance(value, bool) and np.isfinite(float(value))
+    if not good or value < 0 or (value == 0 and not zero):
+        wanted = f"{'non-negative' if zero else 'positive'} {'integer' if integer else 'number'}"
+        raise ParameterError(f"{name}={value!r} must be a {wanted}")
+
+
+def as_rows(X: Any, name: str = "X") -> npt.NDArray[Any]:
+    """Return `X` as a two-dimensional array of numbers, without copying where it is one already.
+
+    Parameters
+    ----------
+    X
+        Anything that numpy makes an array of, shape (n, d); real numbers of any type.
+    name
+        What messages call it.
+
+    Raises
+    ------
+    DataError, DataTypeError
+        `X` is ragged, sparse, complex, not numeric, not two-dimensional, or has no features.
+    """
+    if hasattr(X, "tocsr"):
+        raise DataTypeError(f"{name} is a sparse matrix; nearfold needs dense vectors: pass {name}.toarray()")
+    try:
+        array = np.asarray(X)
+        if array.dtype.kind == "O":
+            array = array.astype(np.float64)
+    except TypeError as error:
+        raise DataTypeError(f"{name} has entries that are not numbers: {error}") from error
+    except ValueError as error:
+        raise DataError(f"{name} is not a table of numbers with rows of one length: {error}") from error
+    if array.dtype.kind == "c":
+        raise DataTypeError(f"Complex data not supported: {name} has dtype {array.dtype}; pass real vectors")
+    if array.dtype.kind not in "fiub":
+        raise DataTypeError(f"{name} has dtype {array.dtype}, which holds no numbers; pass real vectors")
+    if array.ndim != 2:
+        raise DataError(
+            f"Expected 2D array (rows, dimensions), got {array.ndim}D array instead: {name} has shape "
+            f"{array.shape}. Reshape your data with array.reshape(1, -1) if it is a single vector."
+        )
+    if array.shape[1] == 0:
+        raise DataError(
+            f"{name} has 0 feature(s) (shape={array.shape}) while a minimum of 1 is required: no dimensions"
+        )
+    return array
+
+
+def as_vectors(X: Any, name: str = "X", *, min_rows: int = 1) -> Float32:
+    """Return `X` as finite, C-contiguous float32 vectors of shape (n, d).
+
+    The array is returned itself where it is that already, read-only ones included.
+
+    Raises
+    ------
+    DataError, DataTypeError
+        As `as_rows`; or a value is NaN, infinite or beyond float32; or there are fewer than
+        `min_rows` rows.
+    """
+    array = as_rows(X, name)
+    check_row_count(array.shape[0], min_rows, name)
+    with np.errstate(over="ignore"):
+        vectors = np.ascontiguousarray(array, dtype=np.float32)
+    check_finite(vectors, name)
+    return vectors
+
+
+def check_row_count(rows: int, min_rows: int, name: str = "X") -> None:
+    """Refuse data with fewer rows than the work needs."""
+    if rows < min_rows:
+        raise DataError(
+            f"{name} has {rows} sample(s) (n_samples = {rows}) while a minimum of {min_rows} is required; "
+            f"give more rows"
+        )
+
+
+def check_finite(X: npt.NDArray[Any], name: str = "X", first_row: int = 0) -> None:
+    """Refuse rows with NaN or infinity and name the first one, counted from `first_row`."""
+    step = chunk_rows(X.shape[1])
+    for start in range(0, len(X), step):
+        chunk = X[start : start + step]
+        # A finite sum proves that every term is finite, in one pass without a temporary.
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = chunk.sum(dtype=np.float64)
+        if np.isfinite(total):
+            continue
+        bad = np.argwhere(~np.isfinite(chunk))
+        if len(bad):
+            row, column = (int(i) for i in bad[0])
+            raise DataError(
+                f"{name} holds NaN, inf or a number beyond float32: row {first_row + start + row}, "
+                f"column {column}; remove or replace such rows"
+            )
+
+
+def row_norms(X: Float32) -> Float32:
+    """Return the Euclidean norm of each row, shape (n,), as float32."""
+    return np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64)).astype(np.float32)
+
+
+def normalize_rows(X: Float32, name: str = "X") -> Float32:
+    """Return the rows of `X` scaled to norm 1, as cosine compares them.
+
+    Raises
+    ------
+    DataError
+        A row is zero: it has no direction, so cosine is not defined for it.
+    """
+    norms = row_norms(X)
+    if len(zero := np.flatnonzero(norms == 0)):
+        raise DataError(
+            f"{name} has a zero vector at row {zero[0]}, which has no cosine to anything; "
+            f"remove such rows or use metric='l2' or 'ip'"
+        )
+    return X / norms[:, None]
+
+
+def resolve_components(n_components: int | str, n_features: int) -> int:
+    """Return the number of reduced dimensions m for data of `n_features` dimensions.
+
+    Parameters
+    ----------
+    n_components
+        A number of dimensions, or a share of them such as "25%" (rounded, at least 1).
+
+    Raises
+    ------
+    ParameterError
+        It is neither, or m is not below `n_features`: nothing would be folded.
+    """
+    if isinstance(n_components, str):
+        if n_components.strip().isdigit():
+            components = int(n_components)
+        else:
+            match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", n_components)
+            if match is None:
+                raise ParameterError(f"n_components={n_components!r} must be a whole number or a share like '25%'")
+            components = max(1, round(float(match[1]) * n_features / 100))
+    else:
+        check_positive("n_components", n_components)
+        components = int(n_components)
+    if not 1 <= components < n_features:
+        raise ParameterError(
+            f"n_components={n_components!r} asks for {components} of {n_features} feature(s); "
+            f"choose at least 1 and fewer than the n_features = {n_features} dimensions of the data"
+        )
+    return components

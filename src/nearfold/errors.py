@@ -1,0 +1,29 @@
+"""The errors that nearfold raises: one tree, so that one `except` catches them all."""
+
+
+class NearfoldError(Exception):
+    """Base of every error that nearfold raises about its input; the message says what to do."""
+
+
+class DataError(NearfoldError, ValueError):
+    """Vectors that can't be used: wrong shape, not finite, too few rows."""
+
+
+class DataTypeError(DataError, TypeError):
+    """Vectors of a type that has no numbers in it: text, objects, complex, sparse."""
+
+
+class ParameterError(NearfoldError, ValueError):
+    """A parameter outside what the method or the data allow."""
+
+
+class FileError(NearfoldError):
+    """A file that can't be read or written: missing, truncated, corrupt, of another format."""
+
+
+class MissingExtraError(NearfoldError, ImportError):
+    """An optional dependency is not installed; the message names the extra."""
+
+
+class NearfoldWarning(UserWarning):
+    """Something that the user should know of and that does not stop the work."""

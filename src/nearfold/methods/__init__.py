@@ -1,0 +1,1 @@
+"""Ways to learn a fold, one scikit-learn estimator each, behind one registry."""

@@ -1,0 +1,130 @@
+"""What every linear method shares: scikit-learn's conventions around one `Encoder`."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from nearfold.arrays import Float32, Metric, as_rows, as_vectors, check_metric, resolve_components
+from nearfold.encoder import Encoder
+from nearfold.errors import DataError, ParameterError
+
+__all__ = ["LinearFold", "check_rows_for_components"]
+
+
+class LinearFold(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Base of the estimators whose result is one linear `Encoder`.
+
+    A subclass learns in `_learn`; everything about names, checks and applying is here.
+    """
+
+    n_components: int | str
+    metric: Metric
+
+    encoder_: Encoder
+    n_features_in_: int
+
+    def fit(self, X: npt.ArrayLike, y: object = None) -> Self:  # noqa: ARG002
+        """Learn the encoder.
+
+        Parameters
+        ----------
+        X
+            Shape (n, d), any real dtype; computed in float32.
+        y
+            Ignored; present for pipelines.
+
+        Returns
+        -------
+        self, with `encoder_`.
+
+        Raises
+        ------
+        DataError
+            X is not a finite table of vectors, or has too few rows for the parameters.
+        ParameterError
+            A parameter is out of range for this data.
+        """
+        vectors = self._checked(X)
+        self.encoder_ = self._learn(vectors, resolve_components(self.n_components, vectors.shape[1]))
+        return self
+
+    def transform(self, X: npt.ArrayLike) -> Float32:
+        """Fold vectors of shape (n, d) to float32 of shape (n, m).
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            `fit` was not called.
+        DataError
+            X is not a finite table of vectors d wide.
+        """
+        check_is_fitted(self)
+        rows = as_rows(X)
+        if len(rows) == 0:
+            raise DataError(f"X has 0 sample(s) (shape={rows.shape}) while a minimum of 1 is required")
+        if rows.shape[1] != self.n_features_in_:
+            raise DataError(
+                f"X has {rows.shape[1]} features, but {type(self).__name__} is expecting "
+                f"{self.n_features_in_} features as input"
+            )
+        validate_data(self, X, reset=False, skip_check_array=True)
+        folded: Float32 = self.encoder_.transform(rows)
+        return folded
+
+    def _checked(self, X: npt.ArrayLike) -> Float32:
+        """Return X as vectors, and note its width and column names as scikit-learn does."""
+        vectors = as_vectors(X, min_rows=2)
+        check_metric(self.metric)
+        validate_data(self, X, skip_check_array=True)
+        return vectors
+
+    def _learn(self, X: Float32, n_components: int) -> Encoder:
+        raise NotImplementedError
+
+    def _encoder(self, weight: npt.NDArray[Any], bias: npt.NDArray[Any] | None = None, **facts: Any) -> Encoder:
+        """Make the encoder that this estimator's parameters and `facts` describe."""
+        parameters = {name: _plain(value) for name, value in self.get_params(deep=False).items()}
+        return Encoder(
+            weight=weight.astype(np.float32),
+            bias=None if bias is None else bias.astype(np.float32),
+            metric=self.metric,
+            method=self._method_name,
+            parameters=parameters,
+            facts={name: _plain(value) for name, value in facts.items()},
+        )
+
+    @property
+    def _method_name(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.encoder_.n_components
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+
+def check_rows_for_components(rows: int, n_components: int) -> None:
+    """Refuse data whose rows can't span the reduced dimensions."""
+    if rows < n_components:
+        raise ParameterError(
+            f"n_components={n_components} needs at least as many rows, X has {rows} sample(s) (n_samples = {rows}); "
+            f"give more rows or ask for fewer dimensions"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as JSON would hold it."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)

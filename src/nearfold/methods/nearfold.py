@@ -1,0 +1,255 @@
+"""NearFold: the fold learned from neighbourhoods."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils import check_random_state
+
+from nearfold.arrays import (
+    Float32,
+    Metric,
+    as_vectors,
+    check_positive,
+    normalize_rows,
+    resolve_components,
+)
+from nearfold.encoder import Encoder
+from nearfold.errors import DataError, ParameterError
+from nearfold.methods.adam import Adam
+from nearfold.methods.base import LinearFold, check_rows_for_components
+from nearfold.methods.objective import gradient, score_spread, soft_neighbors
+from nearfold.methods.objective import loss as objective_loss
+from nearfold.methods.pca import principal_axes
+from nearfold.moments import Moments
+from nearfold.neighbors import Blocks, build_blocks
+from nearfold.progress import stage
+
+__all__ = ["NearFold", "one_cycle", "train_on_blocks"]
+
+_DEFAULT_NEIGHBORS = 32
+
+# Blocks whose targets are computed together: bounds the memory of their gathered rows.
+_BLOCKS_AT_ONCE = 64
+
+
+def one_cycle(n_steps: int, peak: float) -> npt.NDArray[np.float64]:
+    """Return learning rates that rise from peak / 25 over 30% of the steps and fall to nearly 0.
+
+    Both along half a cosine (Smith and Topin, arXiv 1708.07120).
+    """
+    rise = max(1, round(0.3 * n_steps))
+    step = np.arange(n_steps)
+    up = 0.5 * (1 - np.cos(np.pi * step / rise))
+    down = 0.5 * (1 + np.cos(np.pi * (step - rise) / max(1, n_steps - rise)))
+    return peak * np.where(step < rise, 0.04 + 0.96 * up, 1e-4 + (1 - 1e-4) * down)
+
+
+def train_on_blocks(
+    start: Float32,
+    blocks: Blocks,
+    metric: Metric,
+    rates: npt.NDArray[np.float64],
+    blocks_per_step: int,
+    rng: np.random.Generator,
+) -> tuple[Float32, float, float]:
+    """Train an encoder on blocks by Adam.
+
+    Parameters
+    ----------
+    start
+        Initial W, shape (m, d); not changed.
+    blocks
+        Anchors and neighbours, prepared for the metric.
+    metric
+        What the folded vectors will be searched with.
+    rates
+        Learning rate of each step, shape (n_steps,).
+    blocks_per_step
+        Blocks in a batch.
+    rng
+        Shuffles the blocks.
+
+    Returns
+    -------
+    W of shape (m, d); and the loss on a fixed sample of blocks before and after.
+    """
+    vectors, index = blocks.vectors, blocks.index
+    n_blocks = len(index)
+    sample = vectors[index[:: max(1, n_blocks // 256)]]
+    tau = score_spread(sample, metric)
+    if tau <= np.finfo(np.float32).eps * float(np.square(sample).sum(axis=2).max()):
+        raise DataError(
+            "X has neighbourhoods of equal vectors only: no neighbour is nearer than another, so "
+            "there is nothing to learn; remove duplicate rows"
+        )
+    targets = np.empty((n_blocks, index.shape[1], index.shape[1]), np.float32)
+    for first in range(0, n_blocks, _BLOCKS_AT_ONCE):
+        some = slice(first, first + _BLOCKS_AT_ONCE)
+        targets[some] = soft_neighbors(vectors[index[some]], metric, tau)
+    sample_targets = targets[:: max(1, n_blocks // 256)]
+
+    W = np.array(start, np.float32, order="C")
+    before = objective_loss(W, sample, sample_targets, metric, tau)
+    adam = Adam(W)
+    order = _shuffles(n_blocks, blocks_per_step, len(rates), rng)
+    with stage("NearFold", len(rates), "steps") as advance:
+        for batch, rate in zip(order, rates, strict=True):
+            gradient(W, vectors[index[batch]], targets[batch], metric, tau, out=adam.gradient)
+            adam.step(rate)
+            advance(1)
+    return W, before, objective_loss(W, sample, sample_targets, metric, tau)
+
+
+def _shuffles(n_blocks: int, batch: int, n_steps: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Return block numbers of shape (n_steps, batch), one shuffle of all blocks after another."""
+    batch = min(batch, n_blocks)
+    rounds = -(-n_steps * batch // n_blocks)
+    order = np.concatenate([rng.permutation(n_blocks) for _ in range(rounds)])
+    return order[: n_steps * batch].reshape(n_steps, batch)
+
+
+class NearFold(LinearFold):
+    """Learn the linear fold that keeps each vector's neighbours in the metric to be searched.
+
+    Blocks of an anchor and its exact nearest neighbours in all the data are folded so that the
+    softmax of scores within each block stays what it was (loss: KL divergence); training
+    starts at principal axes. The objective is the same for every metric; always train in the
+    metric that the folded vectors are searched with.
+
+    Parameters
+    ----------
+    n_components
+        Reduced dimensions m < d: a number, or a share such as "25%".
+    metric
+        "cosine", "l2" or "ip".
+    n_neighbors
+        Neighbours in a block; None for 32, or all other rows where there are fewer.
+    n_anchors
+        Blocks at most. Neighbours come from all rows, anchors need not.
+    n_steps, blocks_per_step
+        Steps of Adam and blocks in each.
+    learning_rate
+        The peak of the one-cycle schedule; None for 2e-3.
+    random_state
+        Seed of the anchors and the batches.
+
+    Attributes
+    ----------
+    encoder_ : Encoder
+        Without bias for cosine and ip; for l2 the bias moves the data's mean to zero. Facts:
+        rows, anchors, neighbors, loss_before and loss_after on a sample of the blocks.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.random.default_rng(0).standard_normal((200, 16))
+    >>> NearFold(n_components=4, n_steps=20).fit_transform(X).shape
+    (200, 4)
+    """
+
+    def __init__(
+        self,
+        n_components: int | str = "25%",
+        *,
+        metric: Metric = "cosine",
+        n_neighbors: int | None = None,
+        n_anchors: int = 4000,
+        n_steps: int = 400,
+        blocks_per_step: int = 32,
+        learning_rate: float | None = None,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        self.n_components = n_components
+        self.metric = metric
+        self.n_neighbors = n_neighbors
+        self.n_anchors = n_anchors
+        self.n_steps = n_steps
+        self.blocks_per_step = blocks_per_step
+        self.learning_rate = learning_rate
+        self.random_state = random_state
+
+    def fit(self, X: npt.ArrayLike, y: object = None, *, queries: npt.ArrayLike | None = None) -> Self:  # noqa: ARG002
+        """Learn the encoder.
+
+        Parameters
+        ----------
+        X
+            The base, shape (n, d), any real dtype; computed in float32.
+        y
+            Ignored; present for pipelines.
+        queries
+            A sample of queries, shape (q, d), where they differ from the base in kind (text
+            that asks for images): anchors are then queries and their neighbours base rows.
+
+        Returns
+        -------
+        self, with `encoder_`.
+
+        Raises
+        ------
+        DataError
+            X or queries is not a finite table of vectors, has too few or only equal rows, or
+            a zero vector under cosine.
+        ParameterError
+            A parameter is out of range for this data.
+        """
+        base = self._checked(X)
+        asked = None if queries is None else as_vectors(queries, "queries")
+        if asked is not None and asked.shape[1] != base.shape[1]:
+            raise DataError(f"queries has {asked.shape[1]} dimensions where X has {base.shape[1]}")
+        self.encoder_ = self._learn(base, resolve_components(self.n_components, base.shape[1]), asked)
+        return self
+
+    def _learn(self, X: Float32, n_components: int, queries: Float32 | None = None) -> Encoder:
+        for name in ("n_anchors", "n_steps", "blocks_per_step"):
+            check_positive(name, getattr(self, name))
+        if self.learning_rate is not None:
+            check_positive("learning_rate", self.learning_rate, integer=False)
+        check_rows_for_components(len(X), n_components)
+        k = self._neighbors_for(len(X) - (queries is None))
+        rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
+
+        moments = Moments.of(X)
+        mean = moments.mean if self.metric == "l2" else None
+        if self.metric == "cosine":
+            X = normalize_rows(X)
+            queries = None if queries is None else normalize_rows(queries, "queries")
+            moments = Moments.of(X)
+        elif mean is not None:
+            X = X - mean.astype(np.float32)
+            queries = None if queries is None else queries - mean.astype(np.float32)
+
+        _, axes = principal_axes(moments.uncentered if mean is None else moments.covariance)
+        blocks = build_blocks(X, k, self.n_anchors, self.metric, rng, queries)
+        start = axes[:n_components].astype(np.float32)
+        rates = one_cycle(self.n_steps, self.learning_rate or 2e-3)
+        weight, before, after = train_on_blocks(
+            start, blocks, self.metric, rates, self.blocks_per_step, rng
+        )
+        return self._encoder(
+            weight,
+            None if mean is None else -weight @ mean,
+            rows=len(X),
+            anchors=len(blocks.index),
+            neighbors=k,
+            loss_before=before,
+            loss_after=after,
+        )
+
+    def _neighbors_for(self, available: int) -> int:
+        """Return k, given how many rows an anchor can have as neighbours."""
+        if self.n_neighbors is None:
+            return min(_DEFAULT_NEIGHBORS, available)
+        check_positive("n_neighbors", self.n_neighbors)
+        if self.n_neighbors > available:
+            raise ParameterError(
+                f"n_neighbors={self.n_neighbors} needs more rows: an anchor has only {available} others here"
+            )
+        return int(self.n_neighbors)
+
+    @property
+    def _method_name(self) -> str:
+        return "nearfold"

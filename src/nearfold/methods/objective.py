@@ -1,0 +1,105 @@
+"""NearFold's objective: keep, in every block, who is near whom.
+
+For a block of N vectors B, scores in d dimensions give P = softmax(score(B) / tau) a row, self
+excluded; scores after folding give Q likewise. The loss is the mean over rows of KL(P || Q).
+The score is the one that the folded vectors will be searched with.
+
+The gradient is analytic. With G = (Q - P) / (tau rows) for the scores:
+ip: dZ = (G + G^T) Z;  l2: dZ = (G + G^T) Z - colsum(G) Z;
+cosine: dY as for ip on Y = Z / |Z|, then dZ = (dY - Y <dY, Y>) / |Z|;  and dW = dZ^T B.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nearfold.arrays import Float32, Metric
+
+__all__ = ["gradient", "loss", "score_spread", "soft_neighbors"]
+
+# Keeps a vector that folds to zero from dividing by zero; far below any norm that matters.
+_TINY = np.float32(1e-20)
+
+
+def block_scores(Y: Float32, metric: Metric) -> Float32:
+    """Return scores within blocks Y of shape (b, N, m): shape (b, N, N), higher is nearer."""
+    scores: Float32 = np.matmul(Y, Y.transpose(0, 2, 1))
+    if metric == "l2":
+        half = 0.5 * np.einsum("bii->bi", scores)
+        scores -= half[:, :, None]
+        scores -= half[:, None, :]
+    return scores
+
+
+def score_spread(B: Float32, metric: Metric) -> float:
+    """Return tau: the standard deviation of scores between different rows of blocks B (b, N, d)."""
+    scores = block_scores(B, metric)
+    apart = ~np.eye(B.shape[1], dtype=bool)
+    return float(scores[:, apart].std(dtype=np.float64))
+
+
+def soft_neighbors(Y: Float32, metric: Metric, tau: float) -> Float32:
+    """Return the softmax of in-block scores / tau over the other rows: (b, N, N), zero diagonal."""
+    soft = block_scores(Y, metric)
+    soft *= np.float32(1 / tau)
+    own = np.arange(Y.shape[1])
+    soft[:, own, own] = -np.inf
+    soft -= soft.max(axis=2, keepdims=True)
+    np.exp(soft, out=soft)
+    soft /= soft.sum(axis=2, keepdims=True)
+    return soft
+
+
+def _folded(W: Float32, B: Float32, metric: Metric) -> tuple[Float32, Float32 | None]:
+    """Return the folded block rows as they are scored, shape (b, N, m), and their norms for cosine."""
+    b, n, d = B.shape
+    Z = np.matmul(B.reshape(b * n, d), W.T)
+    norms = None
+    if metric == "cosine":
+        norms = np.sqrt(np.einsum("ij,ij->i", Z, Z))[:, None]
+        norms += _TINY
+        Z /= norms
+    return Z.reshape(b, n, len(W)), norms
+
+
+def loss(W: Float32, B: Float32, P: Float32, metric: Metric, tau: float) -> float:
+    """Return the mean KL(P || Q) of encoder W over blocks B of shape (b, N, d)."""
+    Y, _ = _folded(W, B, metric)
+    Q = soft_neighbors(Y, metric, tau)
+    tiny = np.finfo(np.float32).tiny
+    terms = P * (np.log(np.maximum(P, tiny)) - np.log(np.maximum(Q, tiny)))
+    return float(terms.sum(dtype=np.float64) / (P.shape[0] * P.shape[1]))
+
+
+def gradient(
+    W: Float32, B: Float32, P: Float32, metric: Metric, tau: float, out: Float32 | None = None
+) -> Float32:
+    """Return the gradient of `loss` with respect to W.
+
+    Parameters
+    ----------
+    W
+        Encoder, shape (m, d).
+    B
+        Blocks, shape (b, N, d); of norm 1 for cosine.
+    P
+        `soft_neighbors(B)`, shape (b, N, N).
+    metric, tau
+        As for `soft_neighbors`.
+    out
+        Where to write it, shape (m, d).
+    """
+    b, n, d = B.shape
+    Y, norms = _folded(W, B, metric)
+    G = soft_neighbors(Y, metric, tau)
+    G -= P
+    G *= np.float32(1 / (tau * b * n))
+    dZ = np.matmul(G + G.transpose(0, 2, 1), Y)
+    if metric == "l2":
+        dZ -= G.sum(axis=1)[:, :, None] * Y
+    dZ = dZ.reshape(b * n, -1)
+    if norms is not None:
+        flat = Y.reshape(b * n, -1)
+        dZ -= flat * np.einsum("ij,ij->i", dZ, flat)[:, None]
+        dZ /= norms
+    return np.matmul(dZ.T, B.reshape(b * n, d), out=out)

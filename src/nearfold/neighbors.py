@@ -1,0 +1,178 @@
+"""Exact nearest neighbours of a few anchors among very many rows, and the blocks they make.
+
+The rows are seen once, chunk by chunk; what is kept is the best k of each anchor. faiss holds
+the whole base and sorts more than this needs (see benchmarks/speed.py for the ratio), so it is
+used for judging folds, where all it offers is wanted, and not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.arrays import Float32, Metric
+from nearfold.progress import stage
+
+__all__ = ["Blocks", "Neighbors", "build_blocks", "nearest"]
+
+Int64 = npt.NDArray[np.int64]
+
+_ROWS = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """The best k rows found so far for each of a anchors; parts over other rows can be merged.
+
+    Parameters
+    ----------
+    scores
+        Shape (a, k), float32, higher is nearer, in no particular order; -inf where none is known.
+    ids
+        Shape (a, k), int64, the rows' numbers; -1 where none is known.
+    """
+
+    scores: Float32
+    ids: Int64
+
+    @classmethod
+    def empty(cls, n_anchors: int, k: int) -> Neighbors:
+        """Return the neighbours of anchors that have seen no rows."""
+        return cls(np.full((n_anchors, k), -np.inf, np.float32), np.full((n_anchors, k), -1, np.int64))
+
+    def merge(self, scores: Float32, ids: Int64) -> Neighbors:
+        """Return the best k of these and of candidates of shape (a, c)."""
+        k = self.scores.shape[1]
+        scores = np.concatenate([self.scores, scores], axis=1)
+        ids = np.concatenate([self.ids, ids], axis=1)
+        best = np.argpartition(scores, -k, axis=1)[:, -k:]
+        return Neighbors(np.take_along_axis(scores, best, 1), np.take_along_axis(ids, best, 1))
+
+    def sorted(self) -> Neighbors:
+        """Return the same neighbours, nearest first, equal scores by row number."""
+        order = np.lexsort((self.ids, -self.scores), axis=1)
+        return Neighbors(np.take_along_axis(self.scores, order, 1), np.take_along_axis(self.ids, order, 1))
+
+
+def nearest(anchors: Float32, chunks: Iterable[Float32], k: int, metric: Metric, rows: int) -> Neighbors:
+    """Return each anchor's k best rows by inner product, or by distance for metric "l2".
+
+    Parameters
+    ----------
+    anchors
+        Shape (a, d), float32. For cosine, anchors and rows must have norm 1 already.
+    chunks
+        The base, in order, as arrays of shape (n_i, d); each is looked at once.
+    k
+        Neighbours to keep.
+    metric
+        "cosine" and "ip" rank by inner product, "l2" by -|a - x|^2 / 2 (+ |a|^2 / 2).
+    rows
+        How many rows the chunks hold together, for the progress shown.
+
+    Returns
+    -------
+    Neighbors, nearest first.
+    """
+    found = Neighbors.empty(len(anchors), k)
+    scratch = np.empty((len(anchors), _ROWS), np.float32)
+    first = 0
+    with stage("neighbours", rows) as advance:
+        for chunk in chunks:
+            for start in range(0, len(chunk), _ROWS):
+                piece = chunk[start : start + _ROWS]
+                scores = np.matmul(anchors, piece.T, out=scratch[:, : len(piece)])
+                if metric == "l2":
+                    # |a|^2 is the same for all rows of an anchor: it can't change the order.
+                    scores -= 0.5 * np.einsum("ij,ij->i", piece, piece)
+                floor = found.scores.min(axis=1)
+                candidates = _better(scores, floor, first) if first else _best(scores, k)
+                found = found.merge(*candidates)
+                first += len(piece)
+                advance(len(piece))
+    return found.sorted()
+
+
+def _best(scores: Float32, k: int) -> tuple[Float32, Int64]:
+    """Return the k best of the first scores, shape (a, c), and their columns."""
+    k = min(k, scores.shape[1])
+    columns = np.argpartition(scores, -k, axis=1)[:, -k:]
+    return np.take_along_axis(scores, columns, 1), columns
+
+
+def _better(scores: Float32, floor: Float32, first: int) -> tuple[Float32, Int64]:
+    """Return the scores above each anchor's floor, packed to the left, and their row numbers.
+
+    Once the first rows are seen few scores beat an anchor's worst neighbour; finding those few
+    is one comparison a score, where a partial sort of all would cost several times that.
+    """
+    anchor, column = np.nonzero(scores > floor[:, None])
+    counts = np.bincount(anchor, minlength=len(scores))
+    position = np.arange(len(anchor)) - np.repeat(np.cumsum(counts) - counts, counts)
+    packed = Neighbors.empty(len(scores), int(counts.max(initial=0)))
+    packed.scores[anchor, position] = scores[anchor, column]
+    packed.ids[anchor, position] = column + first
+    return packed.scores, packed.ids
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """Anchors with their neighbours: all that NearFold's training reads.
+
+    Parameters
+    ----------
+    vectors
+        The rows that blocks are made of, shape (u, d), float32, as the metric wants them
+        (norm 1 for cosine, mean subtracted for l2).
+    index
+        Shape (a, k + 1), int64: the numbers of each block's rows, the anchor first.
+    """
+
+    vectors: Float32
+    index: Int64
+
+
+def build_blocks(
+    base: Float32,
+    k: int,
+    n_anchors: int,
+    metric: Metric,
+    rng: np.random.Generator,
+    queries: Float32 | None = None,
+) -> Blocks:
+    """Draw anchors and find their k exact nearest neighbours among all rows of `base`.
+
+    Parameters
+    ----------
+    base
+        Shape (n, d), float32, prepared for the metric as `Blocks` says.
+    k
+        Neighbours an anchor, at most n - 1 (n with `queries`).
+    n_anchors
+        Anchors to draw at most.
+    metric
+        What near means.
+    rng
+        Draws the anchors.
+    queries
+        Shape (q, d), prepared alike: anchors are drawn from these instead of from `base`.
+    """
+    source = base if queries is None else queries
+    chosen = np.sort(rng.choice(len(source), min(n_anchors, len(source)), replace=False))
+    anchors = source[chosen]
+    if queries is not None:
+        found = nearest(anchors, [base], k, metric, len(base)).ids
+        own = len(base) + np.arange(len(anchors))
+        return Blocks(np.concatenate([base, anchors]), np.column_stack([own, found]))
+    found = nearest(anchors, [base], k + 1, metric, len(base)).ids
+    return Blocks(base, np.column_stack([chosen, _without(found, chosen)]))
+
+
+def _without(found: Int64, own: Int64) -> Int64:
+    """Drop each anchor's own number from its row of k + 1, or the last where duplicates hid it."""
+    drop = found == own[:, None]
+    drop[~drop.any(axis=1), -1] = True
+    return found[~drop].reshape(len(found), -1)
