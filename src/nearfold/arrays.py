@@ -61,8 +61,8 @@ def check_metric(metric: str) -> Metric:
 
 def check_positive(name: str, value: Any, *, integer: bool = True, zero: bool = False) -> None:
     """Refuse a parameter that is not a positive (or, with `zero`, non-negative) finite number."""
-    kind = numbers.Integral if integer else numbers.Real
-    good = isinstance(value, kind) and not isinstance(value, bool) and np.isfinite(float(value))
+    kind: type = numbers.Integral if integer else numbers.Real
+    good = isinstance(value, kind) and type(value) is not bool and np.isfinite(float(value))
     if not good or value < 0 or (value == 0 and not zero):
         wanted = f"{'non-negative' if zero else 'positive'} {'integer' if integer else 'number'}"
         raise ParameterError(f"{name}={value!r} must be a {wanted}")
@@ -158,7 +158,8 @@ def check_finite(X: npt.NDArray[Any], name: str = "X", first_row: int = 0) -> No
 
 def row_norms(X: Float32) -> Float32:
     """Return the Euclidean norm of each row, shape (n,), as float32."""
-    return np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64)).astype(np.float32)
+    squares: npt.NDArray[np.float64] = np.einsum("ij,ij->i", X, X, dtype=np.float64)
+    return np.sqrt(squares).astype(np.float32)
 
 
 def normalize_rows(X: Float32, name: str = "X") -> Float32:
@@ -197,7 +198,9 @@ def resolve_components(n_components: int | str, n_features: int) -> int:
         else:
             match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", n_components)
             if match is None:
-                raise ParameterError(f"n_components={n_components!r} must be a whole number or a share like '25%'")
+                raise ParameterError(
+                    f"n_components={n_components!r} must be a whole number or a share like '25%'"
+                )
             components = max(1, round(float(match[1]) * n_features / 100))
     else:
         check_positive("n_components", n_components)

@@ -71,7 +71,9 @@ class Encoder:
         weight = _frozen(as_rows(self.weight, "weight"), "weight")
         bias = None if self.bias is None else _frozen(np.asarray(self.bias)[None, :], "bias")[0]
         if bias is not None and bias.shape != (len(weight),):
-            raise DataError(f"bias has shape {bias.shape}; a weight of shape {weight.shape} needs ({len(weight)},)")
+            raise DataError(
+                f"bias has shape {bias.shape}; a weight of shape {weight.shape} needs ({len(weight)},)"
+            )
         set_ = object.__setattr__
         set_(self, "weight", weight)
         set_(self, "bias", bias)
@@ -124,14 +126,17 @@ class Encoder:
         rows = as_rows(X)
         if rows.shape[1] != self.n_features:
             raise DataError(
-                f"X has {rows.shape[1]} features, but Encoder is expecting {self.n_features} features as input"
+                f"X has {rows.shape[1]} features, but Encoder is expecting {self.n_features} features "
+                f"as input; give vectors of the kind it was fitted on"
             )
         try:
             target = np.dtype(dtype)
         except TypeError as error:
             raise ParameterError(f"dtype={dtype!r} is not a dtype: {error}") from error
         if target not in _OUTPUT_DTYPES:
-            raise ParameterError(f"dtype={dtype!r} can't hold folded vectors; use float32, float16 or float64")
+            raise ParameterError(
+                f"dtype={dtype!r} can't hold folded vectors; use float32, float16 or float64"
+            )
         out = np.empty((len(rows), self.n_components), target)
         step = chunk_rows(self.n_features)
         for start in range(0, len(rows), step):
@@ -190,7 +195,9 @@ class Encoder:
         """
         metadata, tensors = _read_safetensors(Path(path))
         if metadata.get("format") != _FORMAT:
-            raise FileError(f"{path}: a safetensors file, but not a nearfold encoder; give one that `fit` wrote")
+            raise FileError(
+                f"{path}: a safetensors file, but not a nearfold encoder; give one that `fit` wrote"
+            )
         version = metadata.get("format_version", "")
         if not version.isdigit() or int(version) > FORMAT_VERSION:
             raise FileError(
@@ -203,7 +210,8 @@ class Encoder:
             tensor = tensors.get(name)
             if tensor is not None and (tensor.ndim != rank or tensor.dtype != np.float32 or not tensor.size):
                 raise FileError(
-                    f"{path}: {name} is {tensor.dtype} of shape {tensor.shape}, expected float32 of rank {rank}"
+                    f"{path}: {name} is {tensor.dtype} of shape {tensor.shape}; "
+                    f"an encoder has it in float32 of rank {rank}"
                 )
         try:
             parameters, facts = (json.loads(metadata[key]) for key in ("parameters", "facts"))

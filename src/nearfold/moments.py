@@ -68,7 +68,9 @@ class Moments:
                 d = chunk.shape[1]
                 total, second, buffer = np.zeros(d), np.zeros((d, d)), np.empty((_ROWS, d))
             if chunk.shape[1] != total.shape[0]:
-                raise DataError(f"a chunk has {chunk.shape[1]} dimensions where earlier ones had {len(total)}")
+                raise DataError(
+                    f"a chunk has {chunk.shape[1]} dimensions where earlier ones had {len(total)}"
+                )
             for start in range(0, len(chunk), _ROWS):
                 piece = chunk[start : start + _ROWS]
                 rows = buffer[: len(piece)]

@@ -109,7 +109,8 @@ def _better(scores: Float32, floor: Float32, first: int) -> tuple[Float32, Int64
     Once the first rows are seen few scores beat an anchor's worst neighbour; finding those few
     is one comparison a score, where a partial sort of all would cost several times that.
     """
-    anchor, column = np.nonzero(scores > floor[:, None])
+    # One-dimensional nonzero is several times faster than two-dimensional.
+    anchor, column = np.divmod(np.flatnonzero(scores > floor[:, None]), scores.shape[1])
     counts = np.bincount(anchor, minlength=len(scores))
     position = np.arange(len(anchor)) - np.repeat(np.cumsum(counts) - counts, counts)
     packed = Neighbors.empty(len(scores), int(counts.max(initial=0)))
@@ -175,4 +176,5 @@ def _without(found: Int64, own: Int64) -> Int64:
     """Drop each anchor's own number from its row of k + 1, or the last where duplicates hid it."""
     drop = found == own[:, None]
     drop[~drop.any(axis=1), -1] = True
-    return found[~drop].reshape(len(found), -1)
+    kept: Int64 = found[~drop].reshape(len(found), -1)
+    return kept

@@ -10,7 +10,6 @@ import threadpoolctl
 __all__ = ["blas_threads", "single_threaded_blas"]
 
 
-
 def blas_threads() -> int:
     """Return the largest number of threads that a loaded BLAS would use, at least 1."""
     pools = threadpoolctl.threadpool_info()

@@ -86,7 +86,9 @@ class LinearFold(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _learn(self, X: Float32, n_components: int) -> Encoder:
         raise NotImplementedError
 
-    def _encoder(self, weight: npt.NDArray[Any], bias: npt.NDArray[Any] | None = None, **facts: Any) -> Encoder:
+    def _encoder(
+        self, weight: npt.NDArray[Any], bias: npt.NDArray[Any] | None = None, **facts: Any
+    ) -> Encoder:
         """Make the encoder that this estimator's parameters and `facts` describe."""
         parameters = {name: _plain(value) for name, value in self.get_params(deep=False).items()}
         return Encoder(
@@ -116,8 +118,8 @@ def check_rows_for_components(rows: int, n_components: int) -> None:
     """Refuse data whose rows can't span the reduced dimensions."""
     if rows < n_components:
         raise ParameterError(
-            f"n_components={n_components} needs at least as many rows, X has {rows} sample(s) (n_samples = {rows}); "
-            f"give more rows or ask for fewer dimensions"
+            f"n_components={n_components} needs at least as many rows, X has {rows} sample(s) "
+            f"(n_samples = {rows}); give more rows or ask for fewer dimensions"
         )
 
 

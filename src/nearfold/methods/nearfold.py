@@ -129,10 +129,12 @@ class NearFold(LinearFold):
         Neighbours in a block; None for 32, or all other rows where there are fewer.
     n_anchors
         Blocks at most. Neighbours come from all rows, anchors need not.
-    n_steps, blocks_per_step
-        Steps of Adam and blocks in each.
+    n_steps
+        Steps of Adam; None for 300, or 600 for 32 dimensions or fewer, where they are cheap and help.
+    blocks_per_step
+        Blocks in a step.
     learning_rate
-        The peak of the one-cycle schedule; None for 2e-3.
+        The peak of the one-cycle schedule; None for 4e-3.
     random_state
         Seed of the anchors and the batches.
 
@@ -157,7 +159,7 @@ class NearFold(LinearFold):
         metric: Metric = "cosine",
         n_neighbors: int | None = None,
         n_anchors: int = 4000,
-        n_steps: int = 400,
+        n_steps: int | None = None,
         blocks_per_step: int = 32,
         learning_rate: float | None = None,
         random_state: int | np.random.RandomState | None = 0,
@@ -204,31 +206,31 @@ class NearFold(LinearFold):
         return self
 
     def _learn(self, X: Float32, n_components: int, queries: Float32 | None = None) -> Encoder:
-        for name in ("n_anchors", "n_steps", "blocks_per_step"):
+        n_steps = (600 if n_components <= 32 else 300) if self.n_steps is None else self.n_steps
+        learning_rate = 4e-3 if self.learning_rate is None else self.learning_rate
+        check_positive("n_steps", n_steps)
+        check_positive("learning_rate", learning_rate, integer=False)
+        for name in ("n_anchors", "blocks_per_step"):
             check_positive(name, getattr(self, name))
-        if self.learning_rate is not None:
-            check_positive("learning_rate", self.learning_rate, integer=False)
         check_rows_for_components(len(X), n_components)
         k = self._neighbors_for(len(X) - (queries is None))
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
 
-        moments = Moments.of(X)
-        mean = moments.mean if self.metric == "l2" else None
+        mean = None
         if self.metric == "cosine":
             X = normalize_rows(X)
             queries = None if queries is None else normalize_rows(queries, "queries")
-            moments = Moments.of(X)
-        elif mean is not None:
+        moments = Moments.of(X)
+        if self.metric == "l2":
+            mean = moments.mean
             X = X - mean.astype(np.float32)
             queries = None if queries is None else queries - mean.astype(np.float32)
-
         _, axes = principal_axes(moments.uncentered if mean is None else moments.covariance)
+
         blocks = build_blocks(X, k, self.n_anchors, self.metric, rng, queries)
         start = axes[:n_components].astype(np.float32)
-        rates = one_cycle(self.n_steps, self.learning_rate or 2e-3)
-        weight, before, after = train_on_blocks(
-            start, blocks, self.metric, rates, self.blocks_per_step, rng
-        )
+        rates = one_cycle(n_steps, learning_rate)
+        weight, before, after = train_on_blocks(start, blocks, self.metric, rates, self.blocks_per_step, rng)
         return self._encoder(
             weight,
             None if mean is None else -weight @ mean,

@@ -63,7 +63,9 @@ class PCA(LinearFold):
     (50, 2)
     """
 
-    def __init__(self, n_components: int | str = "25%", *, center: bool = True, metric: Metric = "cosine") -> None:
+    def __init__(
+        self, n_components: int | str = "25%", *, center: bool = True, metric: Metric = "cosine"
+    ) -> None:
         self.n_components = n_components
         self.center = center
         self.metric = metric

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -106,10 +107,7 @@ def train_autoencoder(
     bounds = [m * i // n_threads for i in range(n_threads + 1)]
     exchange = _Exchange(n_threads, batches.shape[1], d)
     scale = 2 / (batches.shape[1] * d)
-    slices = [
-        _Slice(start, low, high, weight_decay, scale)
-        for low, high in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
+    slices = [_Slice(start, low, high, weight_decay, scale) for low, high in pairwise(bounds)]
     with stage("RAE", len(batches), "steps") as advance, single_threaded_blas():
         helpers = [
             threading.Thread(target=exchange.guard, args=(i, slices[i].train, X, batches, rates, None))

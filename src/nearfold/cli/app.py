@@ -1,0 +1,86 @@
+"""The `nearfold` command: its subcommands, and what happens when one fails.
+
+Nothing heavier than typer is imported until a command runs, so that help is instant.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated, NoReturn
+
+import typer
+
+from nearfold import __version__
+from nearfold.cli import apply, compare, demo, evaluate, fit, inspect
+from nearfold.errors import NearfoldError, NearfoldWarning
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="nearfold",
+    help="Fold embedding vectors to fewer dimensions while keeping each vector's nearest neighbours.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo.demo)
+app.command("fit")(fit.fit)
+app.command("apply")(apply.apply)
+app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
+app.command("inspect")(inspect.inspect)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nearfold {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Fold embedding vectors to fewer dimensions while keeping each vector's nearest neighbours."""
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
+
+
+def _fail(message: object, status: int = 2) -> NoReturn:
+    print(f"nearfold: {_one_line(message)}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def main() -> NoReturn:
+    """Run the command line: bad input prints one line on standard error and exits with 2."""
+
+    def show(message: Warning | str, *_args: object, **_kwargs: object) -> None:
+        print(f"nearfold: warning: {_one_line(message)}", file=sys.stderr)
+
+    warnings.simplefilter("always", NearfoldWarning)
+    warnings.showwarning = show
+    try:
+        status = app(standalone_mode=False)
+        # Flush here, so that a full disk behind standard output is an error like any other.
+        sys.stdout.flush()
+    except NearfoldError as error:
+        _fail(error)
+    except typer.TyperException as error:
+        _fail(f"{error.format_message()}; see nearfold --help")
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; nothing half-written is left", 130)
+    except BrokenPipeError:
+        # The reader of our output has left, as `head` does: no error, and nothing to tell it.
+        sys.stderr.close()
+        raise SystemExit(141) from None
+    except MemoryError:
+        _fail("out of memory; give fewer rows or a machine with more")
+    except OSError as error:
+        _fail(error.strerror or error)
+    raise SystemExit(status if isinstance(status, int) else 0)

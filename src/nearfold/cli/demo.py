@@ -1,0 +1,110 @@
+"""`nearfold demo`: the main job on the bundled sample, and one entry to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nearfold.cli.options import AsJson, Quiet
+
+if TYPE_CHECKING:
+    from nearfold.arrays import Float32
+    from nearfold.evaluation.compare import Comparison
+
+__all__ = ["demo"]
+
+_QUERIES = 500
+_SHOWN = 5
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the encoders.")] = Path(
+        "nearfold-demo"
+    ),
+    dimensions: Annotated[
+        str, typer.Option("--dimensions", "-d", help="To fold to: numbers or shares, comma-separated.")
+    ] = "25%,12.5%",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fold 5,000 real sentence embeddings with every method and show what each keeps."""
+    from nearfold.cli.console import print_json, showing_progress
+    from nearfold.cli.encoders import save_encoders
+    from nearfold.evaluation.compare import compare
+    from nearfold.sample import load_sample
+
+    sample = load_sample()
+    vectors = sample.vectors.astype("float32")
+    split = len(vectors) - _QUERIES
+    with showing_progress(quiet or as_json):
+        comparison = compare(
+            vectors[:split],
+            queries=vectors[split:],
+            n_components=[part.strip() for part in dimensions.split(",")],
+        )
+    example = _example(comparison, vectors, split, sample.texts)
+    saved = save_encoders(comparison, out)
+    if as_json:
+        print_json({**comparison.as_dict(), "example": example, "encoders": [str(path) for path in saved]})
+        return
+    _print(comparison, example, saved)
+
+
+def _example(comparison: Comparison, vectors: Float32, split: int, texts: list[str]) -> dict[str, Any]:
+    """Return the neighbours of one query, true ones and those found after folding.
+
+    Shown is the first query on which the best fold keeps as much as it does on average, so
+    that the example is neither picked for success nor for failure.
+    """
+    import numpy as np
+
+    from nearfold.evaluation.truth import search
+
+    first = comparison.entries[0]
+    metric, dims = first.judgement.metric, first.encoder.n_components
+    best = comparison.best(metric, dims)
+    column = f"P@{_SHOWN}"
+    kept = best.judgement.per_query[column]
+    query = int(np.abs(kept - best.judgement.preservation[_SHOWN].mean).argmin())
+    base, asked = vectors[:split], vectors[split + query : split + query + 1]
+    true = search(base, asked, _SHOWN, metric)[0]
+    found = {}
+    for entry in comparison.group(metric, dims):
+        folded = entry.encoder.transform(base), entry.encoder.transform(asked)
+        ids = search(*folded, _SHOWN, metric)[0]
+        found[entry.method] = [{"text": texts[i], "true": bool(i in true)} for i in ids]
+    return {
+        "query": texts[split + query],
+        "n_components": dims,
+        "true": [texts[i] for i in true],
+        "found": found,
+    }
+
+
+def _print(comparison: Comparison, example: dict[str, Any], saved: list[Path]) -> None:
+    from rich.markup import escape
+
+    from nearfold.cli.console import output
+    from nearfold.cli.tables import print_comparison
+
+    console = output()
+    console.print("[bold]5,000 WordNet entries, all-MiniLM-L6-v2 embeddings (bundled)[/bold]\n")
+    print_comparison(comparison)
+    dims, full = example["n_components"], comparison.n_features
+
+    def line(mark: str, text: str) -> None:
+        console.print(f"  {mark} {escape(text)}", no_wrap=True, overflow="ellipsis")
+
+    console.print(f"\n[bold]One query:[/bold] {escape(example['query'])}", no_wrap=True, overflow="ellipsis")
+    console.print(f"its {_SHOWN} nearest in {full} dimensions")
+    for text in example["true"]:
+        line(" ", text)
+    for method in ("pca", "nearfold"):
+        console.print(f"found in {dims} dimensions by {method} (+ true neighbour, - not)")
+        for item in example["found"][method]:
+            line("[green]+[/green]" if item["true"] else "[red]-[/red]", item["text"])
+    console.print(f"\n{len(saved)} encoders saved, ready to apply:")
+    best = next(path for path in saved if path.name.startswith("nearfold-"))
+    console.print(f"  nearfold apply {best} VECTORS.npy -o FOLDED.npy", style="bold", markup=False)

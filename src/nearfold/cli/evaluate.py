@@ -1,0 +1,87 @@
+"""`nearfold eval`: how well a saved encoder keeps neighbours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nearfold.cli.options import (
+    AsJson,
+    BaseFile,
+    Column,
+    Depths,
+    Ks,
+    MetricName,
+    NQueries,
+    Queries,
+    Quiet,
+    Seed,
+    parse_numbers,
+)
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    encoder: Annotated[Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER")],
+    base: BaseFile,
+    queries: Queries = None,
+    n_queries: NQueries = None,
+    metric: Annotated[
+        MetricName | None, typer.Option(help="What near means; the encoder's own unless given.")
+    ] = None,
+    k: Ks = "1,5,10",
+    depths: Depths = "20,50,100",
+    column: Column = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge an encoder: P@k and recall k-in-R on queries, by exact search, with 95% intervals.
+
+    Without --queries rows of BASE are held out as queries. If the encoder was fitted on all of
+    BASE it has seen them, so the figures may flatter it: `compare` never lets that happen.
+    """
+    from nearfold.arrays import check_positive
+    from nearfold.cli.console import interval, output, print_json, print_mapping, showing_progress
+    from nearfold.encoder import Encoder
+    from nearfold.evaluation.judge import evaluate as judge_fold
+    from nearfold.evaluation.split import hold_out
+    from nearfold.io.vectors import read_vectors
+
+    loaded = Encoder.load(encoder)
+    if n_queries is not None:
+        check_positive("--n-queries", n_queries)
+    with showing_progress(quiet or as_json):
+        vectors = read_vectors(base, column)
+        if queries is None:
+            vectors, asked = hold_out(vectors, n_queries, seed)
+        else:
+            asked = read_vectors(queries, column)
+        judgement = judge_fold(
+            loaded,
+            vectors,
+            asked,
+            metric=None if metric is None else metric.value,
+            k=parse_numbers("-k", k),
+            depths=parse_numbers("--depths", depths),
+        )
+    results: dict[str, Any] = {
+        "encoder": str(encoder),
+        "base": str(base),
+        "rows": len(vectors),
+        "queries_from": "held out of the base" if queries is None else str(queries),
+        **judgement.as_dict(),
+    }
+    if as_json:
+        print_json(results)
+        return
+    rows = {name: value for name, value in results.items() if not isinstance(value, dict)}
+    print_mapping(rows)
+    console = output()
+    for kept in (judgement.preservation, judgement.recall):
+        for count, value in kept.items():
+            name = f"P@{count}" if kept is judgement.preservation else f"{judgement.k_max}-in-{count}"
+            console.print(f"{name:<12} {interval(value)}")

@@ -1,0 +1,77 @@
+"""Options that several commands share, and how their texts become values."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nearfold.errors import ParameterError
+
+__all__ = [
+    "AsJson",
+    "BaseFile",
+    "Column",
+    "Depths",
+    "Ks",
+    "MetricName",
+    "NQueries",
+    "Params",
+    "Queries",
+    "Quiet",
+    "Seed",
+    "parse_numbers",
+    "parse_parameters",
+]
+
+
+class MetricName(StrEnum):
+    """What near means."""
+
+    cosine = "cosine"
+    l2 = "l2"
+    ip = "ip"
+
+
+BaseFile = Annotated[Path, typer.Argument(help="Vectors: .npy, .npz or .parquet.", metavar="BASE")]
+Column = Annotated[str | None, typer.Option(help="The column (or .npz array) that holds the vectors.")]
+Queries = Annotated[
+    Path | None, typer.Option(help="Vectors to ask with; without it rows of BASE are held out.")
+]
+NQueries = Annotated[int | None, typer.Option(help="Rows to hold out: a tenth, at most 1,000, unless given.")]
+Ks = Annotated[str, typer.Option("-k", help="The k of P@k, comma-separated.")]
+Depths = Annotated[str, typer.Option(help="The R of recall k-in-R, comma-separated.")]
+Seed = Annotated[int, typer.Option(help="Of the split and of the methods.", min=0)]
+Params = Annotated[
+    list[str] | None,
+    typer.Option("--param", "-p", metavar="NAME=VALUE", help="A parameter of the method; repeatable."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable results alone.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+def parse_numbers(name: str, text: str) -> list[int]:
+    """Return the whole numbers of a comma-separated list."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ParameterError(
+            f"{name} {text!r} must be whole numbers with commas between, such as 1,5,10"
+        ) from None
+
+
+def parse_parameters(settings: list[str] | None) -> dict[str, Any]:
+    """Return NAME=VALUE settings as a mapping; values are read as JSON, or else as text."""
+    parameters = {}
+    for setting in settings or []:
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise ParameterError(f"--param {setting!r} must be NAME=VALUE, such as weight_decay=1e-5")
+        try:
+            parameters[name] = json.loads(value)
+        except ValueError:
+            parameters[name] = {"True": True, "False": False, "None": None}.get(value, value)
+    return parameters

@@ -1,0 +1,60 @@
+"""Comparisons as tables for a terminal."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from rich.table import Table
+
+from nearfold.cli.console import interval, output, short
+from nearfold.evaluation.compare import Comparison, Entry
+from nearfold.theory.spectrum import spectrum
+
+__all__ = ["print_comparison"]
+
+
+def _group(entry: Entry) -> tuple[str, int]:
+    return entry.judgement.metric, entry.encoder.n_components
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print one table a metric and dimension, the best in bold and the rest's distance to it."""
+    console = output()
+    for (metric, dims), entries in groupby(comparison.entries, _group):
+        group = list(entries)
+        best = max(group, key=lambda e: e.judgement.preservation[e.judgement.k_max].mean)
+        k_max = best.judgement.k_max
+        table = Table(
+            title=f"{metric}, {comparison.n_features} -> {dims} dimensions",
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            pad_edge=False,
+        )
+        table.add_column("method", no_wrap=True)
+        for k in best.judgement.preservation:
+            table.add_column(f"P@{k}", justify="right", no_wrap=True)
+        for depth in best.judgement.recall:
+            table.add_column(f"{k_max}-in-{depth}", justify="right")
+        table.add_column("to best", justify="right", no_wrap=True)
+        table.add_column("kappa", justify="right")
+        table.add_column("fit s", justify="right")
+        for entry in group:
+            kept = entry.judgement.preservation
+            cells = [interval(value) if k == k_max else short(value.mean) for k, value in kept.items()]
+            cells += [short(value.mean) for value in entry.judgement.recall.values()]
+            gap = comparison.difference(entry, best, f"P@{k_max}")
+            cells += ["" if entry is best else interval(gap)]
+            cells += [f"{spectrum(entry.encoder.weight).kappa:.3g}", f"{entry.fit_seconds:.2f}"]
+            table.add_row(entry.method, *cells, style="bold" if entry is best else "")
+        console.print(table)
+        console.print()
+    for entry in comparison.entries:
+        for remark in entry.remarks:
+            console.print(f"{entry.method}, {entry.encoder.n_components} dimensions: {remark}", markup=False)
+    console.print(
+        f"{comparison.queries:,} held-out queries against {comparison.rows:,} rows, exact search; "
+        f"P@k: share of the true top k kept; k-in-R: share found among the reduced top R; "
+        f"95% bootstrap intervals, differences paired.",
+        style="dim",
+    )

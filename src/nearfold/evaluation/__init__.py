@@ -1,0 +1,1 @@
+"""Judging folds on held-out queries: exact truth, preservation, recall, intervals, comparisons."""

@@ -1,0 +1,46 @@
+"""Hold out queries: rows that are searched with and never trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nearfold.arrays import Float32
+from nearfold.errors import DataError
+
+__all__ = ["default_query_count", "hold_out"]
+
+
+def default_query_count(rows: int) -> int:
+    """Return how many queries to hold out of `rows`: a tenth, at most 1,000, at least 1."""
+    return max(1, min(1000, rows // 10))
+
+
+def hold_out(X: Float32, n_queries: int | None = None, seed: int = 0) -> tuple[Float32, Float32]:
+    """Split rows into a base and queries, drawn at random and kept in their order.
+
+    Parameters
+    ----------
+    X
+        Shape (n, d).
+    n_queries
+        None for a tenth of the rows, at most 1,000.
+    seed
+        Of the draw.
+
+    Returns
+    -------
+    base, queries
+
+    Raises
+    ------
+    DataError
+        Fewer than two rows would be left in the base.
+    """
+    count = default_query_count(len(X)) if n_queries is None else n_queries
+    if len(X) - count < 2:
+        raise DataError(
+            f"{len(X)} row(s) can't give {count} held-out queries and a base of at least 2; give more rows"
+        )
+    held = np.zeros(len(X), bool)
+    held[np.random.default_rng(seed).choice(len(X), count, replace=False)] = True
+    return X[~held], X[held]

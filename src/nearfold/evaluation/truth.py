@@ -1,0 +1,147 @@
+"""Which base rows are a query's true neighbours, with ties counted as right.
+
+A row counts as a true k-nearest neighbour when its exact score in d dimensions is at least the
+k-th best one. Rows with equal scores (duplicates, integer descriptors) are then all right
+answers, where a comparison of row numbers would call some of them errors at random.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.arrays import Float32, Metric, normalize_rows
+from nearfold.errors import ParameterError
+from nearfold.progress import stage
+
+__all__ = ["Truth", "search"]
+
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+# faiss scores in float32; this many rows past the k-th are scored again in float64, so that
+# near-ties which float32 can't tell apart are put in order.
+_SLACK = 16
+
+_QUERIES_AT_ONCE = 256
+
+# Scores nearer than this share of their scale are equal: some float64 roundings wide.
+_EQUAL = 1e-12
+
+
+def search(base: Float32, queries: Float32, k: int, metric: Metric) -> Int64:
+    """Return the numbers of the k nearest base rows of each query, nearest first, by exact faiss search.
+
+    Parameters
+    ----------
+    base, queries
+        Shapes (n, d) and (q, d), float32.
+    k
+        At most n.
+    metric
+        What near means.
+
+    Returns
+    -------
+    ndarray of shape (q, k), int64.
+
+    Raises
+    ------
+    DataError
+        A zero row under cosine.
+    ParameterError
+        k is larger than n.
+    """
+    if k > len(base):
+        raise ParameterError(f"k={k} neighbours are asked of a base of {len(base)} rows; ask for fewer")
+    if metric == "cosine":
+        base, queries = normalize_rows(base, "base"), normalize_rows(queries, "queries")
+    elif metric == "l2":
+        # Distances don't change, but float32 loses less when rows are near the origin.
+        center = base.mean(axis=0, dtype=np.float64).astype(np.float32)
+        base, queries = base - center, queries - center
+    index = (faiss.IndexFlatL2 if metric == "l2" else faiss.IndexFlatIP)(base.shape[1])
+    index.add(np.ascontiguousarray(base))
+    ids = np.empty((len(queries), k), np.int64)
+    with stage("search", len(queries), "queries") as advance:
+        for start in range(0, len(queries), _QUERIES_AT_ONCE):
+            part = np.ascontiguousarray(queries[start : start + _QUERIES_AT_ONCE])
+            ids[start : start + len(part)] = index.search(part, k)[1]
+            advance(len(part))
+    return ids
+
+
+def exact_scores(base: Float32, queries: Float32, ids: Int64, metric: Metric) -> Float64:
+    """Return each query's scores with the base rows `ids`, shape (q, c), in float64; higher is nearer."""
+    scores = np.empty(ids.shape)
+    step = max(1, 2**24 // max(1, ids.shape[1] * base.shape[1]))
+    for start in range(0, len(ids), step):
+        part = slice(start, start + step)
+        rows = base[ids[part]].astype(np.float64)
+        asked = queries[part].astype(np.float64)
+        if metric == "l2":
+            rows -= asked[:, None, :]
+            scores[part] = -np.einsum("qcd,qcd->qc", rows, rows)
+            continue
+        scores[part] = np.einsum("qcd,qd->qc", rows, asked, optimize=True)
+        if metric == "cosine":
+            norms = np.sqrt(np.einsum("qcd,qcd->qc", rows, rows))
+            scores[part] /= norms * np.linalg.norm(asked, axis=1)[:, None]
+    return scores
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The exact neighbours of queries, against which any number of folds can be judged.
+
+    Parameters
+    ----------
+    base, queries
+        Shapes (n, d) and (q, d), float32.
+    metric
+        What near means.
+    ids
+        The true neighbours, shape (q, k_max), nearest first.
+    scores
+        Their exact scores, shape (q, k_max), float64, falling.
+    """
+
+    base: Float32
+    queries: Float32
+    metric: Metric
+    ids: Int64
+    scores: Float64
+
+    @classmethod
+    def compute(cls, base: Float32, queries: Float32, k_max: int, metric: Metric) -> Truth:
+        """Search the k_max nearest base rows of each query; see `search` for errors raised."""
+        if k_max > len(base):
+            raise ParameterError(
+                f"k={k_max} neighbours are asked of a base of {len(base)} rows; ask for fewer"
+            )
+        ids = search(base, queries, min(k_max + _SLACK, len(base)), metric)
+        scores = exact_scores(base, queries, ids, metric)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k_max]
+        return cls(
+            base, queries, metric, np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
+        )
+
+    def correct(self, found: Int64, k: int) -> npt.NDArray[np.bool_]:
+        """Return whether each found row is among its query's true k nearest, ties included.
+
+        Parameters
+        ----------
+        found
+            Base row numbers, shape (q, r).
+        k
+            At most the k_max of `compute`.
+        """
+        return self.reaches(exact_scores(self.base, self.queries, found, self.metric), k)
+
+    def reaches(self, found_scores: Float64, k: int) -> npt.NDArray[np.bool_]:
+        """Return whether exact scores, shape (q, r), reach their query's k-th best."""
+        bar = self.scores[:, k - 1 : k]
+        return found_scores >= bar - _EQUAL * np.maximum(1.0, np.abs(bar))

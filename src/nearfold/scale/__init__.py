@@ -1,0 +1,1 @@
+"""Folds applied to data that need not fit in memory."""

@@ -1,0 +1,1 @@
+"""What linear algebra says of an encoder, without data or from moments alone."""
