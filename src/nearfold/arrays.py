@@ -35,14 +35,13 @@ Float32: TypeAlias = npt.NDArray[np.float32]
 Metric = Literal["cosine", "l2", "ip"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
-# Rows are handled in pieces of about this many bytes: small enough to stay in a core's
-# cache between two passes, large enough that a matrix product runs at full speed.
-_CHUNK_BYTES = 4 << 20
 
+def chunk_rows(n_features: int, nbytes: int = 4 << 20) -> int:
+    """Return how many float32 rows of `n_features` make a piece of work of about `nbytes`.
 
-def chunk_rows(n_features: int, itemsize: int = 4) -> int:
-    """Return how many rows of `n_features` numbers make one piece of work."""
-    return max(256, _CHUNK_BYTES // max(1, n_features * itemsize))
+    The default stays in a core's cache between two passes.
+    """
+    return max(256, nbytes // (4 * max(1, n_features)))
 
 
 def check_metric(metric: str) -> Metric:
@@ -61,7 +60,7 @@ def check_metric(metric: str) -> Metric:
 
 def check_positive(name: str, value: Any, *, integer: bool = True, zero: bool = False) -> None:
     """Refuse a parameter that is not a positive (or, with `zero`, non-negative) finite number."""
-    kind: type = numbers.Integral if integer else numbers.Real
+    kind: Any = numbers.Integral if integer else numbers.Real
     good = isinstance(value, kind) and type(value) is not bool and np.isfinite(float(value))
     if not good or value < 0 or (value == 0 and not zero):
         wanted = f"{'non-negative' if zero else 'positive'} {'integer' if integer else 'number'}"
@@ -109,10 +108,12 @@ def as_rows(X: Any, name: str = "X") -> npt.NDArray[Any]:
     return array
 
 
-def as_vectors(X: Any, name: str = "X", *, min_rows: int = 1) -> Float32:
+def as_vectors(X: Any, name: str = "X", *, min_rows: int = 1, finite: bool = True) -> Float32:
     """Return `X` as finite, C-contiguous float32 vectors of shape (n, d).
 
-    The array is returned itself where it is that already, read-only ones included.
+    The array is returned itself where it is that already, read-only ones included. With
+    `finite=False` nobody has looked for NaN and infinity yet: the caller's own pass over the
+    data must, as `Moments` does at no cost.
 
     Raises
     ------
@@ -124,7 +125,8 @@ def as_vectors(X: Any, name: str = "X", *, min_rows: int = 1) -> Float32:
     check_row_count(array.shape[0], min_rows, name)
     with np.errstate(over="ignore"):
         vectors = np.ascontiguousarray(array, dtype=np.float32)
-    check_finite(vectors, name)
+    if finite:
+        check_finite(vectors, name)
     return vectors
 
 
@@ -142,9 +144,10 @@ def check_finite(X: npt.NDArray[Any], name: str = "X", first_row: int = 0) -> No
     step = chunk_rows(X.shape[1])
     for start in range(0, len(X), step):
         chunk = X[start : start + step]
-        # A finite sum proves that every term is finite, in one pass without a temporary.
+        # A finite sum proves that every term is finite, in one pass without a temporary; one
+        # that is not may be an overflow of the sum, which the closer look below tells apart.
         with np.errstate(over="ignore", invalid="ignore"):
-            total = chunk.sum(dtype=np.float64)
+            total = chunk.sum()
         if np.isfinite(total):
             continue
         bad = np.argwhere(~np.isfinite(chunk))

@@ -11,7 +11,7 @@ from typing import cast
 
 import numpy as np
 
-from nearfold.arrays import Float32, check_finite
+from nearfold.arrays import Float32, check_finite, chunk_rows
 from nearfold.errors import FileError
 from nearfold.files import cause
 from nearfold.io.base import Chunk, Format, Layout, Sink, Source
@@ -71,7 +71,7 @@ def open_sink(path: str | os.PathLike[str], layout: Layout) -> AbstractContextMa
 def checked_chunks(source: Source) -> Iterator[Chunk]:
     """Yield a source's chunks with vectors as finite float32; an error names file and row."""
     first = 0
-    for chunk in source.chunks(max(1, _CHUNK_BYTES // (4 * source.layout.n_features))):
+    for chunk in source.chunks(chunk_rows(source.layout.n_features, _CHUNK_BYTES)):
         with np.errstate(over="ignore"):
             vectors = np.ascontiguousarray(chunk.vectors, dtype=np.float32)
         check_finite(vectors, str(source.path), first)

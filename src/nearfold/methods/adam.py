@@ -18,6 +18,7 @@ _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 # subnormal range, where every product with them is some ten times slower. Below this they
 # are zero for all purposes; looking every few steps costs next to nothing.
 _NEGLIGIBLE = np.float32(1e-20)
+_NEGLIGIBLE_SQUARE = np.float32(1e-30)
 _FLUSH_EVERY = 16
 
 
@@ -80,3 +81,4 @@ class Adam:
         if self._steps % _FLUSH_EVERY == 0:
             for array in (self.parameters, first):
                 array[np.abs(array) < _NEGLIGIBLE] = 0
+            second[second < _NEGLIGIBLE_SQUARE] = 0

@@ -77,13 +77,17 @@ class LinearFold(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         return folded
 
     def _checked(self, X: npt.ArrayLike) -> Float32:
-        """Return X as vectors, and note its width and column names as scikit-learn does."""
-        vectors = as_vectors(X, min_rows=2)
+        """Return X as vectors, and note its width and column names as scikit-learn does.
+
+        Whether they are finite is left to `_learn`, whose moments see every value anyway.
+        """
+        vectors = as_vectors(X, min_rows=2, finite=False)
         check_metric(self.metric)
         validate_data(self, X, skip_check_array=True)
         return vectors
 
     def _learn(self, X: Float32, n_components: int) -> Encoder:
+        """Return the encoder learned from X, or refuse X where a row is not finite."""
         raise NotImplementedError
 
     def _encoder(

@@ -220,7 +220,7 @@ class NearFold(LinearFold):
         if self.metric == "cosine":
             X = normalize_rows(X)
             queries = None if queries is None else normalize_rows(queries, "queries")
-        moments = Moments.of(X)
+        moments = Moments.of(X, products=np.float64 if self.metric == "l2" else np.float32)
         if self.metric == "l2":
             mean = moments.mean
             X = X - mean.astype(np.float32)

@@ -72,7 +72,8 @@ class PCA(LinearFold):
 
     def _learn(self, X: Float32, n_components: int) -> Encoder:
         check_rows_for_components(len(X), n_components)
-        moments = Moments.of(X)
+        # A covariance is a difference of moments, which float32 products would blur.
+        moments = Moments.of(X, products=np.float64 if self.center else np.float32)
         values, axes = principal_axes(moments.covariance if self.center else moments.uncentered)
         weight = axes[:n_components]
         bias = -weight @ moments.mean if self.center else None

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from sklearn.utils import check_random_state
 
-from nearfold.arrays import Float32, Metric, check_positive
+from nearfold.arrays import Float32, Metric, check_finite, check_positive
 from nearfold.encoder import Encoder
 from nearfold.errors import NearfoldWarning, ParameterError
 from nearfold.methods.base import LinearFold, check_rows_for_components
@@ -96,7 +96,7 @@ class RAE(LinearFold):
     def _learn_exactly(self, X: Float32, n_components: int) -> Encoder:
         if self.bias:
             raise ParameterError("bias=True needs solver='adam': the closed form has no bias")
-        moments = Moments.of(X)
+        moments = Moments.of(X, products=np.float32)
         (fold,) = exact_path(moments, n_components, [self.weight_decay])
         if fold.dead_modes == n_components:
             raise ParameterError(
@@ -113,6 +113,7 @@ class RAE(LinearFold):
         return self._encoder(fold.weight, rows=len(X), loss=fold.loss, dead_modes=fold.dead_modes)
 
     def _learn_by_adam(self, X: Float32, n_components: int) -> Encoder:
+        check_finite(X)
         for name in ("n_steps", "batch_size"):
             check_positive(name, getattr(self, name))
         for name in ("learning_rate", "final_learning_rate"):
