@@ -179,7 +179,9 @@ def normalize_rows(X: Float32, name: str = "X") -> Float32:
             f"{name} has a zero vector at row {zero[0]}, which has no cosine to anything; "
             f"remove such rows or use metric='l2' or 'ip'"
         )
-    return X / norms[:, None]
+    # Rows that are not finite become NaN, which is for the caller to find.
+    with np.errstate(invalid="ignore"):
+        return X / norms[:, None]
 
 
 def resolve_components(n_components: int | str, n_features: int) -> int:

@@ -112,7 +112,8 @@ class Encoder:
         X
             Shape (n, d), any real dtype (float32, float16, float64, uint8, int8, ...).
         dtype
-            Of the result: float32, float16 or float64. The arithmetic is float32.
+            Of the result: float32, float16 or float64. The arithmetic is float32, or float64
+            where X is.
 
         Returns
         -------
@@ -140,17 +141,22 @@ class Encoder:
                 f"dtype={dtype!r} can't hold folded vectors; use float32, float16 or float64"
             )
         out = np.empty((len(rows), self.n_components), target)
-        step = chunk_rows(self.n_features, nbytes=_CHUNK_BYTES)
+        # float64 input keeps its precision until the last rounding.
+        arithmetic = np.dtype(np.float64 if rows.dtype.kind == "f" and rows.itemsize >= 8 else np.float32)
+        weight = self.weight.astype(arithmetic, copy=False)
+        step = chunk_rows(self.n_features, _CHUNK_BYTES)
         for start in range(0, len(rows), step):
-            self._fold(rows[start : start + step], out[start : start + step], start)
+            self._fold(rows[start : start + step], weight, out[start : start + step], start)
         return out
 
-    def _fold(self, rows: npt.NDArray[Any], out: npt.NDArray[Any], first_row: int) -> None:
-        """Write the fold of one chunk into `out`."""
+    def _fold(
+        self, rows: npt.NDArray[Any], weight: npt.NDArray[Any], out: npt.NDArray[Any], first_row: int
+    ) -> None:
+        """Write the fold of one chunk, in the arithmetic of `weight`, into `out`."""
         with np.errstate(over="ignore", invalid="ignore"):
-            vectors = rows.astype(np.float32, copy=False)
-            direct = out.dtype == np.float32
-            folded = np.matmul(vectors, self.weight.T, out=out if direct else None)
+            vectors = rows.astype(weight.dtype, copy=False)
+            direct = out.dtype == weight.dtype
+            folded = np.matmul(vectors, weight.T, out=out if direct else None)
             if self.bias is not None:
                 folded += self.bias
             if not direct:
@@ -158,7 +164,8 @@ class Encoder:
             # NaN and infinity survive a matrix product (0 * inf is NaN), so the m columns of
             # the result tell what a look at the d columns of the input would; and finite sums
             # prove every term finite, at the speed of BLAS.
-            sums = np.ones(len(out), np.float32) @ (out if direct else out.astype(np.float32))
+            summable = out.astype(np.float32) if out.dtype == np.float16 else out
+            sums = np.ones(len(out), summable.dtype) @ summable
         if not np.isfinite(sums).all() and not np.isfinite(out).all():
             check_finite(vectors, "X", first_row)
             bad = first_row + int(np.flatnonzero(~np.isfinite(out).all(axis=1))[0])

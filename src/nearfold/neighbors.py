@@ -130,10 +130,13 @@ class Blocks:
         (norm 1 for cosine, mean subtracted for l2).
     index
         Shape (a, k + 1), int64: the numbers of each block's rows, the anchor first.
+    foreign
+        Whether anchors are queries of another kind than the rows they are blocked with.
     """
 
     vectors: Float32
     index: Int64
+    foreign: bool = False
 
 
 def build_blocks(
@@ -167,7 +170,7 @@ def build_blocks(
     if queries is not None:
         found = nearest(anchors, [base], k, metric, len(base)).ids
         own = len(base) + np.arange(len(anchors))
-        return Blocks(np.concatenate([base, anchors]), np.column_stack([own, found]))
+        return Blocks(np.concatenate([base, anchors]), np.column_stack([own, found]), foreign=True)
     found = nearest(anchors, [base], k + 1, metric, len(base)).ids
     return Blocks(base, np.column_stack([chosen, _without(found, chosen)]))
 

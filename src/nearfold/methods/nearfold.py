@@ -20,8 +20,7 @@ from nearfold.encoder import Encoder
 from nearfold.errors import DataError, ParameterError
 from nearfold.methods.adam import Adam
 from nearfold.methods.base import LinearFold, check_rows_for_components
-from nearfold.methods.objective import gradient, score_spread, soft_neighbors
-from nearfold.methods.objective import loss as objective_loss
+from nearfold.methods.objective import gradient, loss, score_spread, soft_neighbors
 from nearfold.methods.pca import principal_axes
 from nearfold.moments import Moments
 from nearfold.neighbors import Blocks, build_blocks
@@ -92,15 +91,24 @@ def train_on_blocks(
     sample_targets = targets[:: max(1, n_blocks // 256)]
 
     W = np.array(start, np.float32, order="C")
-    before = objective_loss(W, sample, sample_targets, metric, tau)
+
+    def sample_loss() -> float:
+        return loss(W, sample, sample_targets, metric, tau, anchors_only=blocks.foreign)
+
+    before = sample_loss()
     adam = Adam(W)
     order = _shuffles(n_blocks, blocks_per_step, len(rates), rng)
     with stage("NearFold", len(rates), "steps") as advance:
         for batch, rate in zip(order, rates, strict=True):
-            gradient(W, vectors[index[batch]], targets[batch], metric, tau, out=adam.gradient)
+            rows, wanted = vectors[index[batch]], targets[batch]
+            gradient(W, rows, wanted, metric, tau, anchors_only=blocks.foreign, out=adam.gradient)
             adam.step(rate)
             advance(1)
-    return W, before, objective_loss(W, sample, sample_targets, metric, tau)
+    return W, before, sample_loss()
+
+
+def _trace(second: npt.NDArray[np.float64]) -> float:
+    return max(float(np.trace(second)), np.finfo(np.float64).tiny)
 
 
 def _shuffles(n_blocks: int, batch: int, n_steps: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -184,7 +192,8 @@ class NearFold(LinearFold):
             Ignored; present for pipelines.
         queries
             A sample of queries, shape (q, d), where they differ from the base in kind (text
-            that asks for images): anchors are then queries and their neighbours base rows.
+            that asks for images): anchors are then queries, their neighbours base rows, and
+            what counts is which base rows a query finds.
 
         Returns
         -------
@@ -225,8 +234,13 @@ class NearFold(LinearFold):
             mean = moments.mean
             X = X - mean.astype(np.float32)
             queries = None if queries is None else queries - mean.astype(np.float32)
-        _, axes = principal_axes(moments.uncentered if mean is None else moments.covariance)
-
+        second = moments.uncentered if mean is None else moments.covariance
+        if queries is not None:
+            # Directions that queries never look along are not worth keeping, whatever the base
+            # has there: start from what both hold, in equal shares.
+            asked = Moments.of(queries, products=np.float32).uncentered
+            second = second / _trace(second) + asked / _trace(asked)
+        _, axes = principal_axes(second)
         blocks = build_blocks(X, k, self.n_anchors, self.metric, rng, queries)
         start = axes[:n_components].astype(np.float32)
         rates = one_cycle(n_steps, learning_rate)

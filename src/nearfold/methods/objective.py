@@ -4,6 +4,9 @@ For a block of N vectors B, scores in d dimensions give P = softmax(score(B) / t
 excluded; scores after folding give Q likewise. The loss is the mean over rows of KL(P || Q).
 The score is the one that the folded vectors will be searched with.
 
+Where blocks are a query of another kind and its base rows, only the query's row counts
+(`anchors_only`): nobody searches base rows with base rows there.
+
 The gradient is analytic. With G = (Q - P) / (tau rows) for the scores:
 ip: dZ = (G + G^T) Z;  l2: dZ = (G + G^T) Z - colsum(G) Z;
 cosine: dY as for ip on Y = Z / |Z|, then dZ = (dY - Y <dY, Y>) / |Z|;  and dW = dZ^T B.
@@ -62,17 +65,28 @@ def _folded(W: Float32, B: Float32, metric: Metric) -> tuple[Float32, Float32 | 
     return Z.reshape(b, n, len(W)), norms
 
 
-def loss(W: Float32, B: Float32, P: Float32, metric: Metric, tau: float) -> float:
-    """Return the mean KL(P || Q) of encoder W over blocks B of shape (b, N, d)."""
+def loss(
+    W: Float32, B: Float32, P: Float32, metric: Metric, tau: float, *, anchors_only: bool = False
+) -> float:
+    """Return the mean KL(P || Q) of encoder W over blocks B; parameters as for `gradient`."""
     Y, _ = _folded(W, B, metric)
     Q = soft_neighbors(Y, metric, tau)
     tiny = np.finfo(np.float32).tiny
     terms = P * (np.log(np.maximum(P, tiny)) - np.log(np.maximum(Q, tiny)))
-    return float(terms.sum(dtype=np.float64) / (P.shape[0] * P.shape[1]))
+    if anchors_only:
+        terms = terms[:, :1]
+    return float(terms.sum(dtype=np.float64) / (terms.shape[0] * terms.shape[1]))
 
 
 def gradient(
-    W: Float32, B: Float32, P: Float32, metric: Metric, tau: float, out: Float32 | None = None
+    W: Float32,
+    B: Float32,
+    P: Float32,
+    metric: Metric,
+    tau: float,
+    *,
+    anchors_only: bool = False,
+    out: Float32 | None = None,
 ) -> Float32:
     """Return the gradient of `loss` with respect to W.
 
@@ -86,6 +100,8 @@ def gradient(
         `soft_neighbors(B)`, shape (b, N, N).
     metric, tau
         As for `soft_neighbors`.
+    anchors_only
+        Count the first row of each block alone.
     out
         Where to write it, shape (m, d).
     """
@@ -93,7 +109,9 @@ def gradient(
     Y, norms = _folded(W, B, metric)
     G = soft_neighbors(Y, metric, tau)
     G -= P
-    G *= np.float32(1 / (tau * b * n))
+    G *= np.float32(1 / (tau * b * (1 if anchors_only else n)))
+    if anchors_only:
+        G[:, 1:] = 0
     dZ = np.matmul(G + G.transpose(0, 2, 1), Y)
     if metric == "l2":
         dZ -= G.sum(axis=1)[:, :, None] * Y

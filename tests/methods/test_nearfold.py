@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nearfold import PCA, NearFold, evaluate
+from nearfold.arrays import METRICS, Metric
+from nearfold.errors import NearfoldError
+from nearfold.methods.nearfold import one_cycle
+from nearfold.methods.objective import block_scores, gradient, loss, score_spread, soft_neighbors
+
+
+@given(
+    metric=st.sampled_from(METRICS),
+    b=st.integers(1, 3),
+    n=st.integers(2, 6),
+    d=st.integers(2, 7),
+    m=st.integers(1, 4),
+    anchors_only=st.booleans(),
+    seed=st.integers(0, 10_000),
+)
+@settings(deadline=None)
+def test_gradient_against_finite_differences(
+    metric: Metric, b: int, n: int, d: int, m: int, anchors_only: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    # In float64 the same code leaves only the truncation error of the differences.
+    B = rng.standard_normal((b, n, d))
+    if metric == "cosine":
+        B /= np.linalg.norm(B, axis=2, keepdims=True)
+    W = 0.5 * rng.standard_normal((min(m, d), d))
+    tau = 0.7
+    P = soft_neighbors(B, metric, tau)
+    analytic = gradient(W, B, P, metric, tau, anchors_only=anchors_only)
+    numeric = np.zeros_like(W)
+    for where in np.ndindex(*W.shape):
+        up, down = W.copy(), W.copy()
+        up[where] += 1e-5
+        down[where] -= 1e-5
+        ends = [loss(end, B, P, metric, tau, anchors_only=anchors_only) for end in (up, down)]
+        numeric[where] = (ends[0] - ends[1]) / 2e-5
+    scale = max(1e-3, np.abs(numeric).max())
+    np.testing.assert_allclose(analytic, numeric, atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_scores_are_the_metrics(metric: Metric, rng: np.random.Generator) -> None:
+    B = rng.standard_normal((2, 5, 4)).astype(np.float32)
+    scores = block_scores(B, metric)
+    for i, j in np.ndindex(5, 5):
+        expected = -0.5 * np.sum((B[1, i] - B[1, j]) ** 2) if metric == "l2" else B[1, i] @ B[1, j]
+        assert scores[1, i, j] == pytest.approx(expected, abs=1e-5)
+    P = soft_neighbors(B, metric, score_spread(B, metric))
+    np.testing.assert_allclose(P.sum(axis=2), 1, rtol=1e-5)
+    assert not P[:, np.arange(5), np.arange(5)].any()
+
+
+def test_keeping_everything_costs_nothing(rng: np.random.Generator) -> None:
+    B = rng.standard_normal((2, 5, 4)).astype(np.float32)
+    P = soft_neighbors(B, "ip", 1.0)
+    assert loss(np.eye(4, dtype=np.float32), B, P, "ip", 1.0) == pytest.approx(0, abs=1e-6)
+    assert loss(np.eye(1, 4, dtype=np.float32), B, P, "ip", 1.0) > 0.1
+
+
+def test_rates_rise_and_fall() -> None:
+    rates = one_cycle(100, 1e-3)
+    assert rates.argmax() == 30
+    assert rates.max() == pytest.approx(1e-3)
+    assert rates[0] == pytest.approx(4e-5)
+    assert rates[-1] < 1e-5
+    assert len(one_cycle(1, 1e-3)) == 1
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_it_beats_principal_components_on_real_vectors(metric: Metric, sample: np.ndarray) -> None:
+    # Norms that differ tell the metrics apart.
+    vectors = sample * np.random.default_rng(0).uniform(0.5, 1.5, (len(sample), 1)).astype(np.float32)
+    base, queries = vectors[:1300], vectors[1300:]
+    ours = NearFold(48, metric=metric).fit(base).encoder_
+    assert ours.facts["loss_after"] < 0.8 * ours.facts["loss_before"]
+    kept = evaluate(ours, base, queries).preservation[10].mean
+    for center in (True, False):
+        rival = PCA(48, center=center).fit(base).encoder_
+        assert kept > evaluate(rival, base, queries, metric=metric).preservation[10].mean + 0.01
+
+
+def test_cosine_ignores_norms(sample: np.ndarray) -> None:
+    scaled = sample[:400] * np.linspace(0.1, 10, 400, dtype=np.float32)[:, None]
+    first, second = (NearFold(8, n_steps=30).fit(X).encoder_.weight for X in (sample[:400], scaled))
+    np.testing.assert_allclose(first, second, atol=2e-3)
+
+
+def test_l2_ignores_the_origin(clusters: np.ndarray) -> None:
+    first, second = (
+        NearFold(4, metric="l2", n_steps=30).fit(X).encoder_ for X in (clusters, clusters + np.float32(8))
+    )
+    np.testing.assert_allclose(first.weight, second.weight, atol=2e-3)
+    np.testing.assert_allclose(
+        first.transform(clusters), second.transform(clusters + np.float32(8)), atol=2e-2
+    )
+    np.testing.assert_allclose(first.transform(clusters).mean(axis=0), 0, atol=1e-4)
+
+
+def test_queries_of_another_kind(rng: np.random.Generator) -> None:
+    """Queries see only some directions; anchors drawn from them learn to keep those."""
+    d, seen = 32, 6
+    base = rng.standard_normal((1500, d)).astype(np.float32)
+    base[:, seen:] *= 2
+    asked = np.zeros((900, d), np.float32)
+    asked[:, :seen] = rng.standard_normal((900, seen))
+    sample, held_out = asked[:700], asked[700:]
+    blind = NearFold(seen, metric="ip").fit(base).encoder_
+    told = NearFold(seen, metric="ip").fit(base, queries=sample).encoder_
+    kept = [evaluate(e, base, held_out).preservation[10].mean for e in (blind, told)]
+    assert kept[1] > kept[0] + 0.3
+    assert told.facts["anchors"] == 700
+
+
+def test_bad_input(clusters: np.ndarray) -> None:
+    with pytest.raises(NearfoldError, match="zero vector at row 3"):
+        NearFold(4).fit(np.where(np.arange(300)[:, None] == 3, 0, clusters))
+    with pytest.raises(NearfoldError, match="equal vectors"):
+        NearFold(2).fit(np.ones((50, 6)))
+    with pytest.raises(NearfoldError, match="queries has 5 dimensions"):
+        NearFold(4).fit(clusters, queries=np.ones((3, 5)))
+    with pytest.raises(NearfoldError, match="queries holds NaN"):
+        NearFold(4).fit(clusters, queries=np.full((3, 24), np.nan))
+    for bad in (
+        {"n_neighbors": 300},
+        {"n_neighbors": 0},
+        {"n_steps": 0},
+        {"learning_rate": -1},
+        {"n_anchors": 0},
+    ):
+        with pytest.raises(NearfoldError, match=next(iter(bad))):
+            NearFold(4, **bad).fit(clusters)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e12])
+@pytest.mark.parametrize("metric", METRICS)
+def test_scale_free(scale: float, metric: Metric, clusters: np.ndarray) -> None:
+    first = NearFold(4, metric=metric, n_steps=50).fit(clusters).encoder_.facts["loss_after"]
+    second = (
+        NearFold(4, metric=metric, n_steps=50).fit(clusters * np.float32(scale)).encoder_.facts["loss_after"]
+    )
+    assert second == pytest.approx(first, rel=0.05)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nearfold.arrays import METRICS, Metric
+from nearfold.neighbors import Neighbors, build_blocks, nearest
+
+
+def brute(anchors: np.ndarray, base: np.ndarray, k: int, metric: Metric) -> np.ndarray:
+    scores = anchors.astype(float) @ base.T.astype(float)
+    if metric == "l2":
+        scores = scores - 0.5 * (base.astype(float) ** 2).sum(axis=1)
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("rows", [7, 2048, 5000])
+def test_it_finds_what_brute_force_finds(metric: Metric, rows: int, rng: np.random.Generator) -> None:
+    base = rng.standard_normal((rows, 6)).astype(np.float32)
+    anchors = rng.standard_normal((40, 6)).astype(np.float32)
+    found = nearest(anchors, [base], 7, metric, rows)
+    np.testing.assert_array_equal(found.ids, brute(anchors, base, 7, metric))
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+
+
+@given(st.lists(st.integers(1, 700), min_size=1, max_size=6), st.integers(0, 1000))
+def test_chunks_change_nothing(sizes: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    chunks = [rng.standard_normal((size, 4)).astype(np.float32) for size in sizes]
+    base = np.concatenate(chunks)
+    k = min(5, len(base))
+    found = nearest(base[:9], chunks, k, "ip", len(base))
+    np.testing.assert_array_equal(found.ids, brute(base[:9], base, k, "ip"))
+
+
+def test_parts_merge(rng: np.random.Generator) -> None:
+    base, anchors = (
+        rng.standard_normal((100, 4)).astype(np.float32),
+        rng.standard_normal((3, 4)).astype(np.float32),
+    )
+    first, second = nearest(anchors, [base[:40]], 5, "ip", 40), nearest(anchors, [base[40:]], 5, "ip", 60)
+    merged = first.merge(second.scores, second.ids + 40).sorted()
+    np.testing.assert_array_equal(merged.ids, brute(anchors, base, 5, "ip"))
+    assert (Neighbors.empty(2, 3).ids == -1).all()
+
+
+@pytest.mark.parametrize("duplicated", [False, True])
+def test_blocks_hold_the_anchor_once(duplicated: bool, rng: np.random.Generator) -> None:
+    base = rng.standard_normal((50, 4)).astype(np.float32)
+    if duplicated:
+        base = np.repeat(base[:5], 10, axis=0)
+    blocks = build_blocks(base, 6, 20, "l2", rng)
+    assert blocks.index.shape == (20, 7)
+    for block in blocks.index:
+        assert len(set(block)) == 7
+
+
+def test_blocks_of_queries_hold_base_rows(rng: np.random.Generator) -> None:
+    base, queries = (
+        rng.standard_normal((50, 4)).astype(np.float32),
+        rng.standard_normal((9, 4)).astype(np.float32),
+    )
+    blocks = build_blocks(base, 6, 20, "ip", rng, queries)
+    assert blocks.index.shape == (9, 7)
+    np.testing.assert_array_equal(blocks.vectors[blocks.index[:, 0]], queries)
+    np.testing.assert_array_equal(blocks.index[:, 1:], brute(queries, base, 6, "ip"))
