@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,7 +23,7 @@ def test_any_chunking_and_merging_gives_the_same(
 ) -> None:
     X = (np.random.default_rng(seed).standard_normal((n, d)) * scale + scale).astype(np.float32)
     edges = [0, *sorted(min(c, n) for c in cuts), n]
-    chunks = [X[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    chunks = [X[a:b] for a, b in pairwise(edges)]
     exact = X.astype(np.float64)
     streamed = Moments.stream(chunks)
     parts = [Moments.of(chunk) for chunk in chunks if len(chunk)]

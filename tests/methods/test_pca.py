@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.decomposition import PCA as Reference
-from sklearn.decomposition import TruncatedSVD
+from sklearn import decomposition
 
 from nearfold import PCA
 
 
 def test_centred_is_scikit_learns(clusters: np.ndarray) -> None:
-    ours, theirs = PCA(5).fit(clusters), Reference(5, svd_solver="full").fit(clusters)
+    ours, theirs = PCA(5).fit(clusters), decomposition.PCA(5, svd_solver="full").fit(clusters)
     np.testing.assert_allclose(
         np.abs(ours.transform(clusters)), np.abs(theirs.transform(clusters)), atol=1e-4
     )
@@ -19,7 +18,7 @@ def test_centred_is_scikit_learns(clusters: np.ndarray) -> None:
 
 def test_uncentred_is_a_truncated_svd(clusters: np.ndarray) -> None:
     ours = PCA(5, center=False).fit(clusters)
-    theirs = TruncatedSVD(5, algorithm="arpack").fit(clusters)
+    theirs = decomposition.TruncatedSVD(5, algorithm="arpack").fit(clusters)
     assert ours.encoder_.bias is None
     np.testing.assert_allclose(
         np.abs(ours.transform(clusters)), np.abs(theirs.transform(clusters)), atol=1e-4

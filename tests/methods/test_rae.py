@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -58,7 +60,7 @@ def test_path_is_monotone_and_starts_at_pca(clusters: np.ndarray) -> None:
     np.testing.assert_allclose(path[0].scales, 1)
     pca = PCA(5, center=False).fit(clusters).encoder_.weight
     np.testing.assert_allclose(path[0].weight.T @ path[0].weight, pca.T @ pca, atol=1e-4)
-    for smaller, larger in zip(path[:-1], path[1:], strict=True):
+    for smaller, larger in pairwise(path):
         assert (smaller.scales >= larger.scales).all()
         assert smaller.loss <= larger.loss
     alone = [next(exact_path(Moments.of(clusters), 5, [value])) for value in lambdas]

@@ -17,6 +17,8 @@ from nearfold.errors import NearfoldError, NearfoldWarning
 
 __all__ = ["app", "main"]
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="nearfold",
     help="Fold embedding vectors to fewer dimensions while keeping each vector's nearest neighbours.",
@@ -74,7 +76,7 @@ def main() -> NoReturn:
     except typer.TyperException as error:
         _fail(f"{error.format_message()}; see nearfold --help")
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; nothing half-written is left", 130)
+        status = _INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has left, as `head` does: no error, and nothing to tell it.
         sys.stderr.close()
@@ -83,4 +85,7 @@ def main() -> NoReturn:
         _fail("out of memory; give fewer rows or a machine with more")
     except OSError as error:
         _fail(error.strerror or error)
+    # typer turns an interrupt inside a command into this status.
+    if status == _INTERRUPTED:
+        _fail("interrupted; nothing half-written is left", _INTERRUPTED)
     raise SystemExit(status if isinstance(status, int) else 0)

@@ -85,6 +85,6 @@ def check_layout(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], name:
         raise FileError(f"{path}: {name} has dtype {dtype}, which holds no real numbers; save it as float32")
     if len(shape) != 2:
         raise FileError(f"{path}: {name} has shape {shape}; vectors are a table of rows and dimensions")
-    if 0 in shape:
+    if min(shape) <= 0:
         raise FileError(f"{path}: {name} is empty, its shape is {shape}")
     return Layout(shape[0], shape[1], dtype, name)

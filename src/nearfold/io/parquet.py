@@ -31,10 +31,23 @@ class ParquetSource:
         kind = schema.field(name).type
         rows = file.metadata.num_rows
         width = kind.list_size if pa.types.is_fixed_size_list(kind) else self._first_width(name)
+        self._check_counts(name, rows, width, fixed=pa.types.is_fixed_size_list(kind))
         others = pa.schema([field for field in schema if field.name != name])
         self.layout = check_layout(
             path, (rows, width), np.dtype(kind.value_type.to_pandas_dtype()), f"column {name!r}"
         )._replace(name=name, others=others if len(others) else None)
+
+    def _check_counts(self, name: str, rows: int, width: int, *, fixed: bool) -> None:
+        """Refuse sizes that the stored values can't fill, before memory is taken for them."""
+        footer = self._file.metadata
+        groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+        columns = [group.column(j) for group in groups for j in range(group.num_columns)]
+        values = sum(c.num_values for c in columns if c.path_in_schema.split(".")[0] == name)
+        if max(rows, width) > max(values, 0) or (fixed and rows * width > values):
+            raise FileError(
+                f"{self.path}: column {name!r} promises {rows} vectors of {width} dimensions and holds "
+                f"{values} numbers; rows without a vector must be removed, or else the file is corrupt"
+            )
 
     def _first_width(self, name: str) -> int:
         """Return the length of the first list: all others must have it too."""
@@ -46,7 +59,7 @@ class ParquetSource:
     def _batches(self, rows: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         try:
             yield from self._file.iter_batches(batch_size=rows, columns=columns)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise FileError(f"{self.path}: truncated or corrupt ({_first_line(error)})") from error
 
     def chunks(self, rows: int) -> Iterator[Chunk]:
@@ -85,7 +98,8 @@ def read(path: Path, column: str | None) -> ParquetSource:
         if error.errno is None:
             raise FileError(f"{path}: truncated or not a Parquet file ({_first_line(error)})") from error
         raise FileError(f"{path}: can't be read: {cause(error)}") from error
-    except pa.ArrowException as error:
+    except (pa.ArrowException, ValueError) as error:
+        # ValueError: a name in the footer that is not UTF-8.
         raise FileError(f"{path}: truncated or not a Parquet file ({_first_line(error)})") from error
 
 

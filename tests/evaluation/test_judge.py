@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nearfold import PCA, Encoder, compare, evaluate
+from nearfold.errors import NearfoldError
+from nearfold.evaluation.intervals import estimate
+from nearfold.evaluation.judge import paired_difference
+from nearfold.evaluation.split import hold_out
+
+
+def rotation(d: int, rng: np.random.Generator) -> Encoder:
+    return Encoder(np.linalg.qr(rng.standard_normal((d, d)))[0].astype(np.float32), metric="l2")
+
+
+def test_a_rotation_keeps_everything(sample: np.ndarray, rng: np.random.Generator) -> None:
+    judged = evaluate(rotation(384, rng), sample[:1000], sample[1000:], k=[1, 10], depths=[20])
+    for kept in (judged.preservation[1], judged.preservation[10], judged.recall[20]):
+        assert kept.mean > 0.998  # float32 near-ties aside
+
+
+def test_shares_by_hand(rng: np.random.Generator) -> None:
+    """One dimension kept of two: counted by brute force."""
+    base, queries = (
+        rng.standard_normal((200, 2)).astype(np.float32),
+        rng.standard_normal((30, 2)).astype(np.float32),
+    )
+    judged = evaluate(
+        Encoder(np.eye(1, 2, dtype=np.float32)), base, queries, metric="l2", k=[3, 5], depths=[10, 50]
+    )
+
+    def nearest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.argsort(((a[:, None].astype(float) - b[None].astype(float)) ** 2).sum(axis=2), axis=1)
+
+    true, found = nearest(queries, base), nearest(queries[:, :1], base[:, :1])
+    for k in (3, 5):
+        by_hand = [len(set(t[:k]) & set(f[:k])) / k for t, f in zip(true, found, strict=True)]
+        np.testing.assert_allclose(judged.per_query[f"P@{k}"], by_hand)
+        assert judged.preservation[k].mean == pytest.approx(np.mean(by_hand))
+    for depth in (10, 50):
+        by_hand = [len(set(t[:5]) & set(f[:depth])) / 5 for t, f in zip(true, found, strict=True)]
+        np.testing.assert_allclose(judged.per_query[f"5-in-{depth}"], by_hand)
+
+
+def test_the_encoders_metric_is_the_default(sample: np.ndarray) -> None:
+    encoder = PCA(8, metric="l2").fit(sample[:500]).encoder_
+    assert evaluate(encoder, sample[:500], sample[500:600]).metric == "l2"
+    assert evaluate(encoder, sample[:500], sample[500:600], metric="ip").metric == "ip"
+
+
+def test_bad_input(sample: np.ndarray) -> None:
+    encoder = PCA(8).fit(sample[:500]).encoder_
+    base, queries = sample[:50], sample[50:60]
+    for change, says in [
+        ({"k": [51]}, "ask for fewer"),
+        ({"k": []}, "k is empty"),
+        ({"k": [0]}, "k=0"),
+        ({"depths": [-1]}, "depth=-1"),
+        ({"metric": "hamming"}, "metric"),
+        ({"queries": queries[:, :9]}, "queries has 9 dimensions"),
+        ({"base": base[:, :9]}, "base has 9 dimensions"),
+        ({"queries": np.full((1, 384), np.nan)}, "queries holds NaN"),
+        ({"base": np.zeros((50, 384))}, "base has a zero vector"),
+    ]:
+        with pytest.raises(NearfoldError, match=says):
+            evaluate(**{"encoder": encoder, "base": base, "queries": queries, **change})  # type: ignore[arg-type]
+
+
+def test_intervals_cover_the_truth(rng: np.random.Generator) -> None:
+    covered = 0
+    for _ in range(200):
+        low, high = estimate(rng.binomial(10, 0.7, (100, 1)) / 10)[0][1:]
+        covered += low <= 0.7 <= high
+    assert 178 <= covered <= 199
+
+
+def test_differences_are_paired(rng: np.random.Generator, sample: np.ndarray) -> None:
+    """A constant gap between two folds has an interval of no width."""
+    judged = evaluate(PCA(8).fit(sample[:500]).encoder_, sample[:500], sample[500:600])
+    other = evaluate(PCA(16).fit(sample[:500]).encoder_, sample[:500], sample[500:600])
+    judged.per_query["P@10"] = other.per_query["P@10"] - 0.125
+    gap = paired_difference(other, judged, "P@10")
+    assert gap.low == pytest.approx(0.125)
+    assert gap.high == pytest.approx(0.125)
+
+
+def test_hold_out_splits(sample: np.ndarray) -> None:
+    base, queries = hold_out(sample, 100, seed=3)
+    assert (len(base), len(queries)) == (1400, 100)
+    np.testing.assert_array_equal(np.sort(np.concatenate([base, queries])[:, 0]), np.sort(sample[:, 0]))
+    np.testing.assert_array_equal(hold_out(sample, 100, seed=3)[1], queries)
+    assert (hold_out(sample, 100, seed=4)[1] != queries).any()
+    assert len(hold_out(sample)[1]) == 150
+    with pytest.raises(NearfoldError, match="give more rows"):
+        hold_out(sample[:2])
+
+
+def test_compare(sample: np.ndarray) -> None:
+    result = compare(
+        sample,
+        n_components=["25%", 48, 96],
+        metrics=["cosine", "l2"],
+        methods=["pca", "rae-exact"],
+        k=[5],
+        depths=[10],
+    )
+    shapes = [(e.judgement.metric, e.encoder.n_components, e.method) for e in result.entries]
+    assert shapes == [
+        (metric, dims, method)
+        for metric in ("cosine", "l2")
+        for dims in (96, 48)
+        for method in ("pca", "rae-exact")
+    ]
+    assert (result.rows, result.queries) == (1350, 150)
+    as_dict = result.as_dict()["entries"]
+    assert as_dict[0]["P@5"]["mean"] == result.entries[0].judgement.preservation[5].mean
+    best = result.best("cosine", 96)
+    assert next(e for e in as_dict if e["method"] == best.method)["minus_best"]["mean"] == 0
+    same = compare(sample, methods=["pca"], k=[5], depths=[10]).entries[0].judgement
+    np.testing.assert_array_equal(same.per_query["P@5"], result.entries[0].judgement.per_query["P@5"])
+
+
+def test_compare_computes_truth_once(sample: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nearfold.evaluation.truth import Truth
+
+    calls = []
+    original = Truth.compute
+
+    def counted(*args: object) -> Truth:
+        calls.append(args)
+        return original(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Truth, "compute", counted)
+    compare(sample, n_components=[8, 16, 32], methods=["pca", "pca-uncentred"])
+    assert len(calls) == 1
+
+
+def test_compare_carries_remarks(rng: np.random.Generator) -> None:
+    X = rng.standard_normal((100, 6)) * [5, 5, 5, 1e-3, 1e-3, 1e-3]
+    result = compare(X, n_components=[4], methods=["rae-exact"], metrics=["l2"])
+    assert "zeroes 1 of 4 axes" in result.entries[0].remarks[0]
+
+
+def test_compare_with_queries_and_bad_input(sample: np.ndarray) -> None:
+    assert compare(sample[:500], queries=sample[500:520], methods=["pca"]).queries == 20
+    for change, says in [
+        ({"queries": sample[:5, :3]}, "queries has 3 dimensions"),
+        ({"n_queries": 0}, "n_queries"),
+        ({"n_queries": 1499}, "give more rows"),
+        ({"methods": ["what"]}, "method 'what'"),
+        ({"metrics": ["what"]}, "metric"),
+        ({"n_components": [384]}, "n_components=384"),
+        ({"k": [2000]}, "ask for fewer"),
+    ]:
+        with pytest.raises(NearfoldError, match=says):
+            compare(sample, **change)  # type: ignore[arg-type]

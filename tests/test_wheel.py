@@ -1,0 +1,52 @@
+"""The wheel as a stranger gets it: built, installed in a clean environment, run end to end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.wheel
+
+ROOT = Path(__file__).parents[1]
+
+
+def call(*command: object, cwd: Path) -> str:
+    done = subprocess.run([*map(str, command)], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_installed_wheel_works(tmp_path: Path) -> None:
+    call(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path, ROOT, cwd=tmp_path)
+    (wheel,) = tmp_path.glob("nearfold-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        sample = sum(i.compress_size for i in archive.infolist() if "/sample/" in i.filename)
+    assert sample < 5_000_000
+    for part in ("nearfold/py.typed", "nearfold/sample/LICENSE.wordnet", "licenses/LICENSE"):
+        assert any(name.endswith(part) for name in names), part
+
+    venv.create(tmp_path / "env", with_pip=True)
+    python, nearfold = (tmp_path / "env" / "bin" / name for name in ("python", "nearfold"))
+    call(python, "-m", "pip", "install", "--quiet", wheel, cwd=tmp_path)
+    results = json.loads(call(nearfold, "demo", "-d", "48", "--json", cwd=tmp_path))
+    kept = {entry["method"]: entry["P@10"]["mean"] for entry in results["entries"]}
+    assert max(kept, key=kept.__getitem__) == "nearfold"
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((50, 384)).astype(np.float16))
+    call(
+        nearfold,
+        "apply",
+        "nearfold-demo/nearfold-cosine-48.safetensors",
+        "x.npy",
+        "-o",
+        "z.npy",
+        cwd=tmp_path,
+    )
+    assert np.load(tmp_path / "z.npy").shape == (50, 48)
