@@ -18,7 +18,7 @@ from nearfold.evaluation.truth import Truth
 from nearfold.methods.pca import PCA
 from nearfold.methods.rae import RAE
 
-console = Console(width=120, highlight=False)
+console = Console(width=170, highlight=False)
 
 SETS: list[tuple[str, int, Metric, str]] = [
     ("wordnet-minilm-384", 96, "cosine", "pca-uncentred"),
