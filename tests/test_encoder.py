@@ -53,7 +53,7 @@ def test_chunks_change_nothing(
 ) -> None:
     X = rng.standard_normal((2000, 7)).astype(np.float32)
     whole = encoder.transform(X)
-    monkeypatch.setattr("nearfold.encoder._CHUNK_BYTES", 1)
+    monkeypatch.setattr("nearfold.fold._CHUNK_BYTES", 1)
     np.testing.assert_allclose(encoder.transform(X), whole, rtol=1e-5, atol=1e-6)
     X[1777, 2] = np.nan
     with pytest.raises(DataError, match="row 1777, column 2"):
@@ -145,7 +145,7 @@ def test_metadata_is_checked(tmp_path: Path) -> None:
     [
         ({"weight": np.ones(3, np.float32)}, "rank 2"),
         ({"weight": np.ones((2, 3))}, "float64"),
-        ({"weight": np.ones((0, 3), np.float32)}, "rank 2"),
+        ({"weight": np.ones((0, 3), np.float32)}, "shape \\(0, 3\\)"),
         ({"weight": np.ones((2, 3), np.float32), "bias": np.ones(3, np.float32)}, "bias"),
         ({"weight": np.full((2, 3), np.inf, np.float32)}, "weight"),
         ({"bias": np.ones(3, np.float32)}, "tensors"),

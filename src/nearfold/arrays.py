@@ -165,8 +165,10 @@ def row_norms(X: Float32) -> Float32:
     return np.sqrt(squares).astype(np.float32)
 
 
-def normalize_rows(X: Float32, name: str = "X") -> Float32:
+def normalize_rows(X: Float32, name: str = "X", *, keep_zero: bool = False) -> Float32:
     """Return the rows of `X` scaled to norm 1, as cosine compares them.
+
+    With `keep_zero` a zero row stays zero: what folds to nothing is near nothing.
 
     Raises
     ------
@@ -175,6 +177,9 @@ def normalize_rows(X: Float32, name: str = "X") -> Float32:
     """
     norms = row_norms(X)
     if len(zero := np.flatnonzero(norms == 0)):
+        if keep_zero:
+            norms[zero] = 1
+            return X / norms[:, None]
         raise DataError(
             f"{name} has a zero vector at row {zero[0]}, which has no cosine to anything; "
             f"remove such rows or use metric='l2' or 'ip'"

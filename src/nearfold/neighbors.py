@@ -9,18 +9,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
 
-from nearfold.arrays import Float32, Metric
+from nearfold.arrays import Float32, Metric, normalize_rows
+from nearfold.errors import DataError, ParameterError
 from nearfold.progress import stage
+from nearfold.threads import blas_threads, shared_work
 
-__all__ = ["Blocks", "Neighbors", "build_blocks", "nearest"]
+__all__ = [
+    "Blocks",
+    "Neighbors",
+    "build_blocks",
+    "nearest",
+    "nearest_others",
+    "neighbor_differences",
+    "neighbor_graph",
+]
 
 Int64 = npt.NDArray[np.int64]
 
+# Rows and anchors scored at a time: together they bound the scores held.
 _ROWS = 2048
+_ANCHORS = 4096
+# Anchors a thread: fewer are done sooner than a thread has started.
+_MIN_ANCHORS = 64
+
+# Added to second moments of mean 1 a dimension.
+_FLOOR = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,23 +96,35 @@ def nearest(anchors: Float32, chunks: Iterable[Float32], k: int, metric: Metric,
     -------
     Neighbors, nearest first.
     """
-    found = Neighbors.empty(len(anchors), k)
-    scratch = np.empty((len(anchors), _ROWS), np.float32)
+    n_threads = max(1, min(blas_threads(), len(anchors) // _MIN_ANCHORS))
+    bounds = [len(anchors) * i // n_threads for i in range(n_threads + 1)]
+    asked = [anchors[low:high] for low, high in pairwise(bounds)]
+    found = [Neighbors.empty(len(part), k) for part in asked]
+    scratch = [np.empty((len(part), _ROWS), np.float32) for part in asked]
     first = 0
-    with stage("neighbours", rows) as advance:
+    with stage("neighbours", rows) as advance, shared_work(n_threads) as share:
         for chunk in chunks:
             for start in range(0, len(chunk), _ROWS):
                 piece = chunk[start : start + _ROWS]
-                scores = np.matmul(anchors, piece.T, out=scratch[:, : len(piece)])
-                if metric == "l2":
-                    # |a|^2 is the same for all rows of an anchor: it can't change the order.
-                    scores -= 0.5 * np.einsum("ij,ij->i", piece, piece)
-                floor = found.scores.min(axis=1)
-                candidates = _better(scores, floor, first) if first else _best(scores, k)
-                found = found.merge(*candidates)
+                # |a|^2 is the same for all rows of an anchor: it can't change the order.
+                offset = 0.5 * np.einsum("ij,ij->i", piece, piece) if metric == "l2" else None
+
+                def look(
+                    i: int, piece: Float32 = piece, offset: Float32 | None = offset, first: int = first
+                ) -> None:
+                    scores = np.matmul(asked[i], piece.T, out=scratch[i][:, : len(piece)])
+                    if offset is not None:
+                        scores -= offset
+                    floor = found[i].scores.min(axis=1)
+                    found[i] = found[i].merge(*(_better(scores, floor, first) if first else _best(scores, k)))
+
+                share(look)
                 first += len(piece)
                 advance(len(piece))
-    return found.sorted()
+    together = Neighbors(
+        np.concatenate([part.scores for part in found]), np.concatenate([part.ids for part in found])
+    )
+    return together.sorted()
 
 
 def _best(scores: Float32, k: int) -> tuple[Float32, Int64]:
@@ -171,8 +202,59 @@ def build_blocks(
         found = nearest(anchors, [base], k, metric, len(base)).ids
         own = len(base) + np.arange(len(anchors))
         return Blocks(np.concatenate([base, anchors]), np.column_stack([own, found]), foreign=True)
-    found = nearest(anchors, [base], k + 1, metric, len(base)).ids
-    return Blocks(base, np.column_stack([chosen, _without(found, chosen)]))
+    return Blocks(base, np.column_stack([chosen, nearest_others(base, chosen, k, metric)]))
+
+
+def nearest_others(X: Float32, chosen: Int64, k: int, metric: Metric) -> Int64:
+    """Return the numbers of the k rows of X nearest to each chosen row, itself left out: (a, k)."""
+    return _without(nearest(X[chosen], [X], k + 1, metric, len(X)).ids, chosen)
+
+
+def neighbor_graph(X: Float32, k: int, metric: Metric) -> scipy.sparse.csr_array:
+    """Return the symmetric graph in which rows are joined (with weight 1) to their k nearest: (n, n)."""
+    n = len(X)
+    neighbors = np.concatenate(
+        [
+            nearest_others(X, np.arange(start, min(n, start + _ANCHORS)), k, metric)
+            for start in range(0, n, _ANCHORS)
+        ]
+    )
+    joined = (np.ones(n * k), (np.repeat(np.arange(n), k), neighbors.ravel()))
+    graph = scipy.sparse.csr_array(joined, shape=(n, n))
+    return graph.maximum(graph.T)
+
+
+def neighbor_differences(
+    X: Float32, k: int, metric: Metric, rng: np.random.Generator, n_anchors: int = _ANCHORS
+) -> npt.NDArray[np.float64]:
+    """Return the second moments of x_i - x_j over neighbours, scaled to trace d: shape (d, d).
+
+    Edges run from up to `n_anchors` drawn rows to their k nearest among all. A small multiple of the
+    identity keeps the result positive definite where differences don't span the space.
+
+    Raises
+    ------
+    ParameterError
+        k is not below the number of rows.
+    DataError
+        All neighbours are equal, or a row is zero under cosine.
+    """
+    if k >= len(X):
+        raise ParameterError(f"{k} neighbours need more than {len(X)} sample(s) (n_samples = {len(X)})")
+    rows = normalize_rows(X) if metric == "cosine" else X
+    chosen = np.sort(rng.choice(len(X), min(n_anchors, len(X)), replace=False))
+    neighbors = nearest_others(rows, chosen, k, metric)
+    d = X.shape[1]
+    total = np.zeros((d, d))
+    for column in neighbors.T:
+        differences = (rows[chosen] - rows[column]).astype(np.float64)
+        total += differences.T @ differences
+    trace = float(np.trace(total))
+    if trace <= 0:
+        raise DataError("X has equal vectors only as neighbours; remove duplicate rows")
+    scaled: npt.NDArray[np.float64] = total * (d / trace)
+    scaled[np.diag_indices(d)] += _FLOOR
+    return scaled
 
 
 def _without(found: Int64, own: Int64) -> Int64:

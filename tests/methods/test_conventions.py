@@ -17,13 +17,13 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from nearfold import PCA, RAE, NearFold
 from nearfold.arrays import METRICS
 from nearfold.errors import NearfoldError
-from nearfold.methods.base import LinearFold
+from nearfold.methods.base import FoldEstimator
 from nearfold.methods.registry import METHODS, make, resolve_methods
 
 FAST = {"rae": {"n_steps": 40}, "nearfold": {"n_steps": 20}}
 
 
-def estimator(name: str, n_components: int | str = 4) -> LinearFold:
+def estimator(name: str, n_components: int | str = 4) -> FoldEstimator:
     return make(name, n_components, **FAST.get(name, {}))
 
 
@@ -41,7 +41,7 @@ ZERO_VECTOR = {"check_estimators_dtypes": "a zero vector is refused under cosine
     ],
     expected_failed_checks=lambda e: ZERO_VECTOR if isinstance(e, NearFold) and e.metric == "cosine" else {},
 )
-def test_scikit_learn_conventions(estimator: LinearFold, check: Callable[[LinearFold], None]) -> None:
+def test_scikit_learn_conventions(estimator: FoldEstimator, check: Callable[[FoldEstimator], None]) -> None:
     with warnings.catch_warnings():
         # scikit-learn's own checks warn of their deprecations and of tiny, degenerate data.
         warnings.simplefilter("ignore")

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from nearfold import __version__
-from nearfold.cli import apply, compare, demo, evaluate, fit, inspect
+from nearfold.cli import apply, compare, demo, evaluate, fit, inspect, methods, sweep
 from nearfold.errors import NearfoldError, NearfoldWarning
 
 __all__ = ["app", "main"]
@@ -32,7 +32,9 @@ app.command("fit")(fit.fit)
 app.command("apply")(apply.apply)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.command("sweep")(sweep.sweep)
 app.command("inspect")(inspect.inspect)
+app.command("methods")(methods.methods)
 
 
 def _print_version(wanted: bool) -> None:

@@ -34,11 +34,11 @@ def apply(
 ) -> None:
     """Fold vectors with a saved encoder, a chunk at a time; other Parquet columns ride along."""
     from nearfold.cli.console import print_json, print_mapping, showing_progress
-    from nearfold.encoder import Encoder
     from nearfold.io.vectors import open_source
+    from nearfold.loading import load
     from nearfold.scale.transform import fold_file
 
-    loaded = Encoder.load(encoder)
+    loaded = load(encoder)
     with showing_progress(quiet or as_json):
         source = open_source(vectors, column)
         layout = fold_file(loaded, source, out, dtype.value)

@@ -16,7 +16,9 @@ from nearfold.cli.options import (
     NQueries,
     Queries,
     Quiet,
+    Report,
     Seed,
+    Seeds,
     parse_numbers,
 )
 
@@ -27,42 +29,60 @@ def compare(
     base: BaseFile,
     dimensions: Annotated[
         str, typer.Option("--dimensions", "-d", help="To fold to: numbers or shares, comma-separated.")
-    ] = "25%",
-    methods: Annotated[str, typer.Option(help="Comma-separated names, or all.")] = "all",
-    metric: Annotated[str, typer.Option(help="cosine, l2, ip: one or more, comma-separated.")] = "cosine",
+    ] = "25%,50%,75%",
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated names, or the groups linear and all: see `nearfold methods`.")
+    ] = "linear",
+    metric: Annotated[
+        str, typer.Option(help="cosine, l2, ip: one or more, comma-separated, or all.")
+    ] = "cosine",
     queries: Queries = None,
     n_queries: NQueries = None,
     k: Ks = "1,5,10",
     depths: Depths = "20,50,100",
+    rows: Annotated[
+        int | None, typer.Option(help="Use the first ROWS rows only, for a quick look.", min=3)
+    ] = None,
+    seeds: Seeds = 1,
     save: Annotated[Path | None, typer.Option(help="A folder for the encoders.")] = None,
+    report: Report = None,
     column: Column = None,
     seed: Seed = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Fit methods on a base and judge each on queries that none of them has seen."""
-    from nearfold.arrays import check_metric
+    from nearfold.arrays import METRICS, check_metric
     from nearfold.cli.console import print_json, showing_progress
     from nearfold.cli.encoders import save_encoders
     from nearfold.evaluation.compare import compare as run
+    from nearfold.evaluation.split import base_and_queries
     from nearfold.io.vectors import read_vectors
     from nearfold.methods.registry import resolve_methods
 
     names = resolve_methods(methods)
-    metrics = [check_metric(name.strip()) for name in metric.split(",")]
+    wanted = METRICS if metric == "all" else [check_metric(name.strip()) for name in metric.split(",")]
     with showing_progress(quiet or as_json):
+        given = None if queries is None else read_vectors(queries, column)
+        vectors, asked = base_and_queries(read_vectors(base, column)[:rows], given, n_queries, seed)
         comparison = run(
-            read_vectors(base, column),
+            vectors,
             n_components=[part.strip() for part in dimensions.split(",")],
             methods=names,
-            metrics=metrics,
-            queries=None if queries is None else read_vectors(queries, column),
-            n_queries=n_queries,
+            metrics=wanted,
+            queries=asked,
             k=parse_numbers("-k", k),
             depths=parse_numbers("--depths", depths),
             seed=seed,
+            n_seeds=seeds,
         )
     saved = [] if save is None else save_encoders(comparison, save)
+    if report is not None:
+        from nearfold.report.comparison import comparison_page
+        from nearfold.report.provenance import command_line, provenance
+
+        title = f"How far {base.name} can be folded"
+        comparison_page(comparison, title, provenance(vectors, asked), command_line()).write(report)
     if as_json:
         print_json({"base": str(base), **comparison.as_dict(), "encoders": [str(path) for path in saved]})
         return

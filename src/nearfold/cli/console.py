@@ -24,7 +24,7 @@ def output() -> Console:
     """Return the console for results; tables keep their width where nobody set one."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 110, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
 def print_json(results: Mapping[str, Any]) -> None:

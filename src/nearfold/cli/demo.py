@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nearfold.cli.options import AsJson, Quiet
+from nearfold.cli.options import AsJson, Quiet, Report
 
 if TYPE_CHECKING:
     from nearfold.arrays import Float32
@@ -17,6 +17,7 @@ __all__ = ["demo"]
 
 _QUERIES = 500
 _SHOWN = 5
+_METHODS = ("pca", "pca-uncentred", "rae", "rae-exact", "nearfold")
 
 
 def demo(
@@ -26,6 +27,7 @@ def demo(
     dimensions: Annotated[
         str, typer.Option("--dimensions", "-d", help="To fold to: numbers or shares, comma-separated.")
     ] = "25%,12.5%",
+    report: Report = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -43,9 +45,21 @@ def demo(
             vectors[:split],
             queries=vectors[split:],
             n_components=[part.strip() for part in dimensions.split(",")],
+            methods=_METHODS,
         )
     example = _example(comparison, vectors, split, sample.texts)
     saved = save_encoders(comparison, out)
+    if report is not None:
+        from nearfold.report.comparison import comparison_page
+        from nearfold.report.provenance import command_line, provenance
+
+        page = comparison_page(
+            comparison,
+            "5,000 WordNet entries, folded",
+            provenance(vectors[:split], vectors[split:]),
+            command_line(),
+        )
+        page.write(report)
     if as_json:
         print_json({**comparison.as_dict(), "example": example, "encoders": [str(path) for path in saved]})
         return

@@ -44,22 +44,16 @@ def evaluate(
     Without --queries rows of BASE are held out as queries. If the encoder was fitted on all of
     BASE it has seen them, so the figures may flatter it: `compare` never lets that happen.
     """
-    from nearfold.arrays import check_positive
     from nearfold.cli.console import interval, output, print_json, print_mapping, showing_progress
-    from nearfold.encoder import Encoder
     from nearfold.evaluation.judge import evaluate as judge_fold
-    from nearfold.evaluation.split import hold_out
+    from nearfold.evaluation.split import base_and_queries
     from nearfold.io.vectors import read_vectors
+    from nearfold.loading import load
 
-    loaded = Encoder.load(encoder)
-    if n_queries is not None:
-        check_positive("--n-queries", n_queries)
+    loaded = load(encoder)
     with showing_progress(quiet or as_json):
-        vectors = read_vectors(base, column)
-        if queries is None:
-            vectors, asked = hold_out(vectors, n_queries, seed)
-        else:
-            asked = read_vectors(queries, column)
+        given = None if queries is None else read_vectors(queries, column)
+        vectors, asked = base_and_queries(read_vectors(base, column), given, n_queries, seed)
         judgement = judge_fold(
             loaded,
             vectors,

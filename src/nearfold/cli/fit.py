@@ -18,7 +18,9 @@ def fit(
     dimensions: Annotated[
         str, typer.Option("--dimensions", "-d", help="To fold to: a number, or a share such as 25%.")
     ] = "25%",
-    method: Annotated[str, typer.Option(help="nearfold, rae, rae-exact, pca or pca-uncentred.")] = "nearfold",
+    method: Annotated[
+        str, typer.Option(help="nearfold, rae, rae-exact, pca, ...: see `nearfold methods`.")
+    ] = "nearfold",
     metric: Annotated[
         MetricName, typer.Option(help="What folded vectors are searched with.")
     ] = MetricName.cosine,
@@ -37,14 +39,16 @@ def fit(
     from nearfold.errors import ParameterError
     from nearfold.io.vectors import read_vectors
     from nearfold.methods.nearfold import NearFold
-    from nearfold.methods.registry import make
-    from nearfold.theory.spectrum import spectrum
+    from nearfold.methods.registry import METHODS, make
+    from nearfold.theory.spectrum import spectrum_of
 
     estimator = make(
         method, dimensions, **{"random_state": seed, "metric": metric.value, **parse_parameters(param)}
     )
     if queries is not None and not isinstance(estimator, NearFold):
         raise ParameterError(f"--queries is for method nearfold; {method} learns from the base alone")
+    if not METHODS[method].saves:
+        raise ParameterError(f"a fold by {method} can't be saved; `nearfold compare` judges it")
     with showing_progress(quiet or as_json):
         vectors = read_vectors(base, column)
         if queries is not None and isinstance(estimator, NearFold):
@@ -53,13 +57,14 @@ def fit(
             estimator.fit(vectors)
     encoder = estimator.encoder_
     encoder.save(out)
+    conditioning = spectrum_of(encoder, vectors)
     results = {
         "encoder": str(out),
         "method": encoder.method,
         "metric": encoder.metric,
         "dimensions": [encoder.n_features, encoder.n_components],
         "facts": dict(encoder.facts),
-        "kappa": spectrum(encoder.weight).kappa,
+        "kappa": None if conditioning is None else conditioning.kappa,
     }
     if as_json:
         print_json(results)

@@ -1,39 +1,117 @@
-"""`nearfold inspect`: what a saved encoder is."""
+"""`nearfold inspect`: what a saved encoder is, and what it does to a user's own vectors."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nearfold.cli.options import AsJson
+from nearfold.cli.options import AsJson, Column, NQueries, Queries, Quiet, Report, Seed
+
+if TYPE_CHECKING:
+    from nearfold.evaluation.inspection import Inspection
 
 __all__ = ["inspect"]
 
 
 def inspect(
     encoder: Annotated[Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER")],
+    base: Annotated[
+        Path | None,
+        typer.Argument(help="Vectors to look at it on: .npy, .npz or .parquet.", metavar="[BASE]"),
+    ] = None,
+    queries: Queries = None,
+    n_queries: NQueries = None,
+    k: Annotated[int, typer.Option("-k", help="Neighbours of the certificate.", min=1)] = 10,
+    report: Report = None,
+    column: Column = None,
+    seed: Seed = 0,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Tell what an encoder does, how it was learned and how well conditioned it is."""
-    from nearfold.cli.console import print_json, print_mapping
-    from nearfold.encoder import FORMAT_VERSION, Encoder
-    from nearfold.theory.spectrum import spectrum
+    """Tell what an encoder does, how it was learned and how well conditioned it is.
 
-    loaded = Encoder.load(encoder)
+    With BASE also: how it distorts lengths between neighbours and between random rows, the energy it
+    drops, its angles to principal axes, and what its residual norms prove of each query's neighbours.
+    """
+    from nearfold.cli.console import print_json, print_mapping
+    from nearfold.errors import ParameterError
+    from nearfold.fold import FORMAT_VERSION
+    from nearfold.loading import load
+    from nearfold.theory.spectrum import spectrum_of
+
+    loaded = load(encoder)
+    if base is None and (report is not None or queries is not None):
+        raise ParameterError("--report and --queries need vectors to look at: name BASE after the encoder")
+    spectrum = spectrum_of(loaded)
     results: dict[str, Any] = {
         "encoder": str(encoder),
         "format_version": FORMAT_VERSION,
+        "kind": type(loaded).__name__,
         "method": loaded.method,
         "metric": loaded.metric,
         "n_features": loaded.n_features,
         "n_components": loaded.n_components,
-        "bias": loaded.bias is not None,
-        **spectrum(loaded.weight)._asdict(),
+        **({} if spectrum is None else spectrum._asdict()),
+        "parameters": dict(loaded.parameters),
+        "facts": dict(loaded.facts),
     }
+    if base is not None:
+        from nearfold.cli.console import showing_progress
+        from nearfold.evaluation.inspection import inspect_fold
+        from nearfold.evaluation.split import base_and_queries
+        from nearfold.io.vectors import read_vectors
+
+        with showing_progress(quiet or as_json):
+            asked = None if queries is None else read_vectors(queries, column)
+            vectors, asked = base_and_queries(read_vectors(base, column), asked, n_queries, seed)
+            inspection = inspect_fold(loaded, vectors, asked, k)
+        if report is not None:
+            from nearfold.report.inspection import inspection_page
+            from nearfold.report.provenance import command_line, provenance
+
+            page = inspection_page(inspection, encoder.name, provenance(vectors, asked), command_line())
+            page.write(report)
+        results["data"] = {"base": str(base), **inspection.as_dict()}
     if as_json:
-        print_json({**results, "parameters": dict(loaded.parameters), "facts": dict(loaded.facts)})
+        print_json(results)
         return
-    flat = {f"parameters.{name}": value for name, value in loaded.parameters.items()}
-    print_mapping({**results, **flat, **{f"facts.{name}": value for name, value in loaded.facts.items()}})
+    flat = {
+        f"{group}.{name}": value
+        for group in ("parameters", "facts")
+        for name, value in results[group].items()
+    }
+    print_mapping(
+        {name: v for name, v in results.items() if name not in ("parameters", "facts", "data")} | flat
+    )
+    if base is not None:
+        _print_inspection(inspection)
+
+
+def _print_inspection(inspection: Inspection) -> None:
+    import numpy as np
+
+    from nearfold.cli.console import interval, output, print_mapping
+
+    console = output()
+    console.print()
+    rows: dict[str, str] = {f"P@{k}": interval(v) for k, v in inspection.judgement.preservation.items()}
+    for name, ratios in inspection.distortion._asdict().items():
+        low, middle, high = np.quantile(ratios, [0.01, 0.5, 0.99]) if len(ratios) else (np.nan,) * 3
+        rows[f"|Wd|/|d|, {name} pairs"] = f"{middle:.3f} (1% to 99%: {low:.3f} to {high:.3f})"
+    if inspection.spectrum is not None:
+        s = inspection.spectrum
+        rows["Rayleigh interval"] = f"{s.sigma_min:.3f} to {s.sigma_max:.3f}, kappa {s.kappa:.3g}"
+    if inspection.angles is not None and inspection.null_energy is not None:
+        widest, middle = np.degrees([inspection.angles.max(), np.median(inspection.angles)])
+        rows["energy dropped"] = f"{inspection.null_energy:.1%}"
+        rows["distance from orthogonal rows"] = f"{inspection.gram_distance:.3f}"
+        rows["angles to principal axes"] = f"median {middle:.1f}, widest {widest:.1f} degrees"
+    if inspection.certificate is not None:
+        proven, candidates = inspection.certificate
+        rows[f"proven of each top {inspection.k}"] = f"{proven.mean():.2f}"
+        rows["rows a certified re-rank reads"] = (
+            f"{candidates.mean():,.0f} of {inspection.rows:,} ({candidates.mean() / inspection.rows:.1%})"
+        )
+    print_mapping(rows)

@@ -22,7 +22,10 @@ __all__ = [
     "Params",
     "Queries",
     "Quiet",
+    "Report",
     "Seed",
+    "Seeds",
+    "parse_floats",
     "parse_numbers",
     "parse_parameters",
 ]
@@ -49,6 +52,12 @@ Params = Annotated[
     list[str] | None,
     typer.Option("--param", "-p", metavar="NAME=VALUE", help="A parameter of the method; repeatable."),
 ]
+Report = Annotated[
+    Path | None, typer.Option(help="Write a page with tables and charts, in one file (.html).")
+]
+Seeds = Annotated[
+    int, typer.Option("--seeds", help="Fit methods with chance in them this often and average.", min=1)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable results alone.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
@@ -60,6 +69,16 @@ def parse_numbers(name: str, text: str) -> list[int]:
     except ValueError:
         raise ParameterError(
             f"{name} {text!r} must be whole numbers with commas between, such as 1,5,10"
+        ) from None
+
+
+def parse_floats(name: str, text: str) -> list[float]:
+    """Return the numbers of a comma-separated list."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ParameterError(
+            f"{name} {text!r} must be numbers with commas between, such as 1e-6,1e-5"
         ) from None
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from nearfold.cli.console import interval, output, short
 from nearfold.evaluation.compare import Comparison, Entry
-from nearfold.theory.spectrum import spectrum
+from nearfold.theory.spectrum import spectrum_of
 
 __all__ = ["print_comparison"]
 
@@ -39,13 +39,17 @@ def print_comparison(comparison: Comparison) -> None:
         table.add_column("to best", justify="right", no_wrap=True)
         table.add_column("kappa", justify="right")
         table.add_column("fit s", justify="right")
+        table.add_column("fold s", justify="right")
         for entry in group:
             kept = entry.judgement.preservation
             cells = [interval(value) if k == k_max else short(value.mean) for k, value in kept.items()]
             cells += [short(value.mean) for value in entry.judgement.recall.values()]
             gap = comparison.difference(entry, best, f"P@{k_max}")
             cells += ["" if entry is best else interval(gap)]
-            cells += [f"{spectrum(entry.encoder.weight).kappa:.3g}", f"{entry.fit_seconds:.2f}"]
+            # Networks have a condition number a point: sweep and inspect, which see the data, show it.
+            conditioning = spectrum_of(entry.encoder)
+            cells += ["" if conditioning is None else f"{conditioning.kappa:.3g}"]
+            cells += [f"{entry.fit_seconds:.2f}", f"{entry.transform_seconds:.2f}"]
             table.add_row(entry.method, *cells, style="bold" if entry is best else "")
         console.print(table)
         console.print()

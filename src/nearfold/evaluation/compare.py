@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from nearfold.arrays import Float32, Metric, as_vectors, check_metric, check_positive, resolve_components
 from nearfold.encoder import Encoder
-from nearfold.errors import DataError, NearfoldWarning
+from nearfold.errors import NearfoldWarning
 from nearfold.evaluation.intervals import Estimate
 from nearfold.evaluation.judge import (
     DEFAULT_DEPTHS,
     DEFAULT_KS,
     Judgement,
     check_counts,
-    judge,
+    judge_folded,
     paired_difference,
 )
-from nearfold.evaluation.split import hold_out
+from nearfold.evaluation.split import base_and_queries
 from nearfold.evaluation.truth import Truth
-from nearfold.methods.base import LinearFold
-from nearfold.methods.registry import METHODS, make
+from nearfold.fold import Fold
+from nearfold.methods.base import FoldEstimator
+from nearfold.methods.registry import LINEAR, make
+from nearfold.mlp import MLPEncoder
 from nearfold.progress import track
 
 __all__ = ["Comparison", "Entry", "compare"]
@@ -40,20 +43,23 @@ class Entry:
     method
         A name of the registry.
     encoder
-        What it learned from the base.
+        What it learned from the base (with the first seed).
     judgement
-        What that keeps of the held-out queries' neighbours.
+        What that keeps of the held-out queries' neighbours; the mean over seeds, query by query.
     fit_seconds, transform_seconds
-        Wall time of learning, and of folding the base.
+        Wall time of learning, and of folding the base; means over seeds.
+    by_seed
+        P@k for the largest k with each seed; one number where the method has no chance in it.
     remarks
         Warnings that the method gave while learning.
     """
 
     method: str
-    encoder: Encoder
+    encoder: Fold
     judgement: Judgement
     fit_seconds: float
     transform_seconds: float
+    by_seed: tuple[float, ...] = ()
     remarks: tuple[str, ...] = ()
 
 
@@ -106,8 +112,10 @@ class Comparison:
                         "column": column,
                         **self.difference(entry, best, column)._asdict(),
                     },
+                    "searched_by": entry.encoder.metric,
                     "fit_seconds": entry.fit_seconds,
                     "transform_seconds": entry.transform_seconds,
+                    "by_seed": list(entry.by_seed),
                     "remarks": list(entry.remarks),
                 }
             )
@@ -119,13 +127,15 @@ def compare(
     X: npt.ArrayLike,
     *,
     n_components: Sequence[int | str] = ("25%",),
-    methods: Sequence[str] = tuple(METHODS),
+    methods: Sequence[str] = LINEAR,
     metrics: Sequence[Metric] = ("cosine",),
     queries: npt.ArrayLike | None = None,
     n_queries: int | None = None,
     k: Sequence[int] = DEFAULT_KS,
     depths: Sequence[int] = DEFAULT_DEPTHS,
     seed: int = 0,
+    n_seeds: int = 1,
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Comparison:
     """Fit methods on a base and judge each on queries that none has seen.
 
@@ -136,7 +146,7 @@ def compare(
     n_components
         Dimensions to fold to: numbers or shares such as "25%".
     methods
-        Names of the registry.
+        Names of the registry; the linear ones unless given.
     metrics
         What near means; methods that train for a metric are fitted once for each.
     queries
@@ -147,6 +157,11 @@ def compare(
         Of P@k and of recall k-in-R.
     seed
         Of the split and of the methods.
+    n_seeds
+        Fit methods with chance in them this many times (seed, seed + 1, ...) on the same split, and
+        average.
+    parameters
+        Other than the defaults, by method: {"rae": {"weight_decay": 1e-5}}.
 
     Returns
     -------
@@ -158,37 +173,91 @@ def compare(
         As the methods' `fit` and `evaluate` raise.
     """
     vectors = as_vectors(X, min_rows=2)
-    if queries is None:
-        if n_queries is not None:
-            check_positive("n_queries", n_queries)
-        base, asked = hold_out(vectors, n_queries, seed)
-    else:
-        base, asked = vectors, as_vectors(queries, "queries")
-        if asked.shape[1] != base.shape[1]:
-            raise DataError(f"queries has {asked.shape[1]} dimensions where the base has {base.shape[1]}")
+    given = None if queries is None else as_vectors(queries, "queries")
+    base, asked = base_and_queries(vectors, given, n_queries, seed)
     check_counts(k, depths, len(base))
     dims = list(dict.fromkeys(resolve_components(c, base.shape[1]) for c in n_components))
     metrics = [check_metric(metric) for metric in metrics]
-    estimators = {
-        (n, c, m): make(n, c, metric=m, random_state=seed) for m in metrics for c in dims for n in methods
-    }
+    check_positive("n_seeds", n_seeds)
+    # Made before anything is fitted: an unknown name or missing extra is said at once.
+    settings = parameters or {}
+    for name in methods:
+        make(name, dims[0], **settings.get(name, {}))
+    plan = [(m, c, n) for m in metrics for c in dims for n in dict.fromkeys(methods)]
 
     truths: dict[Metric, Truth] = {}
+    shared: dict[tuple[str, int, int], _Run] = {}
     entries = []
-    for (name, _, metric), estimator in track(estimators.items(), "compare", len(estimators), "fits"):
+    for metric, components, name in track(plan, "compare", len(plan), "entries"):
         if metric not in truths:
             truths[metric] = Truth.compute(base, asked, max(k), metric)
-        started = time.perf_counter()
-        remarks = _fit(estimator, base)
-        fitted = time.perf_counter()
-        estimator.encoder_.transform(base)
-        folded = time.perf_counter()
-        judgement = judge(estimator.encoder_, truths[metric], k, depths)
-        entries.append(Entry(name, estimator.encoder_, judgement, fitted - started, folded - fitted, remarks))
+        runs, judged = [], []
+        for number in range(seed, seed + n_seeds):
+            estimator = make(name, components, metric=metric, random_state=number, **settings.get(name, {}))
+            known = (name, components, number)
+            run = shared.get(known) or _Run.of(estimator, base, asked)
+            if not estimator.learns_metric:
+                shared[known] = run
+            searched = run.encoder.metric if estimator.learns_metric else metric
+            judged.append(judge_folded(truths[metric], run.base, run.queries, k, depths, searched))
+            runs.append(run)
+            if "random_state" not in estimator.get_params():
+                break
+        entries.append(
+            Entry(
+                name,
+                runs[0].searched_with(searched),
+                _mean(judged),
+                sum(run.fit_seconds for run in runs) / len(runs),
+                sum(run.transform_seconds for run in runs) / len(runs),
+                tuple(j.preservation[j.k_max].mean for j in judged),
+                runs[0].remarks,
+            )
+        )
     return Comparison(len(base), base.shape[1], len(asked), tuple(entries))
 
 
-def _fit(estimator: LinearFold, base: Float32) -> tuple[str, ...]:
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One fit and what it makes of base and queries."""
+
+    encoder: Fold
+    base: Float32
+    queries: Float32
+    fit_seconds: float
+    transform_seconds: float
+    remarks: tuple[str, ...]
+
+    def searched_with(self, metric: Metric) -> Fold:
+        """Return the encoder, marked as one for `metric`."""
+        encoder = self.encoder
+        if encoder.metric == metric or not isinstance(encoder, Encoder | MLPEncoder):
+            return encoder
+        return replace(encoder, metric=metric, parameters={**encoder.parameters, "metric": metric})
+
+    @classmethod
+    def of(cls, estimator: FoldEstimator, base: Float32, queries: Float32) -> _Run:
+        started = time.perf_counter()
+        remarks = _fit(estimator, base)
+        fitted = time.perf_counter()
+        folded = estimator.encoder_.transform(base)
+        done = time.perf_counter()
+        asked = estimator.encoder_.transform(queries)
+        return cls(estimator.encoder_, folded, asked, fitted - started, done - fitted, remarks)
+
+
+def _mean(judged: Sequence[Judgement]) -> Judgement:
+    """Return the judgement of the mean over seeds of each query's shares."""
+    first = judged[0]
+    if len(judged) == 1:
+        return first
+    per_query = {
+        column: np.mean([one.per_query[column] for one in judged], axis=0) for column in first.per_query
+    }
+    return Judgement.of(first.metric, list(first.preservation), list(first.recall), per_query)
+
+
+def _fit(estimator: FoldEstimator, base: Float32) -> tuple[str, ...]:
     """Fit, and return what nearfold warned of; other warnings go on to whoever listens."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", NearfoldWarning)

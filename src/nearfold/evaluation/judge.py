@@ -9,13 +9,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Metric, as_vectors, check_metric, check_positive
-from nearfold.encoder import Encoder
+from nearfold.arrays import Float32, Metric, as_vectors, check_metric, check_positive
 from nearfold.errors import DataError, ParameterError
 from nearfold.evaluation.intervals import Estimate, estimate
-from nearfold.evaluation.truth import Truth, exact_scores, search
+from nearfold.evaluation.truth import Truth, search
+from nearfold.fold import Fold
 
-__all__ = ["DEFAULT_DEPTHS", "DEFAULT_KS", "Judgement", "evaluate", "judge", "paired_difference"]
+__all__ = [
+    "DEFAULT_DEPTHS",
+    "DEFAULT_KS",
+    "Judgement",
+    "evaluate",
+    "judge",
+    "judge_folded",
+    "paired_difference",
+]
 
 DEFAULT_KS = (1, 5, 10)
 DEFAULT_DEPTHS = (20, 50, 100)
@@ -43,6 +51,23 @@ class Judgement:
     recall: dict[int, Estimate]
     per_query: dict[str, npt.NDArray[np.float64]] = field(repr=False)
 
+    @classmethod
+    def of(
+        cls,
+        metric: Metric,
+        ks: Sequence[int],
+        depths: Sequence[int],
+        per_query: dict[str, npt.NDArray[np.float64]],
+    ) -> Judgement:
+        """Return the judgement that shares by query amount to; their columns follow ks and depths."""
+        estimates = estimate(np.column_stack(list(per_query.values())))
+        return cls(
+            metric=metric,
+            preservation=dict(zip(ks, estimates[: len(ks)], strict=True)),
+            recall=dict(zip(depths, estimates[len(ks) :], strict=True)),
+            per_query=per_query,
+        )
+
     @property
     def k_max(self) -> int:
         """The largest k, the one of the recalls."""
@@ -59,7 +84,9 @@ class Judgement:
         }
 
 
-def judge(encoder: Encoder, truth: Truth, ks: Sequence[int], depths: Sequence[int]) -> Judgement:
+def judge(
+    encoder: Fold, truth: Truth, ks: Sequence[int], depths: Sequence[int], metric: Metric | None = None
+) -> Judgement:
     """Judge `encoder` against `truth`, searching the folded base exactly.
 
     Parameters
@@ -72,24 +99,32 @@ def judge(encoder: Encoder, truth: Truth, ks: Sequence[int], depths: Sequence[in
         The k of P@k.
     depths
         The R of k-in-R for the largest k; those below k or above the base's rows are left out.
+    metric
+        What near means after folding; None for truth's.
     """
+    return judge_folded(
+        truth, encoder.transform(truth.base), encoder.transform(truth.queries), ks, depths, metric
+    )
+
+
+def judge_folded(
+    truth: Truth,
+    base: Float32,
+    queries: Float32,
+    ks: Sequence[int],
+    depths: Sequence[int],
+    metric: Metric | None = None,
+) -> Judgement:
+    """Judge folded vectors of truth's base (n, m) and queries (q, m); the rest is as for `judge`."""
     ks, k_max = sorted(set(ks)), max(ks)
     depths = sorted({r for r in depths if k_max < r <= len(truth.base)})
-    base, queries = encoder.transform(truth.base), encoder.transform(truth.queries)
-    found = search(base, queries, max([k_max, *depths]), truth.metric)
-    scores = exact_scores(truth.base, truth.queries, found, truth.metric)
-    per_query = {f"P@{k}": truth.reaches(scores[:, :k], k).mean(axis=1) for k in ks}
-    right = truth.reaches(scores, k_max)
+    found = search(base, queries, max([k_max, *depths]), metric or truth.metric, folded=True)
+    per_query = {f"P@{k}": truth.correct(found[:, :k], k).mean(axis=1) for k in ks}
+    right = truth.correct(found, k_max)
     for depth in depths:
         # Ties at the k-th place can make more than k rows right; k of them is all there is to find.
         per_query[f"{k_max}-in-{depth}"] = np.minimum(right[:, :depth].sum(axis=1), k_max) / k_max
-    estimates = estimate(np.column_stack(list(per_query.values())))
-    return Judgement(
-        metric=truth.metric,
-        preservation=dict(zip(ks, estimates[: len(ks)], strict=True)),
-        recall=dict(zip(depths, estimates[len(ks) :], strict=True)),
-        per_query=per_query,
-    )
+    return Judgement.of(truth.metric, ks, depths, per_query)
 
 
 def paired_difference(first: Judgement, second: Judgement, column: str) -> Estimate:
@@ -110,7 +145,7 @@ def check_counts(ks: Iterable[int], depths: Iterable[int], rows: int) -> None:
 
 
 def evaluate(
-    encoder: Encoder,
+    encoder: Fold,
     base: npt.ArrayLike,
     queries: npt.ArrayLike,
     *,
@@ -123,7 +158,7 @@ def evaluate(
     Parameters
     ----------
     encoder
-        A fitted encoder (`fold.encoder_` or `Encoder.load`).
+        A fitted encoder (`fold.encoder_`, `Encoder.load` or `nearfold.load`).
     base
         The vectors searched in, shape (n, d).
     queries

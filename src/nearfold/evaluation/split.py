@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from nearfold.arrays import Float32
+from nearfold.arrays import Float32, check_positive
 from nearfold.errors import DataError
 
-__all__ = ["default_query_count", "hold_out"]
+__all__ = ["base_and_queries", "default_query_count", "hold_out"]
 
 
 def default_query_count(rows: int) -> int:
@@ -44,3 +44,24 @@ def hold_out(X: Float32, n_queries: int | None = None, seed: int = 0) -> tuple[F
     held = np.zeros(len(X), bool)
     held[np.random.default_rng(seed).choice(len(X), count, replace=False)] = True
     return X[~held], X[held]
+
+
+def base_and_queries(
+    X: Float32, queries: Float32 | None, n_queries: int | None = None, seed: int = 0
+) -> tuple[Float32, Float32]:
+    """Return X and the queries given, or a split of X where none are; see `hold_out`.
+
+    Raises
+    ------
+    ParameterError
+        `n_queries` is not a positive whole number.
+    DataError
+        Queries differ in width from X, or X is too small to split.
+    """
+    if queries is None:
+        if n_queries is not None:
+            check_positive("n_queries", n_queries)
+        return hold_out(X, n_queries, seed)
+    if queries.shape[1] != X.shape[1]:
+        raise DataError(f"queries has {queries.shape[1]} dimensions where the base has {X.shape[1]}")
+    return X, queries

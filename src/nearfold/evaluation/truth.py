@@ -32,7 +32,7 @@ _QUERIES_AT_ONCE = 256
 _EQUAL = 1e-12
 
 
-def search(base: Float32, queries: Float32, k: int, metric: Metric) -> Int64:
+def search(base: Float32, queries: Float32, k: int, metric: Metric, *, folded: bool = False) -> Int64:
     """Return the numbers of the k nearest base rows of each query, nearest first, by exact faiss search.
 
     Parameters
@@ -43,6 +43,8 @@ def search(base: Float32, queries: Float32, k: int, metric: Metric) -> Int64:
         At most n.
     metric
         What near means.
+    folded
+        Zero rows may occur under cosine: a fold may leave nothing of a row, which is then near nothing.
 
     Returns
     -------
@@ -58,7 +60,8 @@ def search(base: Float32, queries: Float32, k: int, metric: Metric) -> Int64:
     if k > len(base):
         raise ParameterError(f"k={k} neighbours are asked of a base of {len(base)} rows; ask for fewer")
     if metric == "cosine":
-        base, queries = normalize_rows(base, "base"), normalize_rows(queries, "queries")
+        base = normalize_rows(base, "base", keep_zero=folded)
+        queries = normalize_rows(queries, "queries", keep_zero=folded)
     elif metric == "l2":
         # Distances don't change, but float32 loses less when rows are near the origin.
         center = base.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -103,17 +106,21 @@ class Truth:
         Shapes (n, d) and (q, d), float32.
     metric
         What near means.
-    ids
-        The true neighbours, shape (q, k_max), nearest first.
-    scores
-        Their exact scores, shape (q, k_max), float64, falling.
+    k_max
+        How many neighbours each query's truth has.
+    near_ids
+        Base row numbers of the true neighbours and some rows behind them, shape (q, k_max + slack),
+        nearest first.
+    near_scores
+        Their exact scores, float64, falling.
     """
 
     base: Float32
     queries: Float32
     metric: Metric
-    ids: Int64
-    scores: Float64
+    k_max: int
+    near_ids: Int64
+    near_scores: Float64
 
     @classmethod
     def compute(cls, base: Float32, queries: Float32, k_max: int, metric: Metric) -> Truth:
@@ -124,10 +131,19 @@ class Truth:
             )
         ids = search(base, queries, min(k_max + _SLACK, len(base)), metric)
         scores = exact_scores(base, queries, ids, metric)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k_max]
-        return cls(
-            base, queries, metric, np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
-        )
+        order = np.argsort(-scores, axis=1, kind="stable")
+        nearest = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
+        return cls(base, queries, metric, k_max, *nearest)
+
+    @property
+    def ids(self) -> Int64:
+        """The true neighbours, shape (q, k_max), nearest first."""
+        return self.near_ids[:, : self.k_max]
+
+    @property
+    def scores(self) -> Float64:
+        """Their exact scores, shape (q, k_max), falling."""
+        return self.near_scores[:, : self.k_max]
 
     def correct(self, found: Int64, k: int) -> npt.NDArray[np.bool_]:
         """Return whether each found row is among its query's true k nearest, ties included.
@@ -139,9 +155,16 @@ class Truth:
         k
             At most the k_max of `compute`.
         """
-        return self.reaches(exact_scores(self.base, self.queries, found, self.metric), k)
-
-    def reaches(self, found_scores: Float64, k: int) -> npt.NDArray[np.bool_]:
-        """Return whether exact scores, shape (q, r), reach their query's k-th best."""
-        bar = self.scores[:, k - 1 : k]
-        return found_scores >= bar - _EQUAL * np.maximum(1.0, np.abs(bar))
+        bar = self.near_scores[:, k - 1 : k]
+        bar = bar - _EQUAL * np.maximum(1.0, np.abs(bar))
+        reaching = self.near_scores >= bar
+        wanted = np.where(reaching, self.near_ids, -1)
+        right = np.empty(found.shape, bool)
+        for start in range(0, len(found), _QUERIES_AT_ONCE):
+            part = slice(start, start + _QUERIES_AT_ONCE)
+            right[part] = (found[part, :, None] == wanted[part, None, :]).any(axis=2)
+        # Where even the last row known is as near as the k-th, more may be: those are scored.
+        if self.near_ids.shape[1] < len(self.base) and len(more := np.flatnonzero(reaching[:, -1])):
+            scores = exact_scores(self.base, self.queries[more], found[more], self.metric)
+            right[more] = scores >= bar[more]
+        return right

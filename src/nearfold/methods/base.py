@@ -1,4 +1,4 @@
-"""What every linear method shares: scikit-learn's conventions around one `Encoder`."""
+"""What every method shares: scikit-learn's conventions around one fold."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from nearfold.arrays import Float32, Metric, as_rows, as_vectors, check_metric, resolve_components
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, ParameterError
+from nearfold.fold import Fold
 
-__all__ = ["LinearFold", "check_rows_for_components"]
+__all__ = ["FoldEstimator", "LinearFold", "check_rows_for_components"]
 
 
-class LinearFold(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Base of the estimators whose result is one linear `Encoder`.
+class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Base of the estimators; the result of each is one `Fold`.
 
     A subclass learns in `_learn`; everything about names, checks and applying is here.
     """
@@ -25,8 +26,13 @@ class LinearFold(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     n_components: int | str
     metric: Metric
 
-    encoder_: Encoder
+    encoder_: Fold
     n_features_in_: int
+
+    @property
+    def learns_metric(self) -> bool:
+        """Whether `metric` changes what is learned; where not, one fit serves every metric."""
+        return False
 
     def fit(self, X: npt.ArrayLike, y: object = None) -> Self:  # noqa: ARG002
         """Learn the encoder.
@@ -86,23 +92,18 @@ class LinearFold(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         validate_data(self, X, skip_check_array=True)
         return vectors
 
-    def _learn(self, X: Float32, n_components: int) -> Encoder:
-        """Return the encoder learned from X, or refuse X where a row is not finite."""
+    def _learn(self, X: Float32, n_components: int) -> Fold:
+        """Return the fold learned from X, or refuse X where a row is not finite."""
         raise NotImplementedError
 
-    def _encoder(
-        self, weight: npt.NDArray[Any], bias: npt.NDArray[Any] | None = None, **facts: Any
-    ) -> Encoder:
-        """Make the encoder that this estimator's parameters and `facts` describe."""
+    def _origin(self, **facts: Any) -> dict[str, Any]:
+        """Return method, parameters and facts as a fold holds them."""
         parameters = {name: _plain(value) for name, value in self.get_params(deep=False).items()}
-        return Encoder(
-            weight=weight.astype(np.float32),
-            bias=None if bias is None else bias.astype(np.float32),
-            metric=self.metric,
-            method=self._method_name,
-            parameters=parameters,
-            facts={name: _plain(value) for name, value in facts.items()},
-        )
+        return {
+            "method": self._method_name,
+            "parameters": parameters,
+            "facts": {name: _plain(value) for name, value in facts.items()},
+        }
 
     @property
     def _method_name(self) -> str:
@@ -116,6 +117,23 @@ class LinearFold(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+class LinearFold(FoldEstimator):
+    """Base of the estimators whose result is one linear `Encoder`."""
+
+    encoder_: Encoder
+
+    def _encoder(
+        self, weight: npt.NDArray[Any], bias: npt.NDArray[Any] | None = None, **facts: Any
+    ) -> Encoder:
+        """Make the encoder that this estimator's parameters and `facts` describe."""
+        return Encoder(
+            weight=weight.astype(np.float32),
+            bias=None if bias is None else bias.astype(np.float32),
+            metric=self.metric,
+            **self._origin(**facts),
+        )
 
 
 def check_rows_for_components(rows: int, n_components: int) -> None:

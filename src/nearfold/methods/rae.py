@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.utils import check_random_state
 
 from nearfold.arrays import Float32, Metric, check_finite, check_positive
@@ -14,9 +15,19 @@ from nearfold.errors import NearfoldWarning, ParameterError
 from nearfold.methods.base import LinearFold, check_rows_for_components
 from nearfold.methods.rae_adam import cosine_rates, draw_batches, initial_autoencoder, train_autoencoder
 from nearfold.methods.rae_exact import exact_path
+from nearfold.methods.regularizers import Regularizer, check_regularizer, penalty
+from nearfold.methods.validation import Validation
 from nearfold.moments import Moments
+from nearfold.neighbors import neighbor_differences
 
-__all__ = ["RAE"]
+__all__ = ["LAMBDA_GRID", "RAE"]
+
+LAMBDA_GRID = (1e-8, 1e-7, 3e-7, 1e-6, 3e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""Lambdas that "auto" and sweeps try; denser where embeddings of norm 1 have their optimum."""
+
+
+class DeadEncoderError(ParameterError):
+    """The penalty has zeroed every axis: nothing would be left of the vectors."""
 
 
 class RAE(LinearFold):
@@ -30,21 +41,30 @@ class RAE(LinearFold):
         "adam": as published, mini-batches and 3,000 steps from a random start.
         "exact": the same objective's global optimum, from second moments.
     weight_decay
-        The regularisation lambda, on the scale of the published loss (a mean over elements).
+        The regularisation lambda, on the scale of the published loss (a mean over elements);
+        "auto" tries a grid from 1e-8 to 1e-1, keeps the one whose encoder preserves most of the
+        ten nearest neighbours of rows held back from training, and learns again from all rows.
+    regularizer
+        "frobenius" as published; "nuclear", "spectral", "orthogonality" or "laplacian" (neighbours
+        drawn together): see `nearfold.methods.regularizers` for each.
     bias
         Train biases too (adam only): the paper's formula has none, its authors' code has.
     n_steps, batch_size, learning_rate, final_learning_rate
         Of Adam; the rate falls along half a cosine.
+    graph_neighbors
+        Neighbours a row in the graph of "laplacian".
     metric
-        What the folded vectors will be searched with; noted in the encoder, not used to learn.
+        What the folded vectors will be searched with; used to learn where neighbours are looked
+        for ("auto", "laplacian"), else only noted in the encoder.
     random_state
-        Seed of the start and the batches (adam only).
+        Seed of the start, the batches and what is held back.
 
     Attributes
     ----------
     encoder_ : Encoder
         Facts: rows; loss (adam: without penalty, of the last batch; exact: with penalty);
-        dead_modes (exact): axes that the penalty has zeroed.
+        dead_modes (exact): axes that the penalty has zeroed; weight_decay and validation (auto):
+        the lambda chosen, and P@10 of held-back rows by lambda.
 
     Warns
     -----
@@ -64,71 +84,148 @@ class RAE(LinearFold):
         n_components: int | str = "25%",
         *,
         solver: Literal["adam", "exact"] = "adam",
-        weight_decay: float = 1e-6,
+        weight_decay: float | Literal["auto"] = 1e-6,
+        regularizer: Regularizer = "frobenius",
         bias: bool = False,
         n_steps: int = 3000,
         batch_size: int = 128,
         learning_rate: float = 1e-3,
         final_learning_rate: float = 1e-5,
+        graph_neighbors: int = 10,
         metric: Metric = "cosine",
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
         self.n_components = n_components
         self.solver = solver
         self.weight_decay = weight_decay
+        self.regularizer = regularizer
         self.bias = bias
         self.n_steps = n_steps
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.final_learning_rate = final_learning_rate
+        self.graph_neighbors = graph_neighbors
         self.metric = metric
         self.random_state = random_state
 
-    def _learn(self, X: Float32, n_components: int) -> Encoder:
-        check_positive("weight_decay", self.weight_decay, integer=False, zero=True)
-        check_rows_for_components(len(X), n_components)
-        if self.solver == "exact":
-            return self._learn_exactly(X, n_components)
-        if self.solver == "adam":
-            return self._learn_by_adam(X, n_components)
-        raise ParameterError(f"solver={self.solver!r} is unknown; use 'adam' or 'exact'")
+    @property
+    def learns_metric(self) -> bool:
+        """Whether neighbours are looked for, so that `metric` changes what is learned."""
+        return self.weight_decay == "auto" or self.regularizer == "laplacian"
 
-    def _learn_exactly(self, X: Float32, n_components: int) -> Encoder:
+    def _learn(self, X: Float32, n_components: int) -> Encoder:
+        check_regularizer(self.regularizer)
+        check_rows_for_components(len(X), n_components)
+        if self.solver not in ("adam", "exact"):
+            raise ParameterError(f"solver={self.solver!r} is unknown; use 'adam' or 'exact'")
+        rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
+        if self.weight_decay != "auto":
+            check_positive("weight_decay", self.weight_decay, integer=False, zero=True)
+            return self._learn_with(X, n_components, float(self.weight_decay), rng)
+        check_finite(X)
+        split = Validation.split(X, self.metric, rng)
+        check_rows_for_components(len(split.train), n_components)
+        seed = int(rng.integers(2**31))
+        scored = split.best(
+            list(LAMBDA_GRID), lambda rows, value: self._tried(rows, n_components, value, seed)
+        )
+        if not scored:
+            raise ParameterError(
+                f"weight_decay='auto' finds no lambda from {LAMBDA_GRID[0]:g} to {LAMBDA_GRID[-1]:g} that "
+                f"leaves this data an axis; scale the vectors up"
+            )
+        best = next(iter(scored))
+        chosen = {f"{value:g}": score for value, score in sorted(scored.items())}
+        return self._learn_with(X, n_components, best, np.random.default_rng(seed), validation=chosen)
+
+    def _tried(self, X: Float32, n_components: int, weight_decay: float, seed: int) -> Encoder | None:
+        """Return the encoder for one lambda, or None where the penalty leaves none."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NearfoldWarning)
+            try:
+                return self._learn_with(X, n_components, weight_decay, np.random.default_rng(seed))
+            except DeadEncoderError:
+                return None
+
+    def _learn_with(
+        self,
+        X: Float32,
+        n_components: int,
+        weight_decay: float,
+        rng: np.random.Generator,
+        **facts: Any,
+    ) -> Encoder:
+        facts = {"rows": len(X), "weight_decay": weight_decay, **facts}
+        if self.solver == "exact":
+            return self._learn_exactly(X, n_components, weight_decay, rng, facts)
+        return self._learn_by_adam(X, n_components, weight_decay, rng, facts)
+
+    def _learn_exactly(
+        self,
+        X: Float32,
+        n_components: int,
+        weight_decay: float,
+        rng: np.random.Generator,
+        facts: dict[str, Any],
+    ) -> Encoder:
         if self.bias:
             raise ParameterError("bias=True needs solver='adam': the closed form has no bias")
         moments = Moments.of(X, products=np.float32)
-        (fold,) = exact_path(moments, n_components, [self.weight_decay])
+        differences = self._differences(X, rng)
+        if differences is not None and weight_decay == 0:
+            raise ParameterError("weight_decay=0 leaves regularizer='laplacian' nothing to weigh; raise it")
+        (fold,) = exact_path(moments, n_components, [weight_decay], self.regularizer, differences)
         if fold.dead_modes == n_components:
-            raise ParameterError(
-                f"weight_decay={self.weight_decay!r} zeroes all {n_components} axes of this data; "
+            raise DeadEncoderError(
+                f"weight_decay={weight_decay!r} zeroes all {n_components} axes of this data; "
                 f"use a smaller one"
             )
         if fold.dead_modes:
             warnings.warn(
-                f"weight_decay={self.weight_decay!r} zeroes {fold.dead_modes} of {n_components} axes: "
+                f"weight_decay={weight_decay!r} zeroes {fold.dead_modes} of {n_components} axes: "
                 f"those reduced dimensions hold nothing; use a smaller one or fewer dimensions",
                 NearfoldWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
-        return self._encoder(fold.weight, rows=len(X), loss=fold.loss, dead_modes=fold.dead_modes)
+        return self._encoder(fold.weight, **facts, loss=fold.loss, dead_modes=fold.dead_modes)
 
-    def _learn_by_adam(self, X: Float32, n_components: int) -> Encoder:
+    def _learn_by_adam(
+        self,
+        X: Float32,
+        n_components: int,
+        weight_decay: float,
+        rng: np.random.Generator,
+        facts: dict[str, Any],
+    ) -> Encoder:
         check_finite(X)
         for name in ("n_steps", "batch_size"):
             check_positive(name, getattr(self, name))
         for name in ("learning_rate", "final_learning_rate"):
             check_positive(name, getattr(self, name), integer=False)
-        rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
         start = initial_autoencoder(X.shape[1], n_components, rng, bias=self.bias)
         batches = draw_batches(len(X), self.batch_size, self.n_steps, rng)
         rates = cosine_rates(self.n_steps, self.learning_rate, self.final_learning_rate)
-        trained, loss = train_autoencoder(X, start, batches, rates, self.weight_decay)
+        if self.regularizer == "frobenius":
+            trained, loss = train_autoencoder(X, start, batches, rates, weight_decay)
+        else:
+            name, differences = self.regularizer, self._differences(X, rng)
+            trained, loss = train_autoencoder(
+                X, start, batches, rates, 0.0, lambda scale: penalty(name, weight_decay / scale, differences)
+            )
         if not np.isfinite(trained.encoder).all():
             raise ParameterError(
                 f"training diverged with learning_rate={self.learning_rate!r} on data of norm "
                 f"{np.abs(X).max():.3g}; use a smaller rate or scale the data down"
             )
-        return self._encoder(trained.encoder, trained.encoder_bias, rows=len(X), loss=loss)
+        return self._encoder(trained.encoder, trained.encoder_bias, **facts, loss=loss)
+
+    def _differences(self, X: Float32, rng: np.random.Generator) -> npt.NDArray[np.float64] | None:
+        """Return the second moments of neighbours' differences, where the regulariser wants them."""
+        if self.regularizer != "laplacian":
+            return None
+        check_positive("graph_neighbors", self.graph_neighbors)
+        check_finite(X)
+        return neighbor_differences(X, self.graph_neighbors, self.metric, rng)
 
     @property
     def _method_name(self) -> str:

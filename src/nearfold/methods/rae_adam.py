@@ -14,14 +14,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nearfold.arrays import Float32
 from nearfold.methods.adam import Adam
+from nearfold.methods.regularizers import Penalty
 from nearfold.progress import stage
 from nearfold.threads import blas_threads, single_threaded_blas
 
@@ -82,6 +85,7 @@ def train_autoencoder(
     batches: npt.NDArray[np.int64],
     rates: npt.NDArray[np.float64],
     weight_decay: float,
+    penalise: Callable[[float], Penalty] | None = None,
 ) -> tuple[Autoencoder, float]:
     """Train from `start` over `batches` of rows of `X`.
 
@@ -97,18 +101,23 @@ def train_autoencoder(
         Learning rate of each step, shape (n_steps,).
     weight_decay
         Coupled weight decay lambda, on biases too, as torch.optim.Adam applies it.
+    penalise
+        Called with what gradients are scaled by, returns another penalty to add; it needs whole
+        matrices, so that training then uses BLAS's threads and none of its own.
 
     Returns
     -------
     The trained parameters and the loss of the last batch.
     """
     m, d = start.encoder.shape
-    n_threads = max(1, min(blas_threads(), _MAX_THREADS, m // 8))
+    n_threads = max(1, min(blas_threads(), _MAX_THREADS, m // 8)) if penalise is None else 1
     bounds = [m * i // n_threads for i in range(n_threads + 1)]
     exchange = _Exchange(n_threads, batches.shape[1], d)
     scale = 2 / (batches.shape[1] * d)
-    slices = [_Slice(start, low, high, weight_decay, scale) for low, high in pairwise(bounds)]
-    with stage("RAE", len(batches), "steps") as advance, single_threaded_blas():
+    penalty = None if penalise is None else penalise(scale)
+    slices = [_Slice(start, low, high, weight_decay, scale, penalty) for low, high in pairwise(bounds)]
+    threads: AbstractContextManager[Any] = nullcontext() if n_threads == 1 else single_threaded_blas()
+    with stage("RAE", len(batches), "steps") as advance, threads:
         helpers = [
             threading.Thread(target=exchange.guard, args=(i, slices[i].train, X, batches, rates, None))
             for i in range(1, n_threads)
@@ -179,7 +188,16 @@ class _StoppedError(Exception):
 class _Slice:
     """Latent dimensions low..high of the autoencoder, and the training of them."""
 
-    def __init__(self, start: Autoencoder, low: int, high: int, weight_decay: float, scale: float) -> None:
+    def __init__(
+        self,
+        start: Autoencoder,
+        low: int,
+        high: int,
+        weight_decay: float,
+        scale: float,
+        penalty: Penalty | None,
+    ) -> None:
+        self._penalty = penalty
         d = start.encoder.shape[1]
         h = high - low
         self.has_bias = start.encoder_bias is not None
@@ -238,6 +256,8 @@ class _Slice:
                 dz.sum(axis=0, out=for_encoder_bias)
             if self.decoder_bias.size:
                 residual.sum(axis=0, out=for_decoder_bias)
+            if self._penalty is not None:
+                self._penalty(self.encoder, self.decoder_t, for_encoder, for_decoder_t)
             self._adam.step(rate)
             if advance is not None:
                 advance(1)

@@ -1,13 +1,13 @@
-"""The global optimum of RAE's objective in closed form (Kunin et al. 2019, arXiv 1901.08168).
+"""The global optimum of RAE's objective from second moments, for every regulariser.
 
-Published loss: the mean over the d elements of (W_d W_e x - x)^2, with Adam's coupled weight
-decay, which is the penalty (lambda / 2)(|W_e|^2 + |W_d|^2). Times d this is
+For Frobenius (Kunin et al. 2019, arXiv 1901.08168) the published loss, the mean over the d elements
+of (W_d W_e x - x)^2 with Adam's coupled weight decay, times d is
 
     E |W_d W_e x - x|^2 + mu (|W_e|^2 + |W_d|^2),    mu = lambda d / 2.
 
-Its minimum has W_e = diag(s) V^T and W_d = V diag(s) on the first m axes V of the uncentred
-second moments E[x x^T]. For an axis of energy c the cost is c (1 - s^2)^2 + 2 mu s^2, least at
-s^2 = max(0, 1 - mu / c): an axis with c <= mu is dead, its row of W_e is zero.
+Its minimum has W_e = diag(s) V^T and W_d = V diag(s) on the first m axes V of the uncentred second
+moments E[x x^T]; `regularizers.scales` gives s, for this penalty and for the others that are blind to
+rotation. An axis with s = 0 is dead: its row of W_e is zero.
 """
 
 from __future__ import annotations
@@ -19,11 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold.methods.pca import principal_axes
+from nearfold.methods.regularizers import Regularizer, laplacian_optimum
+from nearfold.methods.regularizers import scales as regularizer_scales
+from nearfold.methods.regularizers import value as penalty_value
 from nearfold.moments import Moments
 
 __all__ = ["ExactFold", "exact_path"]
 
 Float64 = npt.NDArray[np.float64]
+
+# A singular value this far below the largest is the alternation's remnant of a dead axis.
+_DEAD = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +41,9 @@ class ExactFold:
     weight_decay
         The lambda of the published loss.
     weight
-        W_e, shape (m, d), float64; the decoder is its transpose.
+        W_e, shape (m, d), float64.
     scales
-        s, shape (m,): the singular values of W_e, largest first.
+        The singular values of W_e, shape (m,), largest first.
     loss
         The published loss with its penalty, at this optimum.
     """
@@ -53,7 +59,13 @@ class ExactFold:
         return int((self.scales == 0).sum())
 
 
-def exact_path(moments: Moments, n_components: int, weight_decays: Iterable[float]) -> Iterator[ExactFold]:
+def exact_path(
+    moments: Moments,
+    n_components: int,
+    weight_decays: Iterable[float],
+    regularizer: Regularizer = "frobenius",
+    S: Float64 | None = None,
+) -> Iterator[ExactFold]:
     """Yield the optimum for each lambda, from one eigendecomposition.
 
     Parameters
@@ -63,16 +75,27 @@ def exact_path(moments: Moments, n_components: int, weight_decays: Iterable[floa
     n_components
         m.
     weight_decays
-        The lambdas, each at least 0.
+        The lambdas, each at least 0; for laplacian above 0.
+    regularizer
+        The penalty; see `regularizers`.
+    S
+        For laplacian: second moments of neighbours' differences, shape (d, d).
     """
     values, axes = principal_axes(moments.uncentered)
     kept, directions = values[:n_components], axes[:n_components]
     d = moments.n_features
+    encoder = directions
     for weight_decay in weight_decays:
         mu = weight_decay * d / 2
-        # An axis without energy is dead at any lambda, 0 included: 0 / 0 never arises.
-        shrinkage = np.divide(mu, kept, out=np.ones_like(kept), where=kept > 0)
-        scales = np.sqrt(np.maximum(0.0, 1.0 - shrinkage))
-        residual = values.sum() - kept.sum() + (kept * (1 - scales**2) ** 2).sum()
-        loss = (residual + 2 * mu * (scales**2).sum()) / d
-        yield ExactFold(float(weight_decay), scales[:, None] * directions, scales, float(loss))
+        if regularizer == "laplacian" and S is not None:
+            # The last optimum is the next one's start: along a path of lambdas few steps remain.
+            encoder, decoder = laplacian_optimum(moments.uncentered, S, mu, encoder)
+            scales: Float64 = np.linalg.svd(encoder, compute_uv=False).astype(np.float64)
+            scales[scales <= scales[0] * _DEAD] = 0
+        else:
+            scales = regularizer_scales(regularizer, kept, mu)
+            encoder, decoder = scales[:, None] * directions, directions.T * scales
+        missed = decoder @ encoder - np.eye(d)
+        error = float(np.sum(missed @ moments.uncentered * missed))
+        loss = error + mu * penalty_value(regularizer, encoder, decoder, S)
+        yield ExactFold(float(weight_decay), encoder, scales, loss / d)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nearfold.errors import ParameterError
-from nearfold.methods.base import LinearFold
+from nearfold.methods.base import FoldEstimator
+from nearfold.methods.extras import require_extra
 
-__all__ = ["METHODS", "Method", "make", "resolve_methods"]
+__all__ = ["LINEAR", "METHODS", "Method", "make", "resolve_methods"]
 
 
 @dataclass(frozen=True)
@@ -24,23 +25,49 @@ class Method:
         One line for tables and help.
     fixed
         Parameters that make this variant of the class.
+    linear
+        Whether the result is a linear `Encoder`, which saves and applies anywhere.
+    needs
+        The optional module it is learned with, and the extra that brings it.
+    saves
+        Whether its folds can be saved; those that only their fitted model can apply can't.
     """
 
     estimator: str
     summary: str
     fixed: dict[str, Any] = field(default_factory=dict)
+    linear: bool = True
+    needs: tuple[str, str] | None = None
+    saves: bool = True
 
 
 METHODS: dict[str, Method] = {
+    "truncation": Method("truncation:Truncation", "the first dimensions, as Matryoshka models allow"),
+    "random-gaussian": Method("random:RandomProjection", "random directions"),
+    "random-sparse": Method("random:RandomProjection", "random sparse directions", {"kind": "sparse"}),
+    "lpp": Method("lpp:LPP", "locality preserving projections"),
+    "mpad": Method("mpad:MPAD", "largest differences of the nearest pairs (arXiv 2504.16335)"),
+    "mds": Method("mds:MDS", "multidimensional scaling of a sample, then ridge regression"),
     "pca": Method("pca:PCA", "centred principal components"),
     "pca-uncentred": Method("pca:PCA", "principal components without centring", {"center": False}),
     "rae": Method("rae:RAE", "regularised autoencoder by Adam, as published"),
     "rae-exact": Method("rae:RAE", "the same objective's exact optimum", {"solver": "exact"}),
     "nearfold": Method("nearfold:NearFold", "learned from neighbourhoods, in the metric searched"),
+    "rae-mlp": Method(
+        "rae_mlp:MLPRAE", "autoencoder with a ReLU network", linear=False, needs=("torch", "torch")
+    ),
+    "isomap": Method("manifold:Isomap", "distances along a neighbour graph", linear=False, saves=False),
+    "umap": Method(
+        "manifold:UMAP", "fuzzy neighbour graph", linear=False, needs=("umap", "manifold"), saves=False
+    ),
 }
 
+LINEAR = tuple(name for name, method in METHODS.items() if method.linear)
 
-def make(name: str, n_components: int | str, **parameters: Any) -> LinearFold:
+_GROUPS = {"all": tuple(METHODS), "linear": LINEAR}
+
+
+def make(name: str, n_components: int | str, **parameters: Any) -> FoldEstimator:
     """Return the unfitted estimator of a method.
 
     Parameters
@@ -57,10 +84,14 @@ def make(name: str, n_components: int | str, **parameters: Any) -> LinearFold:
     ------
     ParameterError
         The name or a parameter is unknown.
+    MissingExtraError
+        The method needs a module that is not installed.
     """
     if name not in METHODS:
         raise ParameterError(f"method {name!r} is unknown; use one of {', '.join(METHODS)}")
     method = METHODS[name]
+    if method.needs:
+        require_extra(*method.needs, f"method {name}")
     module, cls = method.estimator.split(":")
     estimator_class = getattr(importlib.import_module(f"nearfold.methods.{module}"), cls)
     known = set(estimator_class().get_params())
@@ -70,12 +101,12 @@ def make(name: str, n_components: int | str, **parameters: Any) -> LinearFold:
         raise ParameterError(
             f"method {name!r} has no parameter {', '.join(unknown)}; it has {', '.join(sorted(known))}"
         )
-    estimator: LinearFold = estimator_class(n_components, **{**method.fixed, **parameters})
+    estimator: FoldEstimator = estimator_class(n_components, **{**method.fixed, **parameters})
     return estimator
 
 
 def resolve_methods(names: str) -> list[str]:
-    """Return the methods that a comma-separated list names; "all" is every one.
+    """Return the methods that a comma-separated list names; "linear" and "all" stand for groups.
 
     Raises
     ------
@@ -83,11 +114,10 @@ def resolve_methods(names: str) -> list[str]:
         One is unknown.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
-    if wanted == ["all"]:
-        return list(METHODS)
+    known = [*_GROUPS, *METHODS]
     for name in wanted:
-        if name not in METHODS:
-            raise ParameterError(f"method {name!r} is unknown; use all or some of {', '.join(METHODS)}")
+        if name not in known:
+            raise ParameterError(f"method {name!r} is unknown; use some of {', '.join(known)}")
     if not wanted:
-        raise ParameterError(f"no method is named; use all or some of {', '.join(METHODS)}")
-    return list(dict.fromkeys(wanted))
+        raise ParameterError(f"no method is named; use some of {', '.join(known)}")
+    return list(dict.fromkeys(member for name in wanted for member in _GROUPS.get(name, (name,))))

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.encoder import Encoder
 from nearfold.errors import DataError, FileError, NearfoldWarning
+from nearfold.fold import Fold
 from nearfold.io.base import Chunk, Layout, Source
 from nearfold.io.vectors import checked_chunks, open_sink
 from nearfold.progress import stage
@@ -19,7 +19,7 @@ __all__ = ["fold_file"]
 
 
 def fold_file(
-    encoder: Encoder, source: Source, out: str | os.PathLike[str], dtype: npt.DTypeLike = np.float32
+    encoder: Fold, source: Source, out: str | os.PathLike[str], dtype: npt.DTypeLike = np.float32
 ) -> Layout:
     """Fold every vector of `source` and write the result to `out`, in order.
 

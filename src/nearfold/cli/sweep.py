@@ -1,0 +1,124 @@
+"""`nearfold sweep`: RAE over its regularisation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nearfold.cli.options import (
+    AsJson,
+    BaseFile,
+    Column,
+    Ks,
+    MetricName,
+    NQueries,
+    Queries,
+    Quiet,
+    Report,
+    Seed,
+    parse_floats,
+    parse_numbers,
+)
+
+if TYPE_CHECKING:
+    from nearfold.evaluation.sweep import Sweep
+
+__all__ = ["sweep"]
+
+
+def sweep(
+    base: BaseFile,
+    dimensions: Annotated[
+        str, typer.Option("--dimensions", "-d", help="To fold to: a number, or a share such as 25%.")
+    ] = "25%",
+    metric: Annotated[MetricName, typer.Option(help="What near means.")] = MetricName.cosine,
+    lambdas: Annotated[
+        str | None, typer.Option(help="Comma-separated; a grid from 1e-8 to 1e-1 unless given.")
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(help="rae, rae-exact and rae-mlp (extra torch): one or more, comma-separated.")
+    ] = "rae,rae-exact",
+    regularizer: Annotated[
+        str, typer.Option(help="frobenius, nuclear, spectral, orthogonality or laplacian.")
+    ] = "frobenius",
+    queries: Queries = None,
+    n_queries: NQueries = None,
+    k: Ks = "1,5,10",
+    rows: Annotated[
+        int | None, typer.Option(help="Use the first ROWS rows only, for a quick look.", min=4)
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Where the encoder with the best lambda on validation goes.")
+    ] = None,
+    report: Report = None,
+    column: Column = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn RAE at each lambda, choose the best on rows held back, and judge it on other rows."""
+    from nearfold.cli.console import print_json, showing_progress
+    from nearfold.evaluation.split import base_and_queries
+    from nearfold.evaluation.sweep import sweep as run
+    from nearfold.io.vectors import read_vectors
+    from nearfold.methods.rae import LAMBDA_GRID
+
+    with showing_progress(quiet or as_json):
+        given = None if queries is None else read_vectors(queries, column)
+        vectors, asked = base_and_queries(read_vectors(base, column)[:rows], given, n_queries, seed)
+        result = run(
+            vectors,
+            n_components=dimensions,
+            metric=metric.value,
+            weight_decays=LAMBDA_GRID if lambdas is None else parse_floats("--lambdas", lambdas),
+            methods=[name.strip() for name in methods.split(",")],
+            regularizer=regularizer,
+            queries=asked,
+            n_queries=n_queries,
+            k=parse_numbers("-k", k),
+            seed=seed,
+        )
+    if save is not None:
+        best = max(result.chosen, key=lambda name: max(p.preservation for p in result.of(name)))
+        next(e for e in result.final.entries if e.method == best).encoder.save(save)
+    if report is not None:
+        from nearfold.report.provenance import command_line, provenance
+        from nearfold.report.sweep import sweep_page
+
+        sweep_page(result, provenance(vectors, asked), command_line()).write(report)
+    if as_json:
+        print_json({"base": str(base), **result.as_dict()})
+        return
+    _print(result)
+
+
+def _print(result: Sweep) -> None:
+    from rich.table import Table
+
+    from nearfold.cli.console import output, short
+    from nearfold.cli.tables import print_comparison
+
+    console = output()
+    table = Table(box=None, pad_edge=False)
+    for heading in ("method", "lambda", "sigma_max", "sigma_min", "kappa", f"validation P@{result.k_max}"):
+        table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
+    for point in result.points:
+        best = result.chosen[point.method] == point.weight_decay
+        values = ["dead", "", ""] if point.spectrum is None else [f"{v:.4g}" for v in point.spectrum]
+        table.add_row(
+            point.method,
+            f"{point.weight_decay:g}",
+            *values,
+            "" if point.spectrum is None else short(point.preservation),
+            style="bold" if best else "",
+        )
+    console.print(table)
+    for name in result.chosen:
+        rho = result.rank_correlation(name)
+        console.print(f"{name}: rank correlation of kappa with P@{result.k_max} {rho:+.2f}", style="dim")
+    console.print(
+        "\nChosen on validation rows, learned again from the whole base, judged on other queries:\n"
+    )
+    print_comparison(result.final)

@@ -1,0 +1,65 @@
+"""What a fold does to the lengths of differences: |Wd| / |d| over pairs of rows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.arrays import Float32, Metric, normalize_rows
+from nearfold.fold import Fold
+from nearfold.neighbors import nearest_others
+
+__all__ = ["Distortion", "distortion"]
+
+
+class Distortion(NamedTuple):
+    """Ratios |f(x) - f(y)| / |x - y|, each of shape (pairs,), float64.
+
+    For a linear fold none is above sigma_max, and those of differences within its row space lie in
+    the Rayleigh interval [sigma_min, sigma_max] (arXiv 2509.25839, section 3); differences of data
+    have a part in the null space, so they can fall below sigma_min.
+    """
+
+    neighbors: npt.NDArray[np.float64]
+    random: npt.NDArray[np.float64]
+
+
+def distortion(
+    fold: Fold, base: Float32, metric: Metric, *, n_anchors: int = 1000, k: int = 10, seed: int = 0
+) -> Distortion:
+    """Measure ratios over rows and their k nearest, and over as many random pairs.
+
+    Parameters
+    ----------
+    fold
+        From the base's d dimensions.
+    base
+        Shape (n, d), n above k.
+    metric
+        What near means; under cosine rows are scaled to norm 1 first.
+    n_anchors
+        Rows whose neighbours are looked at.
+    k
+        Neighbours of each.
+    seed
+        Of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    rows = normalize_rows(base, "base") if metric == "cosine" else base
+    chosen = np.sort(rng.choice(len(rows), min(n_anchors, len(rows)), replace=False))
+    near = nearest_others(rows, chosen, min(k, len(rows) - 1), metric)
+    first = np.repeat(chosen, near.shape[1])
+    other = rng.integers(1, len(rows), len(first))
+    folded = fold.transform(rows)
+
+    def ratios(second: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        before = np.linalg.norm((rows[first] - rows[second]).astype(np.float64), axis=1)
+        after = np.linalg.norm((folded[first] - folded[second]).astype(np.float64), axis=1)
+        # Equal rows have no ratio.
+        apart = before > 0
+        ratio: npt.NDArray[np.float64] = after[apart] / before[apart]
+        return ratio
+
+    return Distortion(ratios(near.ravel()), ratios((first + other) % len(rows)))

@@ -1,0 +1,243 @@
+"""What every fold is, linear or not: a small immutable value that maps vectors to fewer dimensions.
+
+Applying one needs numpy alone; reading and writing one needs safetensors.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.arrays import Float32, Metric, as_rows, check_finite, check_metric, chunk_rows
+from nearfold.errors import DataError, FileError, ParameterError
+from nearfold.files import cause, replacing
+
+__all__ = ["FORMAT_VERSION", "Fold", "FoldFile", "frozen_array", "read_fold_file"]
+
+FORMAT_VERSION = 1
+
+# Rows folded at a time: enough for a matrix product to reach full speed.
+_CHUNK_BYTES = 32 << 20
+_OUTPUT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16))
+
+
+class Fold(ABC):
+    """A map from d to m dimensions, the metric that its results are searched with, and its origin.
+
+    Subclasses hold `metric`, `method`, `parameters` and `facts` beside their weights, and say how
+    vectors are mapped in `_apply`.
+    """
+
+    metric: Metric
+    method: str
+    parameters: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+    format_name: ClassVar[str]
+    """What the file of such a fold is marked with."""
+
+    @property
+    @abstractmethod
+    def n_components(self) -> int:
+        """The number m of reduced dimensions."""
+
+    @property
+    @abstractmethod
+    def n_features(self) -> int:
+        """The number d of dimensions that it takes."""
+
+    @abstractmethod
+    def _apply(self, vectors: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
+        """Write the fold of one chunk into `out`; vectors are float32 or float64, out any float."""
+
+    @abstractmethod
+    def _tensors(self) -> dict[str, Float32]:
+        """Return the weights by name, as `save` writes them."""
+
+    def __repr__(self) -> str:
+        name, shape = type(self).__name__, f"{self.n_features} -> {self.n_components}"
+        return f"{name}({self.method or 'unnamed'}, {shape}, {self.metric})"
+
+    def transform(self, X: npt.ArrayLike, *, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+        """Fold vectors.
+
+        Beyond the input and the result, memory is bounded by some tens of megabytes: a
+        memory-mapped array of any size can be passed.
+
+        Parameters
+        ----------
+        X
+            Shape (n, d), any real dtype (float32, float16, float64, uint8, int8, ...).
+        dtype
+            Of the result: float32, float16 or float64. The arithmetic is float32, or float64
+            where X is.
+
+        Returns
+        -------
+        ndarray of shape (n, m).
+
+        Raises
+        ------
+        DataError
+            Not two-dimensional, not d wide, or a row is not finite or leaves the range of `dtype`.
+        ParameterError
+            `dtype` is none of the three.
+        """
+        rows = as_rows(X)
+        if rows.shape[1] != self.n_features:
+            raise DataError(
+                f"X has {rows.shape[1]} features, but {type(self).__name__} is expecting "
+                f"{self.n_features} features as input; give vectors of the kind it was fitted on"
+            )
+        try:
+            target = np.dtype(dtype)
+        except TypeError as error:
+            raise ParameterError(f"dtype={dtype!r} is not a dtype: {error}") from error
+        if target not in _OUTPUT_DTYPES:
+            raise ParameterError(
+                f"dtype={dtype!r} can't hold folded vectors; use float32, float16 or float64"
+            )
+        out = np.empty((len(rows), self.n_components), target)
+        # float64 input keeps its precision until the last rounding.
+        arithmetic = np.dtype(np.float64 if rows.dtype.kind == "f" and rows.itemsize >= 8 else np.float32)
+        step = chunk_rows(self.n_features, _CHUNK_BYTES)
+        for start in range(0, len(rows), step):
+            chunk = rows[start : start + step]
+            with np.errstate(over="ignore", invalid="ignore"):
+                vectors = chunk.astype(arithmetic, copy=False)
+                self._apply(vectors, out[start : start + step])
+            _check_folded(vectors, out[start : start + step], start)
+        return out
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a safetensors file, atomically.
+
+        Raises
+        ------
+        FileError
+            The file can't be written.
+        """
+        from safetensors.numpy import save
+
+        metadata = {
+            "format": self.format_name,
+            "format_version": str(FORMAT_VERSION),
+            "metric": self.metric,
+            "method": self.method,
+            "parameters": json.dumps(dict(self.parameters), sort_keys=True),
+            "facts": json.dumps(dict(self.facts), sort_keys=True),
+        }
+        with replacing(path) as file:
+            file.write(save(self._tensors(), metadata))
+
+    def _freeze_origin(self) -> None:
+        """Check the metric, and make parameters and facts read-only copies."""
+        set_ = object.__setattr__
+        set_(self, "metric", check_metric(self.metric))
+        set_(self, "parameters", MappingProxyType(copy.deepcopy(dict(self.parameters))))
+        set_(self, "facts", MappingProxyType(copy.deepcopy(dict(self.facts))))
+
+
+def _check_folded(vectors: npt.NDArray[Any], out: npt.NDArray[Any], first_row: int) -> None:
+    """Refuse rows that are not finite, or whose fold is not.
+
+    NaN and infinity survive a matrix product (0 * inf is NaN), so the m columns of the result
+    tell what a look at the d columns of the input would; and finite sums prove every term
+    finite, at the speed of BLAS.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        summable = out.astype(np.float32) if out.dtype == np.float16 else out
+        sums = np.ones(len(out), summable.dtype) @ summable
+    if np.isfinite(sums).all() or np.isfinite(out).all():
+        return
+    check_finite(vectors, "X", first_row)
+    bad = first_row + int(np.flatnonzero(~np.isfinite(out).all(axis=1))[0])
+    raise DataError(f"row {bad} of X folds to numbers beyond {out.dtype}; scale the vectors down")
+
+
+def frozen_array(array: npt.NDArray[Any], name: str) -> Float32:
+    """Return a float32 copy of a two-dimensional array that nobody can write to.
+
+    Raises
+    ------
+    DataError
+        A value is not finite.
+    """
+    copied = np.array(array, dtype=np.float32, order="C")
+    check_finite(copied, name)
+    copied.flags.writeable = False
+    return copied
+
+
+class FoldFile(NamedTuple):
+    """What a file of `Fold.save` holds, its metadata checked and its tensors not yet."""
+
+    format_name: str
+    tensors: dict[str, npt.NDArray[Any]]
+    origin: dict[str, Any]
+    """metric, method, parameters and facts."""
+
+    def build(self, path: Path, kind: type[Fold], **weights: Any) -> Any:
+        """Return a fold of `kind` made of these weights, or a FileError that says what is wrong."""
+        try:
+            return kind(**weights, **self.origin)
+        except (TypeError, ValueError) as error:
+            raise FileError(f"{path}: not a usable encoder: {error}") from error
+
+
+def read_fold_file(path: str | os.PathLike[str]) -> FoldFile:
+    """Read a file that `Fold.save` wrote; nothing in it is executed.
+
+    Raises
+    ------
+    FileError
+        Missing, truncated, corrupt, not an encoder, or written by a later format version.
+    """
+    metadata, tensors = _read_safetensors(Path(path))
+    name = metadata.get("format", "")
+    if not name.startswith("nearfold."):
+        raise FileError(f"{path}: a safetensors file, but not a nearfold encoder; give one that `fit` wrote")
+    version = metadata.get("format_version", "")
+    if not version.isdigit() or int(version) > FORMAT_VERSION:
+        raise FileError(
+            f"{path}: encoder format version {version or 'missing'}, this nearfold reads up to "
+            f"{FORMAT_VERSION}; upgrade nearfold"
+        )
+    for key, tensor in tensors.items():
+        if tensor.dtype != np.float32 or not tensor.size:
+            raise FileError(
+                f"{path}: {key} is {tensor.dtype} of shape {tensor.shape}; an encoder holds float32"
+            )
+    try:
+        origin: dict[str, Any] = {key: metadata[key] for key in ("metric", "method")}
+        origin |= {key: json.loads(metadata[key]) for key in ("parameters", "facts")}
+    except (KeyError, ValueError, RecursionError) as error:
+        raise FileError(f"{path}: not a usable encoder: {error}") from error
+    if not isinstance(origin["parameters"], dict) or not isinstance(origin["facts"], dict):
+        raise FileError(f"{path}: not a usable encoder: parameters and facts must be JSON objects")
+    return FoldFile(name, tensors, origin)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
+    """Return the metadata and tensors of a safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # safe_open reports a missing file with no path in the message, and maps folders badly.
+        with path.open("rb"):
+            pass
+        with safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {}), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise FileError(f"{path}: can't be read: {cause(error)}") from error
+    except (SafetensorError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise FileError(f"{path}: truncated or not a safetensors file ({error})") from error

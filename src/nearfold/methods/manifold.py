@@ -1,0 +1,261 @@
+"""UMAP and Isomap: manifold methods by the libraries that have them, as baselines.
+
+Neither is a map that can be written down: new rows are placed by the fitted model, which keeps its
+training rows. Such a fold can be judged and applied, but not saved: only a pickle could hold it, and
+nearfold reads none. Nearness after folding means Euclidean distance, whatever it meant before.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.manifold import Isomap as SklearnIsomap
+from sklearn.utils import check_random_state
+
+from nearfold.arrays import Float32, Metric, check_finite, check_positive, normalize_rows
+from nearfold.errors import NearfoldWarning, ParameterError
+from nearfold.fold import Fold
+from nearfold.methods.base import FoldEstimator, check_rows_for_components
+from nearfold.methods.extras import import_extra
+
+__all__ = ["UMAP", "Isomap", "ManifoldFold"]
+
+Place = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+
+
+class ManifoldFold(Fold):
+    """A fold that only its fitted model can apply.
+
+    Parameters
+    ----------
+    place
+        Maps (n, d) to (n, m).
+    shape
+        m and d.
+    normalizes
+        Whether rows are scaled to norm 1 first, as cosine compares them.
+    method, parameters, facts
+        As for `Encoder`.
+    """
+
+    format_name = "unsaved"
+
+    def __init__(
+        self,
+        place: Place,
+        shape: tuple[int, int],
+        *,
+        normalizes: bool,
+        method: str,
+        parameters: dict[str, Any],
+        facts: dict[str, Any],
+    ) -> None:
+        self.metric: Metric = "l2"
+        self.method, self.parameters, self.facts = method, parameters, facts
+        self._place, self._shape, self._normalizes = place, shape, normalizes
+        self._freeze_origin()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        origin = {"method": self.method, "parameters": dict(self.parameters), "facts": dict(self.facts)}
+        return _rebuilt, (self._place, self._shape, self._normalizes, origin)
+
+    @property
+    def n_components(self) -> int:
+        """The number m of reduced dimensions."""
+        return self._shape[0]
+
+    @property
+    def n_features(self) -> int:
+        """The number d of dimensions that it takes."""
+        return self._shape[1]
+
+    def _apply(self, vectors: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
+        # These libraries refuse NaN in words of their own; ours name the row.
+        check_finite(vectors)
+        out[...] = self._place(_scaled(vectors, self._normalizes))
+
+    def _tensors(self) -> dict[str, Float32]:
+        raise ParameterError(
+            f"a fold by {self.method} can't be saved: it is its fitted model, which only a pickle could "
+            f"hold; use a linear method, or mds"
+        )
+
+
+def _rebuilt(place: Place, shape: tuple[int, int], normalizes: bool, origin: dict[str, Any]) -> ManifoldFold:
+    return ManifoldFold(place, shape, normalizes=normalizes, **origin)
+
+
+def _scaled(X: npt.NDArray[Any], normalizes: bool) -> npt.NDArray[Any]:
+    return normalize_rows(X.astype(np.float32, copy=False)) if normalizes else X
+
+
+class _Manifold(FoldEstimator):
+    """What both share: the rows they learn from, and warnings of theirs as ours."""
+
+    @property
+    def learns_metric(self) -> bool:
+        """True: what near means decides what is learned."""
+        return True
+
+    n_neighbors: int
+    max_rows: int
+    random_state: int | np.random.RandomState | None
+
+    def _learn(self, X: Float32, n_components: int) -> ManifoldFold:
+        check_finite(X)
+        for name in ("n_neighbors", "max_rows"):
+            check_positive(name, getattr(self, name))
+        rows = len(X)
+        rng = check_random_state(self.random_state)
+        if rows > self.max_rows:
+            X = X[np.sort(rng.choice(rows, self.max_rows, replace=False))]
+        check_rows_for_components(len(X) - 1, n_components)
+        if self.n_neighbors >= len(X):
+            raise ParameterError(
+                f"n_neighbors={self.n_neighbors} needs more rows: the graph has {len(X)} sample(s) "
+                f"(n_samples = {len(X)})"
+            )
+        normalizes = self.metric == "cosine"
+        model = self._model(n_components, rng.randint(2**31))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.fit(_scaled(X, normalizes))
+        if caught:
+            warnings.warn(
+                f"{self._method_name}: {str(caught[0].message).splitlines()[0]}",
+                NearfoldWarning,
+                stacklevel=3,
+            )
+        return ManifoldFold(
+            model.transform,
+            (n_components, X.shape[1]),
+            normalizes=normalizes,
+            **self._origin(
+                rows=rows,
+                graph_rows=len(X),
+                fitted_for=self.metric,
+                new_rows="placed by the fitted model beside the rows it learned from",
+            ),
+        )
+
+    def _model(self, n_components: int, seed: int) -> Any:
+        raise NotImplementedError
+
+
+class Isomap(_Manifold):
+    """Keep distances along a neighbour graph (Tenenbaum et al. 2000), by scikit-learn.
+
+    Parameters
+    ----------
+    n_components
+        Reduced dimensions m < d: a number, or a share such as "25%".
+    n_neighbors
+        Of the graph.
+    metric
+        "cosine" scales rows to norm 1 first; the graph is Euclidean.
+    max_rows
+        Learn from at most this many rows, drawn at random: cost grows with their square.
+    random_state
+        Seed of that draw.
+
+    Attributes
+    ----------
+    encoder_ : ManifoldFold
+        To be searched with Euclidean distance.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.random.default_rng(0).standard_normal((50, 8))
+    >>> Isomap(n_components=2).fit_transform(X).shape
+    (50, 2)
+    """
+
+    def __init__(
+        self,
+        n_components: int | str = "25%",
+        *,
+        n_neighbors: int = 10,
+        metric: Metric = "cosine",
+        max_rows: int = 5000,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        self.n_components = n_components
+        self.n_neighbors = n_neighbors
+        self.metric = metric
+        self.max_rows = max_rows
+        self.random_state = random_state
+
+    def _model(self, n_components: int, seed: int) -> Any:  # noqa: ARG002
+        # Dense: asked for many components, the iterative solver is slower and draws its own start.
+        return SklearnIsomap(n_neighbors=self.n_neighbors, n_components=n_components, eigen_solver="dense")
+
+    @property
+    def _method_name(self) -> str:
+        return "isomap"
+
+
+class UMAP(_Manifold):
+    """Keep a fuzzy neighbour graph (arXiv 1802.03426), by umap-learn (extra "manifold").
+
+    Parameters
+    ----------
+    n_components
+        Reduced dimensions m < d: a number, or a share such as "25%".
+    n_neighbors
+        Of the graph.
+    min_dist
+        How near points may come to each other after folding.
+    metric
+        "cosine" scales rows to norm 1 first; the graph is Euclidean.
+    max_rows
+        Learn from at most this many rows, drawn at random.
+    random_state
+        Seed; fixed, it makes umap-learn use one thread.
+
+    Attributes
+    ----------
+    encoder_ : ManifoldFold
+        To be searched with Euclidean distance.
+
+    Raises
+    ------
+    MissingExtraError
+        umap-learn is not installed.
+    """
+
+    def __init__(
+        self,
+        n_components: int | str = "25%",
+        *,
+        n_neighbors: int = 5,
+        min_dist: float = 0.2,
+        metric: Metric = "cosine",
+        max_rows: int = 50_000,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        self.n_components = n_components
+        self.n_neighbors = n_neighbors
+        self.min_dist = min_dist
+        self.metric = metric
+        self.max_rows = max_rows
+        self.random_state = random_state
+
+    def _model(self, n_components: int, seed: int) -> Any:
+        check_positive("min_dist", self.min_dist, integer=False, zero=True)
+        umap = import_extra("umap", "manifold", "method umap")
+        return umap.UMAP(
+            n_components=n_components,
+            n_neighbors=self.n_neighbors,
+            min_dist=self.min_dist,
+            random_state=seed,
+            n_jobs=1,
+        )
+
+    @property
+    def _method_name(self) -> str:
+        return "umap"

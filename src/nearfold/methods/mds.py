@@ -1,0 +1,133 @@
+"""Multidimensional scaling of a sample, carried to all rows by ridge regression."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import scipy.linalg
+from scipy.spatial.distance import pdist, squareform
+from sklearn.manifold import smacof
+from sklearn.utils import check_random_state
+
+from nearfold.arrays import Float32, Metric, check_finite, check_positive, normalize_rows
+from nearfold.encoder import Encoder
+from nearfold.errors import ParameterError
+from nearfold.methods.base import LinearFold, check_rows_for_components
+from nearfold.methods.pca import principal_axes
+from nearfold.moments import Moments
+
+__all__ = ["MDS"]
+
+
+class MDS(LinearFold):
+    """Place a sample of rows so that its distances stay (metric MDS by SMACOF), then regress.
+
+    SMACOF starts at principal components and lowers the stress of the sample's Euclidean distances.
+    It has no rule for new rows: here a ridge regression from rows to their places is the fold, for
+    the sample too, so that base and queries are mapped alike.
+
+    Parameters
+    ----------
+    n_components
+        Reduced dimensions m < d: a number, or a share such as "25%".
+    max_rows
+        Of the sample, at most 5,000: time and memory grow with its square.
+    n_steps
+        SMACOF iterations at most.
+    ridge
+        The penalty of the regression, as a share of the rows' mean variance a dimension.
+    metric
+        "cosine" scales rows to norm 1 first.
+    random_state
+        Seed of the sample.
+
+    Attributes
+    ----------
+    encoder_ : Encoder
+        With a bias; to be searched with Euclidean distance. Facts: rows, sampled_rows, stress
+        (Kruskal's stress-1 of the sample), fit (the share of variance that the regression explains).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.random.default_rng(0).standard_normal((50, 8))
+    >>> MDS(n_components=2).fit_transform(X).shape
+    (50, 2)
+    """
+
+    @property
+    def learns_metric(self) -> bool:
+        """True: what near means decides what is learned."""
+        return True
+
+    def __init__(
+        self,
+        n_components: int | str = "25%",
+        *,
+        max_rows: int = 2000,
+        n_steps: int = 100,
+        ridge: float = 1e-3,
+        metric: Metric = "cosine",
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        self.n_components = n_components
+        self.max_rows = max_rows
+        self.n_steps = n_steps
+        self.ridge = ridge
+        self.metric = metric
+        self.random_state = random_state
+
+    def _learn(self, X: Float32, n_components: int) -> Encoder:
+        check_finite(X)
+        check_rows_for_components(len(X), n_components)
+        check_positive("max_rows", self.max_rows)
+        check_positive("n_steps", self.n_steps)
+        check_positive("ridge", self.ridge, integer=False)
+        if self.max_rows > 5000:
+            raise ParameterError(f"max_rows={self.max_rows} must be at most 5000: MDS holds all distances")
+        rows = len(X)
+        if self.metric == "cosine":
+            X = normalize_rows(X)
+        rng = check_random_state(self.random_state)
+        sample = X[np.sort(rng.choice(rows, min(rows, int(self.max_rows)), replace=False))]
+        moments = Moments.of(sample)
+        centered = sample - moments.mean
+        _, axes = principal_axes(moments.covariance)
+        distances = squareform(pdist(centered))
+        if distances.max() == 0:
+            places, stress = np.zeros((len(sample), n_components)), 0.0
+        else:
+            places, stress = smacof(
+                distances,
+                n_components=n_components,
+                init=centered @ axes[:n_components].T,
+                n_init=1,
+                max_iter=int(self.n_steps),
+                normalized_stress=True,
+            )
+        places -= places.mean(axis=0)
+        gram = centered.T @ centered
+        penalty = self.ridge * max(np.trace(gram) / len(gram), np.finfo(float).tiny)
+        gram[np.diag_indices_from(gram)] += penalty
+        weight = scipy.linalg.solve(gram, centered.T @ places, assume_a="pos").T
+        left = places - centered @ weight.T
+        explained = 1 - np.square(left).sum() / max(np.square(places).sum(), np.finfo(float).tiny)
+        # Places are near each other in Euclidean distance, whatever the rows were near in.
+        return replace(
+            self._encoder(
+                weight,
+                -weight @ moments.mean,
+                rows=rows,
+                sampled_rows=len(sample),
+                stress=float(stress),
+                fit=float(explained),
+                fitted_for=self.metric,
+                new_rows="by ridge regression from the sample's places",
+            ),
+            metric="l2",
+        )
+
+    @property
+    def _method_name(self) -> str:
+        return "mds"

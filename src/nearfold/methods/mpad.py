@@ -1,0 +1,168 @@
+"""MPAD, Maximum Pairwise Absolute Difference (arXiv 2504.16335)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils import check_random_state
+
+from nearfold.arrays import Float32, Metric, check_finite, check_positive
+from nearfold.encoder import Encoder
+from nearfold.errors import ParameterError
+from nearfold.methods.base import LinearFold, check_rows_for_components
+from nearfold.progress import track
+
+__all__ = ["MPAD", "mean_of_smallest"]
+
+Float64 = npt.NDArray[np.float64]
+
+
+def mean_of_smallest(projected: Float64, share: float) -> tuple[float, Float64]:
+    """Return the mean of the smallest pairwise differences and its slope in each projection.
+
+    Parameters
+    ----------
+    projected
+        Rows on one direction, shape (n,).
+    share
+        Of all n (n - 1) / 2 absolute differences, how many count (0 to 1]: the smallest ones.
+
+    Returns
+    -------
+    value, slope
+        The paper's mu_b, and its derivative with respect to `projected`, shape (n,).
+    """
+    order = np.argsort(projected, kind="stable")
+    ranked = projected[order]
+    n = len(ranked)
+    pairs = n * (n - 1) // 2
+    wanted = max(1, round(share * pairs))
+    # In sorted order a row's near ones are a run behind it, found by bisection for any bound; the
+    # bound itself is found by bisection on how many pairs it lets in.
+    own = np.arange(n)
+    low, high = 0.0, float(ranked[-1] - ranked[0])
+    for _ in range(50):
+        middle = (low + high) / 2
+        if (np.searchsorted(ranked, ranked + middle, side="right") - own - 1).sum() < wanted:
+            low = middle
+        else:
+            high = middle
+    ends = np.searchsorted(ranked, ranked + high, side="right")
+    inside = ends - own - 1
+    sums = np.concatenate([[0.0], np.cumsum(ranked)])
+    count = max(1, int(inside.sum()))
+    value = float((sums[ends] - sums[own + 1] - inside * ranked).sum()) / count
+    # Row j has `inside[j]` partners above it and as many below as runs that reach it.
+    below = np.cumsum(np.bincount(own + 1, minlength=n + 1) - np.bincount(ends, minlength=n + 1))[:n]
+    slope = np.empty(n)
+    slope[order] = (below - inside) / count
+    return value, slope
+
+
+class MPAD(LinearFold):
+    """Directions, one after another, on which even the nearest pairs of rows stay far apart.
+
+    Direction w maximises mu_b(w) - alpha sum_i <w_i, w>^2 over earlier directions w_i: mu_b is
+    the mean of the smallest b% of the pairwise absolute differences of rows on w. Found by
+    projected gradient steps on the unit sphere from a random start, on a sample of the rows (the
+    paper's cost is that of all pairs).
+
+    Parameters
+    ----------
+    n_components
+        Reduced dimensions m < d: a number, or a share such as "25%".
+    share
+        b as a share of all pairs, above 0 and at most 1.
+    alpha
+        The penalty on directions that are not orthogonal, in units of the data's spread (the root
+        of its mean variance a dimension), so that it does not depend on the data's scale.
+    n_samples
+        Rows that pairs are made of at most.
+    n_steps
+        Gradient steps a direction.
+    metric
+        What the folded vectors will be searched with; noted in the encoder, not used to learn.
+    random_state
+        Seed of the sample and the starts.
+
+    Attributes
+    ----------
+    encoder_ : Encoder
+        With rows of norm 1; facts: rows, sampled_rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.random.default_rng(0).standard_normal((50, 8))
+    >>> MPAD(n_components=2).fit_transform(X).shape
+    (50, 2)
+    """
+
+    def __init__(
+        self,
+        n_components: int | str = "25%",
+        *,
+        share: float = 0.8,
+        alpha: float = 5.0,
+        n_samples: int = 1000,
+        n_steps: int = 40,
+        metric: Metric = "cosine",
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        self.n_components = n_components
+        self.share = share
+        self.alpha = alpha
+        self.n_samples = n_samples
+        self.n_steps = n_steps
+        self.metric = metric
+        self.random_state = random_state
+
+    def _learn(self, X: Float32, n_components: int) -> Encoder:
+        check_finite(X)
+        check_rows_for_components(len(X), n_components)
+        check_positive("share", self.share, integer=False)
+        if self.share > 1:
+            raise ParameterError(f"share={self.share!r} must be at most 1: it is a share of all pairs")
+        check_positive("alpha", self.alpha, integer=False, zero=True)
+        check_positive("n_samples", self.n_samples)
+        check_positive("n_steps", self.n_steps)
+        rng = check_random_state(self.random_state)
+        sample = X[rng.choice(len(X), min(len(X), int(self.n_samples)), replace=False)].astype(np.float64)
+        # Differences of projections don't change when the mean goes, and then they round less.
+        sample -= sample.mean(axis=0)
+        spread = np.sqrt(np.square(sample).mean())
+        if spread > 0:
+            sample /= spread
+        directions = np.zeros((n_components, X.shape[1]))
+        for number in track(range(n_components), "MPAD", n_components, "directions"):
+            start = rng.standard_normal(X.shape[1])
+            directions[number] = self._direction(sample, directions[:number], start)
+        return self._encoder(directions, rows=len(X), sampled_rows=len(sample))
+
+    def _direction(self, sample: Float64, earlier: Float64, start: Float64) -> Float64:
+        """Climb from `start` to a direction of large mu_b that is nearly orthogonal to earlier ones."""
+        # The penalty alone is least on the earlier ones' complement: start there.
+        w = start - earlier.T @ (earlier @ start)
+        w /= np.linalg.norm(w)
+        step, best, best_w = 0.5, -np.inf, w
+        for _ in range(int(self.n_steps)):
+            value, slope = mean_of_smallest(sample @ w, self.share)
+            overlap = earlier @ w
+            value -= self.alpha * float(overlap @ overlap)
+            if value > best:
+                best, best_w, step = value, w, step * 1.2
+                climb = slope @ sample - 2 * self.alpha * (overlap @ earlier)
+                climb -= (climb @ w) * w
+                length = np.linalg.norm(climb)
+                if length <= 1e-12:
+                    break
+                direction = climb / length
+            else:
+                step *= 0.5
+            w = best_w + step * direction
+            w /= np.linalg.norm(w)
+        return best_w
+
+    @property
+    def _method_name(self) -> str:
+        return "mpad"

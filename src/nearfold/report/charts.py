@@ -1,0 +1,155 @@
+"""Charts as plotly figures: plain mappings, so that nothing is imported to make one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["PALETTE", "distributions", "dots", "lines", "scatter"]
+
+# Okabe and Ito's colours, which those who see few colours can tell apart, on light and on dark.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
+
+Numbers = Sequence[float]
+Figure = dict[str, Any]
+
+
+def _finite(values: Numbers) -> list[float | None]:
+    """Return values as JSON holds them: a gap where there is no number."""
+    return [float(v) if math.isfinite(v) else None for v in values]
+
+
+def _layout(x: str, y: str, **more: Any) -> dict[str, Any]:
+    layout: dict[str, Any] = {
+        "xaxis": {"title": {"text": x}, "automargin": True},
+        "yaxis": {"title": {"text": y}, "automargin": True},
+        "margin": {"l": 10, "r": 10, "t": 10, "b": 10},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        "hovermode": "closest",
+    }
+    for name, value in more.items():
+        layout[name] = {**layout[name], **value} if name in layout and isinstance(value, dict) else value
+    return layout
+
+
+def dots(labels: Sequence[str], series: Mapping[str, tuple[Numbers, Numbers, Numbers]], x: str) -> Figure:
+    """Return means with intervals, a row a label and a colour a series.
+
+    Parameters
+    ----------
+    labels
+        Rows, the first on top.
+    series
+        Name to means, lows and highs, each as long as labels.
+    x
+        What is measured.
+    """
+    data = []
+    for number, (name, (means, lows, highs)) in enumerate(series.items()):
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": name,
+                "x": _finite(means),
+                "y": list(labels),
+                "marker": {"size": 9, "color": PALETTE[number % len(PALETTE)]},
+                "error_x": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": _finite([h - m for h, m in zip(highs, means, strict=True)]),
+                    "arrayminus": _finite([m - low for m, low in zip(means, lows, strict=True)]),
+                    "thickness": 1.5,
+                    "width": 0,
+                },
+                "hovertemplate": "%{y}, " + name + ": %{x:.3f}<extra></extra>",
+            }
+        )
+    return {
+        "data": data,
+        "layout": _layout(x, "", yaxis={"autorange": "reversed", "type": "category"}),
+    }
+
+
+def lines(
+    series: Mapping[str, tuple[Numbers, Numbers]], x: str, y: str, *, log_x: bool = False, log_y: bool = False
+) -> Figure:
+    """Return lines with points; a series is its x and y values."""
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": name,
+            "x": _finite(xs),
+            "y": _finite(ys),
+            "line": {"color": PALETTE[number % len(PALETTE)], "width": 2},
+            "marker": {"size": 6},
+            "hovertemplate": name + "<br>%{x:.3g}: %{y:.4g}<extra></extra>",
+        }
+        for number, (name, (xs, ys)) in enumerate(series.items())
+    ]
+    axes = {
+        "xaxis": {"type": "log", "exponentformat": "power", "dtick": 1} if log_x else {},
+        "yaxis": {"type": "log", "exponentformat": "power"} if log_y else {},
+    }
+    return {"data": data, "layout": _layout(x, y, showlegend=True, **axes)}
+
+
+def scatter(
+    labels: Sequence[str], xs: Numbers, ys: Numbers, x: str, y: str, *, log_x: bool = False
+) -> Figure:
+    """Return labelled points."""
+    return {
+        "data": [
+            {
+                "type": "scatter",
+                "mode": "markers+text",
+                "x": _finite(xs),
+                "y": _finite(ys),
+                "text": list(labels),
+                "textposition": "top center",
+                "marker": {"size": 9, "color": PALETTE[0]},
+                "hovertemplate": "%{text}<br>%{x:.3g}, %{y:.3f}<extra></extra>",
+            }
+        ],
+        "layout": _layout(
+            x,
+            y,
+            xaxis={"type": "log", "exponentformat": "power", "dtick": 1} if log_x else {},
+            showlegend=False,
+        ),
+    }
+
+
+def distributions(
+    series: Mapping[str, tuple[Numbers, Numbers]], x: str, y: str, band: tuple[float, float] | None = None
+) -> Figure:
+    """Return histograms as filled outlines; a series is its bins' middles and shares.
+
+    `band` marks an interval of x.
+    """
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "line": {"shape": "hvh", "width": 1.5, "color": PALETTE[number % len(PALETTE)]},
+            "fill": "tozeroy",
+            "name": name,
+            "x": _finite(middles),
+            "y": _finite(shares),
+            "hovertemplate": name + "<br>%{x:.3g}: %{y:.3f}<extra></extra>",
+        }
+        for number, (name, (middles, shares)) in enumerate(series.items())
+    ]
+    layout = _layout(x, y, showlegend=True)
+    if band is not None and all(map(math.isfinite, band)):
+        edge = {
+            "type": "line",
+            "yref": "paper",
+            "y0": 0,
+            "y1": 1,
+            "line": {"dash": "dot", "color": "#8C8C8C"},
+        }
+        layout["shapes"] = [{**edge, "x0": at, "x1": at} for at in band]
+    return {"data": data, "layout": layout}
