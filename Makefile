@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-torch check format bench clean
+.PHONY: demo test test-torch test-manifold test-browser check format bench clean
 
 # One stamp a dependency set: re-installed only when pyproject.toml changes.
 $(VENV)/.core: pyproject.toml
@@ -24,6 +24,14 @@ $(VENV)/.torch: $(VENV)/.test
 	$(PIP) -e '.[torch]'
 	touch $@
 
+$(VENV)/.manifold: $(VENV)/.test
+	$(PIP) -e '.[manifold]'
+	touch $@
+
+$(VENV)/.browser: $(VENV)/.test
+	$(PIP) -e '.[browser]'
+	touch $@
+
 demo: $(VENV)/.core
 	$(BIN)/nearfold demo
 
@@ -33,6 +41,13 @@ test: $(VENV)/.test
 
 test-torch: $(VENV)/.torch
 	$(BIN)/python -m pytest -m torch
+
+test-manifold: $(VENV)/.manifold
+	$(BIN)/python -m pytest -m manifold
+
+# Needs Chromium on the PATH (Debian's package chromium).
+test-browser: $(VENV)/.browser
+	$(BIN)/python -m pytest -m browser
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

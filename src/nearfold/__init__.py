@@ -13,39 +13,77 @@ if TYPE_CHECKING:
     from nearfold.encoder import Encoder
     from nearfold.errors import NearfoldError, NearfoldWarning
     from nearfold.evaluation.compare import compare
+    from nearfold.evaluation.inspection import inspect_fold
     from nearfold.evaluation.judge import evaluate
+    from nearfold.evaluation.sweep import sweep
+    from nearfold.fold import Fold
+    from nearfold.loading import load
+    from nearfold.methods.lpp import LPP
+    from nearfold.methods.manifold import UMAP, Isomap
+    from nearfold.methods.mds import MDS
+    from nearfold.methods.mpad import MPAD
     from nearfold.methods.nearfold import NearFold
     from nearfold.methods.pca import PCA
     from nearfold.methods.rae import RAE
+    from nearfold.methods.rae_mlp import MLPRAE
+    from nearfold.methods.random import RandomProjection
+    from nearfold.methods.truncation import Truncation
+    from nearfold.mlp import MLPEncoder
     from nearfold.moments import Moments
     from nearfold.sample import load_sample
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "LPP",
+    "MDS",
+    "MLPRAE",
+    "MPAD",
     "PCA",
     "RAE",
+    "UMAP",
     "Encoder",
+    "Fold",
+    "Isomap",
+    "MLPEncoder",
     "Moments",
     "NearFold",
     "NearfoldError",
     "NearfoldWarning",
+    "RandomProjection",
+    "Truncation",
     "compare",
     "evaluate",
+    "inspect_fold",
+    "load",
     "load_sample",
+    "sweep",
 ]
 
 _HOMES = {
+    "LPP": "methods.lpp",
+    "MDS": "methods.mds",
+    "MLPRAE": "methods.rae_mlp",
+    "MPAD": "methods.mpad",
     "PCA": "methods.pca",
     "RAE": "methods.rae",
+    "UMAP": "methods.manifold",
     "Encoder": "encoder",
+    "Fold": "fold",
+    "Isomap": "methods.manifold",
+    "MLPEncoder": "mlp",
     "Moments": "moments",
     "NearFold": "methods.nearfold",
     "NearfoldError": "errors",
     "NearfoldWarning": "errors",
+    "RandomProjection": "methods.random",
+    "Truncation": "methods.truncation",
     "compare": "evaluation.compare",
     "evaluate": "evaluation.judge",
+    "inspect_fold": "evaluation.inspection",
+    "load": "loading",
     "load_sample": "sample",
+    "sweep": "evaluation.sweep",
 }
 
 

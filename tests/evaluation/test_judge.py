@@ -5,6 +5,7 @@ import pytest
 
 from nearfold import PCA, Encoder, compare, evaluate
 from nearfold.errors import NearfoldError
+from nearfold.evaluation.compare import Entry
 from nearfold.evaluation.intervals import estimate
 from nearfold.evaluation.judge import paired_difference
 from nearfold.evaluation.split import hold_out
@@ -155,3 +156,66 @@ def test_compare_with_queries_and_bad_input(sample: np.ndarray) -> None:
     ]:
         with pytest.raises(NearfoldError, match=says):
             compare(sample, **change)  # type: ignore[arg-type]
+
+
+def test_compare_fits_once_where_the_metric_teaches_nothing(
+    sample: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits: list[str] = []
+    original = PCA._learn
+
+    def counted(self: PCA, X: np.ndarray, n_components: int) -> Encoder:
+        fits.append(self.metric)
+        return original(self, X, n_components)
+
+    monkeypatch.setattr(PCA, "_learn", counted)
+    result = compare(sample[:600], n_components=[8], methods=["pca"], metrics=["cosine", "l2", "ip"])
+    assert len(fits) == 1
+    for entry, metric in zip(result.entries, ("cosine", "l2", "ip"), strict=True):
+        assert entry.encoder.metric == entry.judgement.metric == metric
+        assert entry.encoder.parameters["metric"] == metric
+
+
+def test_seeds_are_averaged(sample: np.ndarray) -> None:
+    def run(seed: int, n_seeds: int) -> list[Entry]:
+        return list(
+            compare(
+                sample[:500],
+                queries=sample[500:560],
+                n_components=[8],
+                methods=["random-gaussian", "pca"],
+                seed=seed,
+                n_seeds=n_seeds,
+            ).entries
+        )
+
+    together, alone = run(3, 3), [run(seed, 1)[0] for seed in (3, 4, 5)]
+    assert len(together[0].by_seed) == 3
+    assert len(together[1].by_seed) == 1  # no chance in it
+    expected = np.mean([e.judgement.per_query["P@10"] for e in alone], axis=0)
+    np.testing.assert_allclose(together[0].judgement.per_query["P@10"], expected)
+    assert together[0].by_seed == tuple(e.judgement.preservation[10].mean for e in alone)
+
+
+def test_compare_takes_parameters(sample: np.ndarray) -> None:
+    result = compare(
+        sample[:300],
+        n_components=[8],
+        methods=["rae-exact"],
+        parameters={"rae-exact": {"weight_decay": 1e-5}},
+    )
+    assert result.entries[0].encoder.parameters["weight_decay"] == 1e-5
+    with pytest.raises(NearfoldError, match="no parameter typo"):
+        compare(sample[:300], methods=["pca"], parameters={"pca": {"typo": 1}})
+
+
+def test_places_of_mds_are_searched_with_euclidean_distance(sample: np.ndarray) -> None:
+    entry = compare(sample[:300], n_components=[16], methods=["mds"], metrics=["cosine"]).entries[0]
+    assert (entry.judgement.metric, entry.encoder.metric) == ("cosine", "l2")
+
+
+def test_a_fold_that_leaves_nothing_of_a_row_is_judged(sample: np.ndarray) -> None:
+    base = np.array(sample[:300])
+    base[7, :8] = 0  # folds to zero, which has no cosine
+    judged = evaluate(Encoder(np.eye(8, 384)), base, sample[300:320])
+    assert 0 < judged.preservation[10].mean < 1

@@ -12,7 +12,7 @@ from sklearn.utils import check_random_state
 
 from nearfold.arrays import Float32, Metric, check_finite, check_positive, normalize_rows
 from nearfold.encoder import Encoder
-from nearfold.errors import ParameterError
+from nearfold.errors import DataError, ParameterError
 from nearfold.methods.base import LinearFold, check_rows_for_components
 from nearfold.methods.pca import principal_axes
 from nearfold.moments import Moments
@@ -96,20 +96,18 @@ class MDS(LinearFold):
         _, axes = principal_axes(moments.covariance)
         distances = squareform(pdist(centered))
         if distances.max() == 0:
-            places, stress = np.zeros((len(sample), n_components)), 0.0
-        else:
-            places, stress = smacof(
-                distances,
-                n_components=n_components,
-                init=centered @ axes[:n_components].T,
-                n_init=1,
-                max_iter=int(self.n_steps),
-                normalized_stress=True,
-            )
+            raise DataError("X has equal rows only, which have no distances to keep; give other rows")
+        places, stress = smacof(
+            distances,
+            n_components=n_components,
+            init=centered @ axes[:n_components].T,
+            n_init=1,
+            max_iter=int(self.n_steps),
+            normalized_stress=True,
+        )
         places -= places.mean(axis=0)
         gram = centered.T @ centered
-        penalty = self.ridge * max(np.trace(gram) / len(gram), np.finfo(float).tiny)
-        gram[np.diag_indices_from(gram)] += penalty
+        gram[np.diag_indices_from(gram)] += self.ridge * np.trace(gram) / len(gram)
         weight = scipy.linalg.solve(gram, centered.T @ places, assume_a="pos").T
         left = places - centered @ weight.T
         explained = 1 - np.square(left).sum() / max(np.square(places).sum(), np.finfo(float).tiny)

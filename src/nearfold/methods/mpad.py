@@ -40,7 +40,8 @@ def mean_of_smallest(projected: Float64, share: float) -> tuple[float, Float64]:
     # In sorted order a row's near ones are a run behind it, found by bisection for any bound; the
     # bound itself is found by bisection on how many pairs it lets in.
     own = np.arange(n)
-    low, high = 0.0, float(ranked[-1] - ranked[0])
+    # A little more than the largest difference, so that rounding can't shut out its pair.
+    low, high = 0.0, float(ranked[-1] - ranked[0]) * (1 + 1e-9)
     for _ in range(50):
         middle = (low + high) / 2
         if (np.searchsorted(ranked, ranked + middle, side="right") - own - 1).sum() < wanted:

@@ -50,17 +50,19 @@ class Validation:
         """
         order = rng.permutation(len(X))[:_MAX_ROWS]
         count = min(_MAX_QUERIES, len(order) // 10)
-        if count < 1 or len(order) - count <= _K:
+        if count < 1:
             raise DataError(
                 f"X has {len(X)} sample(s) (n_samples = {len(X)}), too few to hold some back and choose a "
                 f"parameter on them; give more rows, or the parameter"
             )
         queries, train = X[np.sort(order[:count])], X[np.sort(order[count:])]
-        return cls(train, queries, _search(train, queries, metric), metric)
+        k = min(_K, max(1, len(train) // 2))
+        return cls(train, queries, _search(train, queries, k, metric), metric)
 
     def preservation(self, encoder: Fold) -> float:
-        """Return P@10 of the held-back rows."""
-        found = _search(encoder.transform(self.train), encoder.transform(self.queries), self.metric)
+        """Return P@10 of the held-back rows (P@k for k half the rows where those are under 20)."""
+        k = self.truth.shape[1]
+        found = _search(encoder.transform(self.train), encoder.transform(self.queries), k, self.metric)
         return float((found[:, :, None] == self.truth[:, None, :]).any(axis=2).mean())
 
     def best(
@@ -75,7 +77,7 @@ class Validation:
         return dict(sorted(scored.items(), key=lambda item: -item[1]))
 
 
-def _search(base: Float32, queries: Float32, metric: Metric) -> npt.NDArray[np.int64]:
+def _search(base: Float32, queries: Float32, k: int, metric: Metric) -> npt.NDArray[np.int64]:
     if metric == "cosine":
         base, queries = (normalize_rows(rows, keep_zero=True) for rows in (base, queries))
-    return nearest(queries, [base], _K, metric, len(base)).ids
+    return nearest(queries, [base], k, metric, len(base)).ids

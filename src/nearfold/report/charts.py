@@ -11,6 +11,9 @@ __all__ = ["PALETTE", "distributions", "dots", "lines", "scatter"]
 # Okabe and Ito's colours, which those who see few colours can tell apart, on light and on dark.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
 
+# Labels of neighbouring points go to different sides of them.
+_PLACES = ("top center", "bottom center")
+
 Numbers = Sequence[float]
 Figure = dict[str, Any]
 
@@ -18,6 +21,11 @@ Figure = dict[str, Any]
 def _finite(values: Numbers) -> list[float | None]:
     """Return values as JSON holds them: a gap where there is no number."""
     return [float(v) if math.isfinite(v) else None for v in values]
+
+
+def _ranks(values: Numbers) -> list[int]:
+    order = sorted(range(len(values)), key=values.__getitem__)
+    return sorted(range(len(values)), key=order.__getitem__)
 
 
 def _layout(x: str, y: str, **more: Any) -> dict[str, Any]:
@@ -108,7 +116,8 @@ def scatter(
                 "x": _finite(xs),
                 "y": _finite(ys),
                 "text": list(labels),
-                "textposition": "top center",
+                "textposition": [_PLACES[rank % 2] for rank in _ranks(xs)],
+                "cliponaxis": False,
                 "marker": {"size": 9, "color": PALETTE[0]},
                 "hovertemplate": "%{text}<br>%{x:.3g}, %{y:.3f}<extra></extra>",
             }

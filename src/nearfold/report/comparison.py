@@ -81,7 +81,7 @@ def _charts(comparison: Comparison, metric: str) -> list[Part]:
         return e.judgement.preservation[k_max]
 
     by = {(e.method, e.encoder.n_components): e for e in entries}
-    methods.sort(key=lambda m: -max(kept(by[m, c]).mean for c in dims if (m, c) in by))
+    methods.sort(key=lambda m: -sum(kept(by[m, c]).mean for c in dims))
     series = {}
     for c in dims:
         values = [kept(by[m, c]) for m in methods]

@@ -95,8 +95,8 @@ class Chart(Part):
 
     def html(self, name: str) -> str:
         """Return the place of the chart and its data, which the page's script draws."""
-        # Inside a script element only its end tag could break out.
-        data = json.dumps(self.figure, allow_nan=False).replace("</", "<\\/")
+        # Inside a script element only tags and comments could break out: none can be opened.
+        data = json.dumps(self.figure, allow_nan=False).replace("<", "\\u003c")
         return (
             f'<figure><div class="chart" style="height:{self.height}px" data-figure="{name}"></div>'
             f"<figcaption>{escape(self.caption)}</figcaption></figure>"
