@@ -64,6 +64,8 @@ DATA ?= ../shared/data
 bench: $(VENV)/.torch
 	$(BIN)/python benchmarks/quality.py --data $(DATA)
 	$(BIN)/python benchmarks/speed.py --data $(DATA)
+	$(BIN)/python benchmarks/paper.py --data $(DATA)
+	$(BIN)/python benchmarks/objective.py --data $(DATA)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

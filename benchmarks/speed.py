@@ -12,12 +12,12 @@ from pathlib import Path
 import faiss
 import numpy as np
 import torch
-from data import data_folder, load
+from data import Float32, data_folder, load
 from reference import train_with_torch
 from rich.console import Console
 from rich.table import Table
 
-from nearfold import RAE, Encoder, NearFold
+from nearfold import RAE, Encoder, NearFold, compare
 from nearfold.methods.rae_adam import draw_batches, initial_autoencoder
 from nearfold.neighbors import nearest
 from nearfold.threads import blas_threads
@@ -54,6 +54,14 @@ def help_seconds() -> float:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds.append(time.perf_counter() - started)
     return float(np.median(seconds))
+
+
+def compare_ratio(rows: Float32) -> tuple[float, float]:
+    """Return the wall time of a comparison of all linear methods at three sizes, and of its fits."""
+    started = time.perf_counter()
+    comparison = compare(rows, n_components=["25%", "50%", "75%"])
+    total = time.perf_counter() - started
+    return total, sum(entry.fit_seconds for entry in comparison.entries)
 
 
 def main(folder: Path) -> None:
@@ -117,6 +125,10 @@ def main(folder: Path) -> None:
     for name, ours, against, reference, pairs in cases:
         mine, theirs, ratio = paired(ours, reference, pairs)
         table.add_row(name, f"{mine:.4f}", against, f"{theirs:.4f}", ratio)
+    total, fits = compare_ratio(base[:10_000])
+    table.add_row(
+        "compare, linear, 3 sizes", f"{total:.2f}", "sum of its fits", f"{fits:.2f}", f"{total / fits:.2f}"
+    )
     table.add_row("nearfold --help", f"{help_seconds():.3f}", "", "", "")
     Console(width=120, highlight=False).print(table)
 
