@@ -29,6 +29,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "k = 32": {"n_neighbors": 32, "n_steps": 300, "blocks_per_step": 32},
     "k = 64, 300 steps of 32 blocks": {"n_steps": 300, "blocks_per_step": 32},
     "2,000 anchors": {"n_anchors": 2000},
+    "4,000 anchors": {"n_anchors": 4000},
     "8,000 anchors": {"n_anchors": 8000},
     "rate 4e-3 always": {"learning_rate": 4e-3},
     "rate 1e-3 always": {"learning_rate": 1e-3},

@@ -26,7 +26,7 @@ from nearfold.methods.base import LinearFold
 from nearfold.methods.pca import PCA
 from nearfold.methods.regularizers import REGULARIZERS
 
-console = Console(width=170, highlight=False)
+console = Console(width=230, highlight=False)
 
 SETS = ("wordnet-minilm-384", "wordnet-mpnet-768", "sift-128")
 ROWS = 10_000

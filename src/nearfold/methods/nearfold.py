@@ -216,7 +216,7 @@ class NearFold(LinearFold):
         *,
         metric: Metric = "cosine",
         n_neighbors: int | None = None,
-        n_anchors: int = 4000,
+        n_anchors: int = 3000,
         n_steps: int | None = None,
         blocks_per_step: int = 24,
         learning_rate: float | None = None,

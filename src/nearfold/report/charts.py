@@ -99,7 +99,7 @@ def lines(
     ]
     axes = {
         "xaxis": {"type": "log", "exponentformat": "power", "dtick": 1} if log_x else {},
-        "yaxis": {"type": "log", "exponentformat": "power"} if log_y else {},
+        "yaxis": {"type": "log", "exponentformat": "power", "dtick": 1} if log_y else {},
     }
     return {"data": data, "layout": _layout(x, y, showlegend=True, **axes)}
 
