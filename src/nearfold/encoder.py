@@ -70,11 +70,6 @@ class Encoder(Fold):
         object.__setattr__(self, "bias", bias)
         self._freeze_origin()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A mapping proxy can't be pickled; rebuild from plain values.
-        values = (self.weight, self.bias, self.metric, self.method, dict(self.parameters), dict(self.facts))
-        return type(self), values
-
     @property
     def n_components(self) -> int:
         """The number m of reduced dimensions."""

@@ -10,6 +10,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -33,8 +34,8 @@ _OUTPUT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float1
 class Fold(ABC):
     """A map from d to m dimensions, the metric that its results are searched with, and its origin.
 
-    Subclasses hold `metric`, `method`, `parameters` and `facts` beside their weights, and say how
-    vectors are mapped in `_apply`.
+    Subclasses are dataclasses (or bring a `__reduce__` of their own), hold `metric`, `method`,
+    `parameters` and `facts` beside their weights, and say how vectors are mapped in `_apply`.
     """
 
     metric: Metric
@@ -62,6 +63,11 @@ class Fold(ABC):
     @abstractmethod
     def _tensors(self) -> dict[str, Float32]:
         """Return the weights by name, as `save` writes them."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mapping proxy can't be pickled; rebuild from plain values.
+        values = (getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
+        return type(self), tuple(dict(v) if isinstance(v, MappingProxyType) else v for v in values)
 
     def __repr__(self) -> str:
         name, shape = type(self).__name__, f"{self.n_features} -> {self.n_components}"

@@ -82,11 +82,6 @@ class MLPEncoder(Fold):
         object.__setattr__(self, "skip", skip)
         self._freeze_origin()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A mapping proxy can't be pickled; rebuild from plain values.
-        values = (self.layers, self.skip, self.metric, self.method, dict(self.parameters), dict(self.facts))
-        return type(self), values
-
     @property
     def n_components(self) -> int:
         """The number m of reduced dimensions."""
