@@ -15,7 +15,13 @@ from nearfold.encoder import Encoder
 from nearfold.errors import DataError, ParameterError
 from nearfold.fold import Fold
 
-__all__ = ["FoldEstimator", "LinearFold", "check_rows_for_components"]
+__all__ = [
+    "FoldEstimator",
+    "LinearFold",
+    "check_graph_neighbors",
+    "check_rows_for_components",
+    "sample_rows",
+]
 
 
 class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -144,6 +150,21 @@ def check_rows_for_components(rows: int, n_components: int) -> None:
             f"n_components={n_components} needs at least as many rows, X has {rows} sample(s) "
             f"(n_samples = {rows}); give more rows or ask for fewer dimensions"
         )
+
+
+def check_graph_neighbors(n_neighbors: int, rows: int) -> None:
+    """Refuse a neighbour graph in which rows have no more others than neighbours are asked for."""
+    if n_neighbors >= rows:
+        raise ParameterError(
+            f"n_neighbors={n_neighbors} needs more rows: the graph has {rows} sample(s) (n_samples = {rows})"
+        )
+
+
+def sample_rows(X: Float32, max_rows: int, rng: np.random.RandomState) -> Float32:
+    """Return X, or `max_rows` of its rows drawn at random and kept in their order."""
+    if len(X) <= max_rows:
+        return X
+    return X[np.sort(rng.choice(len(X), int(max_rows), replace=False))]
 
 
 def _plain(value: Any) -> Any:

@@ -9,8 +9,8 @@ from sklearn.utils import check_random_state
 
 from nearfold.arrays import Float32, Metric, check_finite, check_positive, normalize_rows
 from nearfold.encoder import Encoder
-from nearfold.errors import DataError, ParameterError
-from nearfold.methods.base import LinearFold, check_rows_for_components
+from nearfold.errors import DataError
+from nearfold.methods.base import LinearFold, check_graph_neighbors, check_rows_for_components, sample_rows
 from nearfold.neighbors import neighbor_graph
 
 __all__ = ["LPP"]
@@ -79,14 +79,8 @@ class LPP(LinearFold):
         rows = len(X)
         if self.metric == "cosine":
             X = normalize_rows(X)
-        if rows > self.max_rows:
-            drawn = check_random_state(self.random_state).choice(rows, self.max_rows, replace=False)
-            X = X[np.sort(drawn)]
-        if self.n_neighbors >= len(X):
-            raise ParameterError(
-                f"n_neighbors={self.n_neighbors} needs more rows: the graph has {len(X)} sample(s) "
-                f"(n_samples = {len(X)})"
-            )
+        X = sample_rows(X, self.max_rows, check_random_state(self.random_state))
+        check_graph_neighbors(self.n_neighbors, len(X))
         graph = neighbor_graph(X, self.n_neighbors, self.metric)
         degree = np.asarray(graph.sum(axis=1)).ravel()
         wide = X.astype(np.float64)

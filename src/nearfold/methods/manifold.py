@@ -19,7 +19,7 @@ from sklearn.utils import check_random_state
 from nearfold.arrays import Float32, Metric, check_finite, check_positive, normalize_rows
 from nearfold.errors import NearfoldWarning, ParameterError
 from nearfold.fold import Fold
-from nearfold.methods.base import FoldEstimator, check_rows_for_components
+from nearfold.methods.base import FoldEstimator, check_graph_neighbors, check_rows_for_components, sample_rows
 from nearfold.methods.extras import import_extra
 
 __all__ = ["UMAP", "Isomap", "ManifoldFold"]
@@ -111,14 +111,9 @@ class _Manifold(FoldEstimator):
             check_positive(name, getattr(self, name))
         rows = len(X)
         rng = check_random_state(self.random_state)
-        if rows > self.max_rows:
-            X = X[np.sort(rng.choice(rows, self.max_rows, replace=False))]
+        X = sample_rows(X, self.max_rows, rng)
         check_rows_for_components(len(X) - 1, n_components)
-        if self.n_neighbors >= len(X):
-            raise ParameterError(
-                f"n_neighbors={self.n_neighbors} needs more rows: the graph has {len(X)} sample(s) "
-                f"(n_samples = {len(X)})"
-            )
+        check_graph_neighbors(self.n_neighbors, len(X))
         normalizes = self.metric == "cosine"
         model = self._model(n_components, rng.randint(2**31))
         with warnings.catch_warnings(record=True) as caught:

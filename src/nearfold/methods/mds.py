@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from nearfold.arrays import Float32, Metric, check_finite, check_positive, normalize_rows
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, ParameterError
-from nearfold.methods.base import LinearFold, check_rows_for_components
+from nearfold.methods.base import LinearFold, check_rows_for_components, sample_rows
 from nearfold.methods.pca import principal_axes
 from nearfold.moments import Moments
 
@@ -89,8 +89,7 @@ class MDS(LinearFold):
         rows = len(X)
         if self.metric == "cosine":
             X = normalize_rows(X)
-        rng = check_random_state(self.random_state)
-        sample = X[np.sort(rng.choice(rows, min(rows, int(self.max_rows)), replace=False))]
+        sample = sample_rows(X, self.max_rows, check_random_state(self.random_state))
         moments = Moments.of(sample)
         centered = sample - moments.mean
         _, axes = principal_axes(moments.covariance)

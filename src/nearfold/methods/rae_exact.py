@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold.methods.pca import principal_axes
-from nearfold.methods.regularizers import Regularizer, laplacian_optimum
+from nearfold.methods.regularizers import Regularizer, laplacian_optimum, value_of_scales
 from nearfold.methods.regularizers import scales as regularizer_scales
 from nearfold.methods.regularizers import value as penalty_value
 from nearfold.moments import Moments
@@ -92,10 +92,14 @@ def exact_path(
             encoder, decoder = laplacian_optimum(moments.uncentered, S, mu, encoder)
             scales: Float64 = np.linalg.svd(encoder, compute_uv=False).astype(np.float64)
             scales[scales <= scales[0] * _DEAD] = 0
+            missed = decoder @ encoder - np.eye(d)
+            error = float(np.sum(missed @ moments.uncentered * missed))
+            penalty = penalty_value(regularizer, encoder, decoder, S)
         else:
+            # Along principal axes the loss is a sum over modes: no product of d x d matrices is due.
             scales = regularizer_scales(regularizer, kept, mu)
-            encoder, decoder = scales[:, None] * directions, directions.T * scales
-        missed = decoder @ encoder - np.eye(d)
-        error = float(np.sum(missed @ moments.uncentered * missed))
-        loss = error + mu * penalty_value(regularizer, encoder, decoder, S)
+            encoder = scales[:, None] * directions
+            error = float(values.sum() - kept.sum() + (kept * (1 - scales**2) ** 2).sum())
+            penalty = value_of_scales(regularizer, scales)
+        loss = error + mu * penalty
         yield ExactFold(float(weight_decay), encoder, scales, loss / d)

@@ -37,6 +37,7 @@ __all__ = [
     "penalty",
     "scales",
     "value",
+    "value_of_scales",
 ]
 
 Float64 = npt.NDArray[np.float64]
@@ -106,6 +107,18 @@ def scales(name: Regularizer, energies: Float64, mu: float) -> Float64:
         return np.where(alive, np.sqrt(max(0.0, 1.0 - mu / total)) if total > 0 else 0.0, 0.0)
     # Orthogonality: orthonormal rows cost nothing, and none keep more energy than the principal.
     return np.where(alive, 1.0, 0.0)
+
+
+def value_of_scales(name: Regularizer, singular: Float64) -> float:
+    """Return R where W_e and W_d have these singular values (m,) and the same axes; not for laplacian."""
+    squares = singular**2
+    if name == "frobenius":
+        return float(2 * squares.sum())
+    if name == "nuclear":
+        return float(2 * singular.sum())
+    if name == "spectral":
+        return float(2 * squares.max())
+    return float(np.square(squares - 1).sum())
 
 
 def laplacian_optimum(
