@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfold.arrays import METRICS, Metric
-from nearfold.neighbors import Neighbors, build_blocks, nearest
+from nearfold.neighbors import Neighbors, nearest
 
 
 def brute(anchors: np.ndarray, base: np.ndarray, k: int, metric: Metric) -> np.ndarray:
@@ -42,28 +42,13 @@ def test_parts_merge(rng: np.random.Generator) -> None:
         rng.standard_normal((3, 4)).astype(np.float32),
     )
     first, second = nearest(anchors, [base[:40]], 5, "ip", 40), nearest(anchors, [base[40:]], 5, "ip", 60)
-    merged = first.merge(second.scores, second.ids + 40).sorted()
+    merged = first.merge(Neighbors(second.scores, second.ids + 40)).sorted()
     np.testing.assert_array_equal(merged.ids, brute(anchors, base, 5, "ip"))
     assert (Neighbors.empty(2, 3).ids == -1).all()
 
 
-@pytest.mark.parametrize("duplicated", [False, True])
-def test_blocks_hold_the_anchor_once(duplicated: bool, rng: np.random.Generator) -> None:
-    base = rng.standard_normal((50, 4)).astype(np.float32)
-    if duplicated:
-        base = np.repeat(base[:5], 10, axis=0)
-    blocks = build_blocks(base, 6, 20, "l2", rng)
-    assert blocks.index.shape == (20, 7)
-    for block in blocks.index:
-        assert len(set(block)) == 7
-
-
-def test_blocks_of_queries_hold_base_rows(rng: np.random.Generator) -> None:
-    base, queries = (
-        rng.standard_normal((50, 4)).astype(np.float32),
-        rng.standard_normal((9, 4)).astype(np.float32),
-    )
-    blocks = build_blocks(base, 6, 20, "ip", rng, queries)
-    assert blocks.index.shape == (9, 7)
-    np.testing.assert_array_equal(blocks.vectors[blocks.index[:, 0]], queries)
-    np.testing.assert_array_equal(blocks.index[:, 1:], brute(queries, base, 6, "ip"))
+def test_equal_scores_go_to_the_lowest_numbers(rng: np.random.Generator) -> None:
+    base = np.repeat(rng.standard_normal((7, 4)).astype(np.float32), 900, axis=0)[rng.permutation(6300)]
+    anchors = rng.standard_normal((5, 4)).astype(np.float32)
+    whole = nearest(anchors, [base], 50, "ip", len(base))
+    np.testing.assert_array_equal(whole.ids, brute(anchors, base.astype(np.float32), 50, "ip"))

@@ -33,6 +33,9 @@ __all__ = [
 Float32: TypeAlias = npt.NDArray[np.float32]
 
 Metric = Literal["cosine", "l2", "ip"]
+# Sums of squares that float32 holds at full precision.
+_TINY_SQUARE, _HUGE_SQUARE = 1e-28, 1e36
+
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
@@ -161,14 +164,29 @@ def check_finite(X: npt.NDArray[Any], name: str = "X", first_row: int = 0) -> No
 
 def row_norms(X: Float32) -> Float32:
     """Return the Euclidean norm of each row, shape (n,), as float32."""
-    squares: npt.NDArray[np.float64] = np.einsum("ij,ij->i", X, X, dtype=np.float64)
-    return np.sqrt(squares).astype(np.float32)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        squares: Float32 = np.einsum("ij,ij->i", X, X)
+    norms = np.sqrt(squares)
+    # Squares leave float32's range long before the numbers do; such rows are rare.
+    doubtful = np.flatnonzero(~((squares > _TINY_SQUARE) & (squares < _HUGE_SQUARE)))
+    if len(doubtful):
+        rows = X[doubtful].astype(np.float64)
+        norms[doubtful] = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    return norms
 
 
-def normalize_rows(X: Float32, name: str = "X", *, keep_zero: bool = False) -> Float32:
+def normalize_rows(
+    X: Float32,
+    name: str = "X",
+    *,
+    keep_zero: bool = False,
+    first_row: int = 0,
+    out: Float32 | None = None,
+) -> Float32:
     """Return the rows of `X` scaled to norm 1, as cosine compares them.
 
-    With `keep_zero` a zero row stays zero: what folds to nothing is near nothing.
+    With `keep_zero` a zero row stays zero: what folds to nothing is near nothing. Rows are numbered
+    from `first_row` in errors; the result is written to `out` where that is given.
 
     Raises
     ------
@@ -179,14 +197,14 @@ def normalize_rows(X: Float32, name: str = "X", *, keep_zero: bool = False) -> F
     if len(zero := np.flatnonzero(norms == 0)):
         if keep_zero:
             norms[zero] = 1
-            return X / norms[:, None]
+            return np.divide(X, norms[:, None], out=out)
         raise DataError(
-            f"{name} has a zero vector at row {zero[0]}, which has no cosine to anything; "
+            f"{name} has a zero vector at row {first_row + zero[0]}, which has no cosine to anything; "
             f"remove such rows or use metric='l2' or 'ip'"
         )
     # Rows that are not finite become NaN, which is for the caller to find.
     with np.errstate(invalid="ignore"):
-        return X / norms[:, None]
+        return np.divide(X, norms[:, None], out=out)
 
 
 def resolve_components(n_components: int | str, n_features: int) -> int:

@@ -22,7 +22,7 @@ from nearfold.arrays import Float32, Metric, as_rows, check_finite, check_metric
 from nearfold.errors import DataError, FileError, ParameterError
 from nearfold.files import cause, replacing
 
-__all__ = ["FORMAT_VERSION", "Fold", "FoldFile", "frozen_array", "read_fold_file"]
+__all__ = ["FORMAT_VERSION", "Fold", "FoldFile", "frozen_array", "read_fold_file", "read_safetensors"]
 
 FORMAT_VERSION = 1
 
@@ -208,7 +208,7 @@ def read_fold_file(path: str | os.PathLike[str]) -> FoldFile:
     FileError
         Missing, truncated, corrupt, not an encoder, or written by a later format version.
     """
-    metadata, tensors = _read_safetensors(Path(path))
+    metadata, tensors = read_safetensors(Path(path))
     name = metadata.get("format", "")
     if not name.startswith("nearfold."):
         raise FileError(f"{path}: a safetensors file, but not a nearfold encoder; give one that `fit` wrote")
@@ -233,7 +233,7 @@ def read_fold_file(path: str | os.PathLike[str]) -> FoldFile:
     return FoldFile(name, tensors, origin)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
     """Return the metadata and tensors of a safetensors file."""
     from safetensors import SafetensorError, safe_open
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from nearfold.arrays import Float32, check_finite, chunk_rows
 from nearfold.errors import DataError
 
-__all__ = ["Moments"]
+__all__ = ["Moments", "Precision", "RunningMoments"]
 
 Precision: TypeAlias = type[np.float32] | type[np.float64]
 
@@ -67,30 +67,17 @@ class Moments:
         DataError
             A row is not finite, chunks differ in d, or there is no row.
         """
-        count = 0
-        total = second = None
+        running = None
         for chunk in chunks:
-            if total is None or second is None:
-                d = chunk.shape[1]
-                total, second = np.zeros(d), np.zeros((d, d))
-            if chunk.shape[1] != total.shape[0]:
+            running = running or RunningMoments(chunk.shape[1], products)
+            if chunk.shape[1] != len(running.total):
                 raise DataError(
-                    f"a chunk has {chunk.shape[1]} dimensions where earlier ones had {len(total)}"
+                    f"a chunk has {chunk.shape[1]} dimensions where earlier ones had {len(running.total)}"
                 )
-            step = chunk_rows(chunk.shape[1], _CHUNK_BYTES)
-            for start in range(0, len(chunk), step):
-                piece = chunk[start : start + step]
-                sums, outer = _products(piece, products)
-                # NaN and infinity stay in the diagonal, which costs d looks instead of n d.
-                if not np.isfinite(outer.diagonal()).all():
-                    check_finite(piece, "X", count + start)
-                    sums, outer = _products(piece, np.float64)
-                total += sums
-                second += outer
-            count += len(chunk)
-        if count == 0 or total is None or second is None:
+            running.add(chunk, first_row=running.count)
+        if running is None or running.count == 0:
             raise DataError("no rows: moments need at least one")
-        return cls(count, total, second)
+        return running.result()
 
     def __add__(self, other: Moments) -> Moments:
         """Return the moments of both sets of rows together."""
@@ -119,7 +106,53 @@ class Moments:
         return self.uncentered - np.outer(self.mean, self.mean)
 
 
-def _products(rows: Float32, precision: Precision) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+class RunningMoments:
+    """Moments being summed, in place.
+
+    Parameters
+    ----------
+    n_features
+        d.
+    products
+        As for `Moments.stream`.
+    """
+
+    def __init__(self, n_features: int, products: Precision) -> None:
+        self.count = 0
+        self.total = np.zeros(n_features)
+        self.second = np.zeros((n_features, n_features))
+        self._products = products
+
+    def add(self, rows: Float32, raw: Float32 | None = None, name: str = "X", first_row: int = 0) -> None:
+        """Add rows, or refuse the first of them that is not finite.
+
+        Parameters
+        ----------
+        rows
+            Shape (n, d).
+        raw
+            What they were before any preparation, where that is what an error should look at.
+        name, first_row
+            What an error calls them, and the number of the first.
+        """
+        step = chunk_rows(rows.shape[1], _CHUNK_BYTES)
+        for start in range(0, len(rows), step):
+            piece = rows[start : start + step]
+            sums, outer = _sums(piece, self._products)
+            # NaN and infinity stay in the diagonal, which costs d looks instead of n d.
+            if not np.isfinite(outer.diagonal()).all():
+                check_finite((rows if raw is None else raw)[start : start + step], name, first_row + start)
+                sums, outer = _sums(piece, np.float64)
+            self.total += sums
+            self.second += outer
+        self.count += len(rows)
+
+    def result(self) -> Moments:
+        """Return the moments of all rows added."""
+        return Moments(self.count, self.total.copy(), self.second.copy())
+
+
+def _sums(rows: Float32, precision: Precision) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Return the sum of some rows and of their outer products."""
     values: npt.NDArray[Any] = rows.astype(precision, copy=False)
     with np.errstate(invalid="ignore", over="ignore"):

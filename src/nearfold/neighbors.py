@@ -1,4 +1,4 @@
-"""Exact nearest neighbours of a few anchors among very many rows, and the blocks they make.
+"""Exact nearest neighbours of a few anchors among very many rows.
 
 The rows are seen once, chunk by chunk; what is kept is the best k of each anchor. faiss holds
 the whole base and sorts more than this needs (see benchmarks/speed.py for the ratio), so it is
@@ -7,9 +7,10 @@ used for judging folds, where all it offers is wanted, and not here.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,32 +19,31 @@ import scipy.sparse
 from nearfold.arrays import Float32, Metric, normalize_rows
 from nearfold.errors import DataError, ParameterError
 from nearfold.progress import stage
-from nearfold.threads import blas_threads, shared_work
+from nearfold.threads import blas_threads, dealt_work
 
 __all__ = [
-    "Blocks",
+    "NeighborSearch",
     "Neighbors",
-    "build_blocks",
     "nearest",
     "nearest_others",
     "neighbor_differences",
     "neighbor_graph",
+    "without_own",
 ]
 
 Int64 = npt.NDArray[np.int64]
 
-# Rows and anchors scored at a time: together they bound the scores held.
+# Rows and anchors scored at a time, at most.
 _ROWS = 2048
 _ANCHORS = 4096
-# Anchors a thread: fewer are done sooner than a thread has started.
-_MIN_ANCHORS = 64
+# Scores held by each thread: what a core's share of the cache can hold.
+_SCORES = 1 << 20
 
 # Added to second moments of mean 1 a dimension.
 _FLOOR = 1e-4
 
 
-@dataclass(frozen=True, eq=False)
-class Neighbors:
+class Neighbors(NamedTuple):
     """The best k rows found so far for each of a anchors; parts over other rows can be merged.
 
     Parameters
@@ -62,13 +62,14 @@ class Neighbors:
         """Return the neighbours of anchors that have seen no rows."""
         return cls(np.full((n_anchors, k), -np.inf, np.float32), np.full((n_anchors, k), -1, np.int64))
 
-    def merge(self, scores: Float32, ids: Int64) -> Neighbors:
-        """Return the best k of these and of candidates of shape (a, c)."""
+    def merge(self, other: Neighbors) -> Neighbors:
+        """Return the best k of these and of others, shape (a, c), of the same anchors."""
         k = self.scores.shape[1]
-        scores = np.concatenate([self.scores, scores], axis=1)
-        ids = np.concatenate([self.ids, ids], axis=1)
-        best = np.argpartition(scores, -k, axis=1)[:, -k:]
-        return Neighbors(np.take_along_axis(scores, best, 1), np.take_along_axis(ids, best, 1))
+        return _best(
+            np.concatenate([self.scores, other.scores], axis=1),
+            np.concatenate([self.ids, other.ids], axis=1),
+            k,
+        )
 
     def sorted(self) -> Neighbors:
         """Return the same neighbours, nearest first, equal scores by row number."""
@@ -96,118 +97,106 @@ def nearest(anchors: Float32, chunks: Iterable[Float32], k: int, metric: Metric,
     -------
     Neighbors, nearest first.
     """
-    n_threads = max(1, min(blas_threads(), len(anchors) // _MIN_ANCHORS))
-    bounds = [len(anchors) * i // n_threads for i in range(n_threads + 1)]
-    asked = [anchors[low:high] for low, high in pairwise(bounds)]
-    found = [Neighbors.empty(len(part), k) for part in asked]
-    scratch = [np.empty((len(part), _ROWS), np.float32) for part in asked]
+    n_threads = blas_threads()
+    search = NeighborSearch(anchors, k, metric, n_threads)
     first = 0
-    with stage("neighbours", rows) as advance, shared_work(n_threads) as share:
+    with stage("neighbours", rows) as advance, dealt_work(n_threads) as deal:
         for chunk in chunks:
-            for start in range(0, len(chunk), _ROWS):
-                piece = chunk[start : start + _ROWS]
-                # |a|^2 is the same for all rows of an anchor: it can't change the order.
-                offset = 0.5 * np.einsum("ij,ij->i", piece, piece) if metric == "l2" else None
-
-                def look(
-                    i: int, piece: Float32 = piece, offset: Float32 | None = offset, first: int = first
-                ) -> None:
-                    scores = np.matmul(asked[i], piece.T, out=scratch[i][:, : len(piece)])
-                    if offset is not None:
-                        scores -= offset
-                    floor = found[i].scores.min(axis=1)
-                    found[i] = found[i].merge(*(_better(scores, floor, first) if first else _best(scores, k)))
-
-                share(look)
+            step = max(256, min(_ROWS, -(-len(chunk) // (4 * n_threads))))
+            for start in range(0, len(chunk), step):
+                piece = chunk[start : start + step]
+                deal(partial(search.look, rows=piece, first=first))
                 first += len(piece)
                 advance(len(piece))
-    together = Neighbors(
-        np.concatenate([part.scores for part in found]), np.concatenate([part.ids for part in found])
-    )
-    return together.sorted()
+    return search.found.sorted()
 
 
-def _best(scores: Float32, k: int) -> tuple[Float32, Int64]:
-    """Return the k best of the first scores, shape (a, c), and their columns."""
-    k = min(k, scores.shape[1])
+class NeighborSearch:
+    """A running search of anchors' neighbours; threads may look at different rows at a time.
+
+    What is found does not depend on the order in which rows are looked at.
+
+    Parameters
+    ----------
+    anchors, k, metric
+        As for `nearest`.
+    n_threads
+        How many threads may look at a time.
+    start
+        What is known already, of rows that are not looked at again; None for nothing.
+    """
+
+    def __init__(
+        self, anchors: Float32, k: int, metric: Metric, n_threads: int, start: Neighbors | None = None
+    ) -> None:
+        self._anchors, self._k, self._metric = anchors, k, metric
+        self.found = Neighbors.empty(len(anchors), k)
+        if start is not None:
+            self.found.scores[:], self.found.ids[:] = start
+        # A lower bound of each anchor's worst neighbour is all that other threads read, so one that
+        # is not quite up to date only lets a few more candidates through.
+        self._floor = self.found.scores.min(axis=1)
+        self._step = max(256, min(_ROWS, _SCORES // len(anchors)))
+        self._scratch = [np.empty((len(anchors), self._step), np.float32) for _ in range(n_threads)]
+        self.lock = threading.Lock()
+
+    def look(self, thread: int, rows: Float32, first: int) -> None:
+        """Let a thread see rows of shape (n, d), numbered from `first`."""
+        for start in range(0, len(rows), self._step):
+            piece = rows[start : start + self._step]
+            scores = np.matmul(self._anchors, piece.T, out=self._scratch[thread][:, : len(piece)])
+            if self._metric == "l2":
+                # |a|^2 is the same for all rows of an anchor: it can't change the order.
+                scores -= 0.5 * np.einsum("ij,ij->i", piece, piece)
+            if np.isneginf(self._floor).any():
+                ids = np.broadcast_to(np.arange(first + start, first + start + len(piece)), scores.shape)
+                hit, seen = np.arange(len(scores)), _best(scores, ids, min(self._k, len(piece)))
+            else:
+                hit, seen = _better(scores, self._floor, first + start)
+            with self.lock:
+                best = Neighbors(self.found.scores[hit], self.found.ids[hit]).merge(seen)
+                self.found.scores[hit], self.found.ids[hit] = best
+                self._floor[hit] = best.scores.min(axis=1)
+
+
+def _best(scores: Float32, ids: Int64, k: int) -> Neighbors:
+    """Return the k best of candidates of shape (a, c); among equal scores the lowest numbers.
+
+    So the same rows are found however they are cut into chunks and shards.
+    """
     columns = np.argpartition(scores, -k, axis=1)[:, -k:]
-    return np.take_along_axis(scores, columns, 1), columns
+    best = Neighbors(np.take_along_axis(scores, columns, 1), np.take_along_axis(ids, columns, 1))
+    worst = best.scores.min(axis=1, keepdims=True)
+    tied = (scores == worst).sum(axis=1) > (best.scores == worst).sum(axis=1)
+    if len(rows := np.flatnonzero(tied & ~np.isneginf(worst[:, 0]))):
+        order = np.lexsort((ids[rows], -scores[rows]), axis=1)[:, :k]
+        best.scores[rows] = np.take_along_axis(scores[rows], order, 1)
+        best.ids[rows] = np.take_along_axis(ids[rows], order, 1)
+    return best
 
 
-def _better(scores: Float32, floor: Float32, first: int) -> tuple[Float32, Int64]:
-    """Return the scores above each anchor's floor, packed to the left, and their row numbers.
+def _better(scores: Float32, floor: Float32, first: int) -> tuple[Int64, Neighbors]:
+    """Return the anchors with scores that reach their floor, and those scores with their row numbers.
 
-    Once the first rows are seen few scores beat an anchor's worst neighbour; finding those few
+    Once the first rows are seen few scores reach an anchor's worst neighbour; finding those few
     is one comparison a score, where a partial sort of all would cost several times that.
     """
     # One-dimensional nonzero is several times faster than two-dimensional.
-    anchor, column = np.divmod(np.flatnonzero(scores > floor[:, None]), scores.shape[1])
+    anchor, column = np.divmod(np.flatnonzero(scores >= floor[:, None]), scores.shape[1])
     counts = np.bincount(anchor, minlength=len(scores))
-    position = np.arange(len(anchor)) - np.repeat(np.cumsum(counts) - counts, counts)
-    packed = Neighbors.empty(len(scores), int(counts.max(initial=0)))
-    packed.scores[anchor, position] = scores[anchor, column]
-    packed.ids[anchor, position] = column + first
-    return packed.scores, packed.ids
-
-
-@dataclass(frozen=True, eq=False)
-class Blocks:
-    """Anchors with their neighbours: all that NearFold's training reads.
-
-    Parameters
-    ----------
-    vectors
-        The rows that blocks are made of, shape (u, d), float32, as the metric wants them
-        (norm 1 for cosine, mean subtracted for l2).
-    index
-        Shape (a, k + 1), int64: the numbers of each block's rows, the anchor first.
-    foreign
-        Whether anchors are queries of another kind than the rows they are blocked with.
-    """
-
-    vectors: Float32
-    index: Int64
-    foreign: bool = False
-
-
-def build_blocks(
-    base: Float32,
-    k: int,
-    n_anchors: int,
-    metric: Metric,
-    rng: np.random.Generator,
-    queries: Float32 | None = None,
-) -> Blocks:
-    """Draw anchors and find their k exact nearest neighbours among all rows of `base`.
-
-    Parameters
-    ----------
-    base
-        Shape (n, d), float32, prepared for the metric as `Blocks` says.
-    k
-        Neighbours an anchor, at most n - 1 (n with `queries`).
-    n_anchors
-        Anchors to draw at most.
-    metric
-        What near means.
-    rng
-        Draws the anchors.
-    queries
-        Shape (q, d), prepared alike: anchors are drawn from these instead of from `base`.
-    """
-    source = base if queries is None else queries
-    chosen = np.sort(rng.choice(len(source), min(n_anchors, len(source)), replace=False))
-    anchors = source[chosen]
-    if queries is not None:
-        found = nearest(anchors, [base], k, metric, len(base)).ids
-        own = len(base) + np.arange(len(anchors))
-        return Blocks(np.concatenate([base, anchors]), np.column_stack([own, found]), foreign=True)
-    return Blocks(base, np.column_stack([chosen, nearest_others(base, chosen, k, metric)]))
+    hit = np.flatnonzero(counts)
+    counts = counts[hit]
+    line = np.repeat(np.arange(len(hit)), counts)
+    place = np.arange(len(anchor)) - np.repeat(np.cumsum(counts) - counts, counts)
+    packed = Neighbors.empty(len(hit), int(counts.max(initial=0)))
+    packed.scores[line, place] = scores[anchor, column]
+    packed.ids[line, place] = column + first
+    return hit, packed
 
 
 def nearest_others(X: Float32, chosen: Int64, k: int, metric: Metric) -> Int64:
     """Return the numbers of the k rows of X nearest to each chosen row, itself left out: (a, k)."""
-    return _without(nearest(X[chosen], [X], k + 1, metric, len(X)).ids, chosen)
+    return without_own(nearest(X[chosen], [X], k + 1, metric, len(X)).ids, chosen)
 
 
 def neighbor_graph(X: Float32, k: int, metric: Metric) -> scipy.sparse.csr_array:
@@ -257,7 +246,7 @@ def neighbor_differences(
     return scaled
 
 
-def _without(found: Int64, own: Int64) -> Int64:
+def without_own(found: Int64, own: Int64) -> Int64:
     """Drop each anchor's own number from its row of k + 1, or the last where duplicates hid it."""
     drop = found == own[:, None]
     drop[~drop.any(axis=1), -1] = True

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
 import threadpoolctl
 
-__all__ = ["Share", "blas_threads", "shared_work", "single_threaded_blas"]
+__all__ = ["PENDING", "Deal", "Share", "blas_threads", "dealt_work", "shared_work", "single_threaded_blas"]
+
+# Pieces of work that wait for a thread of a `Deal`, or are under way there.
+PENDING = 2
 
 Share: TypeAlias = Callable[[Callable[[int], None]], None]
 
@@ -24,6 +28,50 @@ def single_threaded_blas() -> AbstractContextManager[Any]:
     """Limit every BLAS of this process to one thread while inside."""
     limits: AbstractContextManager[Any] = threadpoolctl.threadpool_limits(1, user_api="blas")
     return limits
+
+
+class Deal:
+    """Gives pieces of work to threads in turn, and waits where a thread has enough of them.
+
+    Whose turn it is depends on the count alone, so what each thread sums up is the same from run to
+    run. The caller can prepare the next piece meanwhile.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self._pools = [ThreadPoolExecutor(1) for _ in range(n_threads)]
+        self._pending: list[deque[Future[None]]] = [deque() for _ in range(n_threads)]
+        self._dealt = 0
+
+    def __call__(self, work: Callable[[int], None]) -> None:
+        """Let the next thread call work(its number); raises what earlier work raised."""
+        i = self._dealt % len(self._pools)
+        self._dealt += 1
+        if len(self._pending[i]) >= PENDING:
+            self._pending[i].popleft().result()
+        self._pending[i].append(self._pools[i].submit(work, i))
+
+    def wait(self) -> None:
+        """Wait for all work dealt; raises what it raised."""
+        for pending in self._pending:
+            while pending:
+                pending.popleft().result()
+
+    def close(self) -> None:
+        """Drop work not begun, and end the threads."""
+        for pool in self._pools:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def dealt_work(n_threads: int) -> Iterator[Deal]:
+    """Yield a `Deal` between threads; its work is done on leaving. BLAS has one thread while inside."""
+    with single_threaded_blas():
+        deal = Deal(n_threads)
+        try:
+            yield deal
+            deal.wait()
+        finally:
+            deal.close()
 
 
 @contextmanager

@@ -204,7 +204,7 @@ BAD = {
     "truncated": (["fit", "truncated.npy", "-o", "f"], "truncated.npy: truncated"),
     "corrupt parquet": (["fit", "corrupt.parquet", "-o", "f"], "corrupt.parquet: truncated"),
     "nan": (
-        ["fit", "nan.npy", "-o", "f"],
+        ["fit", "nan.npy", "-d", "8", "-o", "f"],
         "nan.npy holds NaN, inf or a number beyond float32: row 5, column 2",
     ),
     "zero row": (["fit", "zero.npy", "-d", "8", "-o", "f"], "zero vector at row 5"),

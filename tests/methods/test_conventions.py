@@ -161,7 +161,7 @@ def test_registry_names() -> None:
 
 
 def test_a_missing_extra_is_named_before_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nearfold.methods.extras.importlib.util.find_spec", lambda _name: None)
+    monkeypatch.setattr("nearfold.extras.importlib.util.find_spec", lambda _name: None)
     for name, extra in (("umap", "manifold"), ("rae-mlp", "torch")):
         with pytest.raises(MissingExtraError, match=rf"nearfold\[{extra}\]"):
             make(name, 4)

@@ -81,7 +81,7 @@ def compare(
         from nearfold.report.comparison import comparison_page
         from nearfold.report.provenance import command_line, provenance
 
-        title = f"How far {base.name} can be folded"
+        title = f"How far {Path(base).name} can be folded"
         comparison_page(comparison, title, provenance(vectors, asked), command_line()).write(report)
     if as_json:
         print_json({"base": str(base), **comparison.as_dict(), "encoders": [str(path) for path in saved]})

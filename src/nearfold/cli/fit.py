@@ -1,15 +1,35 @@
-"""`nearfold fit`: learn an encoder from a file of vectors."""
+"""`nearfold fit`: learn an encoder from vectors."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nearfold.cli.options import AsJson, BaseFile, Column, MetricName, Params, Quiet, Seed, parse_parameters
+from nearfold.cli.options import (
+    DEFAULT_MEMORY,
+    AsJson,
+    BaseFile,
+    Column,
+    Memory,
+    MetricName,
+    Params,
+    QueryColumn,
+    Quiet,
+    Scheduler,
+    Seed,
+    parse_bytes,
+    parse_parameters,
+)
 
-__all__ = ["fit"]
+if TYPE_CHECKING:
+    from nearfold.arrays import Float32
+    from nearfold.fold import Fold
+    from nearfold.io.base import Source
+    from nearfold.methods.base import FoldEstimator
+
+__all__ = ["fit", "print_fit"]
 
 
 def fit(
@@ -25,39 +45,98 @@ def fit(
         MetricName, typer.Option(help="What folded vectors are searched with.")
     ] = MetricName.cosine,
     queries: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="A sample of queries, where they differ in kind from BASE (nearfold only)."),
     ] = None,
+    query_column: QueryColumn = None,
     column: Column = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(help="Learn from a sample of so many rows, in memory.", min=2),
+    ] = None,
     param: Params = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Keep the scan here: a killed fit goes on from it, `update` starts from it."),
+    ] = None,
+    memory: Memory = DEFAULT_MEMORY,
+    scheduler: Scheduler = None,
     seed: Seed = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn an encoder from vectors and save it."""
-    from nearfold.cli.console import print_json, print_mapping, showing_progress
-    from nearfold.errors import ParameterError
-    from nearfold.io.vectors import read_vectors
-    from nearfold.methods.nearfold import NearFold
-    from nearfold.methods.registry import METHODS, make
-    from nearfold.theory.spectrum import spectrum_of
+    """Learn an encoder from vectors and save it.
 
+    nearfold, pca and rae-exact learn from one scan, in bounded memory, on this machine or a cluster;
+    other methods hold all rows, or a sample of --rows.
+    """
+    from nearfold.cli.console import showing_progress
+    from nearfold.errors import ParameterError
+    from nearfold.io.vectors import open_source, read_vectors
+    from nearfold.methods.registry import METHODS, make
+    from nearfold.scale.engine import engine_for
+    from nearfold.scale.fit import fit_files, scans
+
+    budget = parse_bytes("--memory", memory)
     estimator = make(
         method, dimensions, **{"random_state": seed, "metric": metric.value, **parse_parameters(param)}
     )
-    if queries is not None and not isinstance(estimator, NearFold):
+    if queries is not None and method != "nearfold":
         raise ParameterError(f"--queries is for method nearfold; {method} learns from the base alone")
     if not METHODS[method].saves:
         raise ParameterError(f"a fold by {method} can't be saved; `nearfold compare` judges it")
     with showing_progress(quiet or as_json):
-        vectors = read_vectors(base, column)
-        if queries is not None and isinstance(estimator, NearFold):
-            estimator.fit(vectors, queries=read_vectors(queries, column))
+        source = open_source(base, column)
+        encoder: Fold
+        seen = None
+        if rows is None and scans(estimator, source):
+            asked = None if queries is None else read_vectors(queries, query_column or column)
+            engine = engine_for(scheduler, budget)
+            encoder = fit_files(estimator, source, engine, column=column, queries=asked, state=state)
         else:
-            estimator.fit(vectors)
-    encoder = estimator.encoder_
+            if state is not None or scheduler is not None or queries is not None:
+                raise ParameterError(
+                    f"--state, --scheduler and --queries are for methods that scan all rows of a file; "
+                    f"{method} {'with --rows ' if rows else ''}learns from rows in memory"
+                )
+            encoder, seen = _fit_in_memory(estimator, source, rows, seed, budget)
     encoder.save(out)
-    conditioning = spectrum_of(encoder, vectors)
+    print_fit(encoder, out, seen, as_json=as_json)
+
+
+def _fit_in_memory(
+    estimator: FoldEstimator, source: Source, rows: int | None, seed: int, budget: int
+) -> tuple[Fold, Float32]:
+    """Fit to all rows, or a sample of them, if memory allows it; return the fold and the rows."""
+    import numpy as np
+
+    from nearfold.errors import ParameterError
+    from nearfold.io.base import Chunk
+    from nearfold.io.vectors import as_float32, checked_chunks
+    from nearfold.sampling import sampled_rows
+
+    layout = source.layout
+    wanted = layout.rows if rows is None else min(rows, layout.rows)
+    # The rows, what they are read through, and what methods compute from them.
+    needed = 3 * wanted * layout.n_features * 4
+    if needed > budget:
+        raise ParameterError(
+            f"this method holds its rows in memory: {wanted} need some {needed / 1e9:.1f}GB; allow it "
+            f"with --memory, or give --rows, or use a method that scans (nearfold, pca, rae-exact)"
+        )
+    if wanted < layout.rows:
+        vectors = as_float32(Chunk(source.take(sampled_rows(layout.rows, wanted, seed))))
+    else:
+        vectors = np.concatenate([chunk.vectors for chunk in checked_chunks(source, others=False)])
+    return estimator.fit(vectors).encoder_, vectors
+
+
+def print_fit(encoder: Fold, out: Path, seen: Float32 | None = None, *, as_json: bool) -> None:
+    """Print what was learned and where it is; a network has its condition number at rows `seen`."""
+    from nearfold.cli.console import print_json, print_mapping
+    from nearfold.theory.spectrum import spectrum_of
+
+    conditioning = spectrum_of(encoder, seen)
     results = {
         "encoder": str(out),
         "method": encoder.method,

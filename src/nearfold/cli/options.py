@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,19 +13,24 @@ import typer
 from nearfold.errors import ParameterError
 
 __all__ = [
+    "DEFAULT_MEMORY",
     "AsJson",
     "BaseFile",
     "Column",
     "Depths",
     "Ks",
+    "Memory",
     "MetricName",
     "NQueries",
     "Params",
     "Queries",
+    "QueryColumn",
     "Quiet",
     "Report",
+    "Scheduler",
     "Seed",
     "Seeds",
+    "parse_bytes",
     "parse_floats",
     "parse_numbers",
     "parse_parameters",
@@ -39,14 +45,32 @@ class MetricName(StrEnum):
     ip = "ip"
 
 
-BaseFile = Annotated[Path, typer.Argument(help="Vectors: .npy, .npz or .parquet.", metavar="BASE")]
-Column = Annotated[str | None, typer.Option(help="The column (or .npz array) that holds the vectors.")]
+BaseFile = Annotated[
+    str,
+    typer.Argument(
+        help="Vectors: a file (.npy, .npz, .parquet, .arrow, .fvecs, .bvecs, .hdf5, .lance), a folder of "
+        "such files, or a URL.",
+        metavar="BASE",
+    ),
+]
+Column = Annotated[
+    str | None, typer.Option(help="The column (or .npz array, or HDF5 dataset) that holds the vectors.")
+]
 Queries = Annotated[
-    Path | None, typer.Option(help="Vectors to ask with; without it rows of BASE are held out.")
+    str | None, typer.Option(help="Vectors to ask with; without it rows of BASE are held out.")
 ]
 NQueries = Annotated[int | None, typer.Option(help="Rows to hold out: a tenth, at most 1,000, unless given.")]
 Ks = Annotated[str, typer.Option("-k", help="The k of P@k, comma-separated.")]
 Depths = Annotated[str, typer.Option(help="The R of recall k-in-R, comma-separated.")]
+QueryColumn = Annotated[
+    str | None, typer.Option(help="The same for --queries; that of BASE unless given.", show_default=False)
+]
+Memory = Annotated[
+    str, typer.Option(help="What the work may take, such as 800MB or 4GB; files may be of any size.")
+]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Work on the Dask cluster whose scheduler is there (tcp://host:8786).")
+]
 Seed = Annotated[int, typer.Option(help="Of the split and of the methods.", min=0)]
 Params = Annotated[
     list[str] | None,
@@ -60,6 +84,19 @@ Seeds = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable results alone.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+DEFAULT_MEMORY = "1.5GB"
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def parse_bytes(name: str, text: str) -> int:
+    """Return a number of bytes, written as 1500000, 800MB or 1.5GB."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)?\s*", text.upper())
+    if match is None:
+        raise ParameterError(f"{name} {text!r} must be a number of bytes, such as 800MB or 4GB")
+    return int(float(match[1]) * _UNITS[match[2] or "B"])
 
 
 def parse_numbers(name: str, text: str) -> list[int]:

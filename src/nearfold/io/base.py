@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from itertools import pairwise
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from nearfold.errors import FileError
+from nearfold.io.location import Location
 
-__all__ = ["Chunk", "Format", "Layout", "Sink", "Source", "check_layout"]
+__all__ = ["Chunk", "Format", "Layout", "Sink", "Source", "check_layout", "grouped_pieces"]
+
+Int64 = npt.NDArray[np.int64]
 
 
 class Chunk(NamedTuple):
@@ -42,15 +46,69 @@ class Layout(NamedTuple):
     """The schema of the other columns (a pyarrow.Schema), None where there are none."""
 
 
-class Source(Protocol):
-    """A file of vectors, opened."""
+class Source(ABC):
+    """Vectors in a file or a folder of files, opened.
 
-    path: Path
+    Subclasses set `path` (as the user wrote it) and `layout`, and yield rows in `chunks`.
+    """
+
+    path: str
     layout: Layout
 
-    def chunks(self, rows: int) -> Iterator[Chunk]:
-        """Yield all rows in order, at most about `rows` at a time."""
-        ...
+    random_access: ClassVar[bool] = False
+    """Whether `take` reads the rows asked for and little more."""
+
+    @abstractmethod
+    def chunks(
+        self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
+    ) -> Iterator[Chunk]:
+        """Yield the rows from `start` to `stop` (None: the last) in order, at most about `rows` at a time.
+
+        With `others=False` columns beside the vectors need not be read.
+        """
+
+    def take(self, rows: Int64) -> npt.NDArray[Any]:
+        """Return the rows of these numbers (rising), shape (len(rows), d)."""
+        layout = self.layout
+        taken = np.empty((len(rows), layout.n_features), layout.dtype)
+        first = 0
+        for chunk in self.chunks(_ROWS, others=False):
+            low, high = np.searchsorted(rows, [first, first + len(chunk.vectors)])
+            taken[low:high] = chunk.vectors[rows[low:high] - first]
+            first += len(chunk.vectors)
+        return taken
+
+    def pieces(self, rows: int) -> list[tuple[int, int]]:
+        """Return ranges of about `rows` rows, in order, that can be read without reading much else."""
+        last = self.layout.rows
+        return [(start, min(last, start + rows)) for start in range(0, last, rows)]
+
+    @property
+    def parts(self) -> Sequence[Source]:
+        """The files that it is made of, in order: itself, unless it is a folder."""
+        return (self,)
+
+
+def grouped_pieces(starts: Int64, rows: int) -> list[tuple[int, int]]:
+    """Return ranges of about `rows` rows that begin and end where groups do.
+
+    Parameters
+    ----------
+    starts
+        The first row of each group that is stored together, and behind them the number of rows.
+    rows
+        How many rows a range should have; one group at least.
+    """
+    pieces, start = [], 0
+    for stop, after in pairwise([*starts[1:].tolist(), None]):
+        if stop > start and (after is None or after - start > rows):
+            pieces.append((start, stop))
+            start = stop
+    return pieces
+
+
+# Rows looked through at a time where few are wanted.
+_ROWS = 4096
 
 
 class Sink(Protocol):
@@ -62,9 +120,9 @@ class Sink(Protocol):
 
 
 class Format(Protocol):
-    """A module of this package that reads and writes one format."""
+    """A module of this package that reads, and maybe writes, one format."""
 
-    def read(self, path: Path, column: str | None) -> Source:
+    def read(self, location: Location, column: str | None) -> Source:
         """Open for reading; `column` names the vectors where a file holds several."""
         ...
 
@@ -73,7 +131,7 @@ class Format(Protocol):
         ...
 
 
-def check_layout(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Layout:
+def check_layout(path: str, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Layout:
     """Return the layout of an array in a file, or refuse it.
 
     Raises

@@ -1,11 +1,10 @@
-"""NumPy's .npy: one array a file, read through a memory map."""
+"""NumPy's .npy: one array a file."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -13,23 +12,34 @@ import numpy.typing as npt
 
 from nearfold.errors import FileError
 from nearfold.files import cause, replacing
-from nearfold.io.base import Chunk, Layout, check_layout
+from nearfold.io.base import Chunk, Int64, Layout, Source, check_layout
+from nearfold.io.location import Location
+from nearfold.io.records import RecordSource
 
 __all__ = ["ArraySink", "ArraySource", "read", "write"]
 
 
-class ArraySource:
+class ArraySource(Source):
     """Vectors in one array, in memory or mapped."""
 
-    def __init__(self, path: Path, array: npt.NDArray[Any], name: str) -> None:
+    random_access = True
+
+    def __init__(self, path: str, array: npt.NDArray[Any], name: str = "vectors") -> None:
         self.path = path
         self.layout = check_layout(path, array.shape, array.dtype, name)
         self.array = array
 
-    def chunks(self, rows: int) -> Iterator[Chunk]:
+    def chunks(
+        self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
+    ) -> Iterator[Chunk]:
         """Yield views of the array."""
-        for start in range(0, len(self.array), rows):
-            yield Chunk(self.array[start : start + rows])
+        stop = len(self.array) if stop is None else stop
+        for first in range(start, stop, rows):
+            yield Chunk(self.array[first : min(stop, first + rows)])
+
+    def take(self, rows: Int64) -> npt.NDArray[Any]:
+        """Return a copy of the rows of these numbers."""
+        return self.array[rows]
 
 
 class ArraySink:
@@ -50,20 +60,43 @@ class ArraySink:
         self._file.write(np.ascontiguousarray(chunk.vectors, self._dtype).data)
 
 
-def read(path: Path, column: str | None) -> ArraySource:
+def read(location: Location, column: str | None) -> Source:
     """Open an .npy file; it has one array, so `column` must be None."""
     if column is not None:
-        raise FileError(f"{path}: an .npy file has no columns; leave --column out")
+        raise FileError(f"{location.name}: an .npy file has no columns; leave --column out")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with location.open() as file:
+            shape, fortran_order, dtype = _header(file)
+            offset = file.tell()
     except OSError as error:
-        raise FileError(f"{path}: can't be read: {cause(error)}") from error
+        raise FileError(f"{location.name}: can't be read: {cause(error)}") from error
     except Exception as error:
         # numpy's header parser lets through whatever ast and tokenize raise on broken text.
-        raise FileError(f"{path}: truncated or not an .npy file of numbers ({error})") from error
-    if not isinstance(array, np.ndarray):
-        raise FileError(f"{path}: is not an .npy file, whatever its name says")
-    return ArraySource(path, array, "vectors")
+        raise FileError(
+            f"{location.name}: truncated or not an .npy file of numbers ({_one_line(error)})"
+        ) from error
+    layout = check_layout(location.name, shape, dtype, "vectors")
+    expected = offset + layout.rows * layout.n_features * dtype.itemsize
+    if (size := location.size()) < expected:
+        raise FileError(f"{location.name}: truncated: its header promises {expected} bytes, it has {size}")
+    if fortran_order and 1 not in shape:
+        # Rows are scattered over the whole file: only a map can read them a chunk at a time.
+        if location.local is None:
+            raise FileError(f"{location.name}: is stored column by column; save it in C order")
+        return ArraySource(location.name, np.load(location.local, mmap_mode="r", allow_pickle=False))
+    return RecordSource(location, layout, offset)
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, whether columns come first, and dtype; numpy checks what it reads."""
+    version = np.lib.format.read_magic(file)
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = reader(file)
+    return shape, fortran_order, dtype
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,17 @@ import numpy.typing as npt
 from nearfold.errors import FileError
 from nearfold.files import cause, replacing
 from nearfold.io.base import Layout
+from nearfold.io.location import Location
 from nearfold.io.npy import ArraySink, ArraySource
 
 __all__ = ["read", "write"]
 
 
-def read(path: Path, column: str | None) -> ArraySource:
+def read(location: Location, column: str | None) -> ArraySource:
     """Open an .npz file; `column` names the array, None takes the only two-dimensional one."""
+    path = location.name
     try:
-        arrays = _arrays(path, column)
+        arrays = _arrays(location, column)
     except (FileError, MemoryError):
         raise
     except OSError as error:
@@ -40,13 +41,13 @@ def read(path: Path, column: str | None) -> ArraySource:
     return ArraySource(path, arrays[tables[0]], tables[0])
 
 
-def _arrays(path: Path, column: str | None) -> dict[str, npt.NDArray[Any]]:
+def _arrays(location: Location, column: str | None) -> dict[str, npt.NDArray[Any]]:
     """Return the archive's arrays, or the one named `column`."""
     # The file is opened here: numpy leaves it open where the archive turns out to be broken.
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+    with location.open() as file, zipfile.ZipFile(file) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         if column is not None and column not in names:
-            raise FileError(f"{path}: has no array {column!r}; it has {', '.join(names) or 'none'}")
+            raise FileError(f"{location.name}: has no array {column!r}; it has {', '.join(names) or 'none'}")
         arrays = {}
         for name in names if column is None else [column]:
             with archive.open(f"{name}.npy") as member:

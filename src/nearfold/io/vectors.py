@@ -1,10 +1,10 @@
-"""Open files of vectors by their names' endings."""
+"""Open vectors by their names' endings: files, folders, URLs."""
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import cast
@@ -12,49 +12,113 @@ from typing import cast
 import numpy as np
 
 from nearfold.arrays import Float32, check_finite, chunk_rows
-from nearfold.errors import FileError
+from nearfold.errors import FileError, NearfoldError
 from nearfold.files import cause
 from nearfold.io.base import Chunk, Format, Layout, Sink, Source
+from nearfold.io.folder import FolderSource
+from nearfold.io.location import Location
 
-__all__ = ["FORMATS", "checked_chunks", "open_sink", "open_source", "read_vectors"]
+__all__ = [
+    "FORMATS",
+    "WRITABLE",
+    "as_float32",
+    "checked_chunks",
+    "open_sink",
+    "open_source",
+    "read_vectors",
+]
 
-# By ending: the module of this package that reads and writes it, imported when first needed.
-FORMATS = {".npy": "npy", ".npz": "npz", ".parquet": "parquet"}
+# By ending: the module of this package that reads it, imported when first needed.
+FORMATS = {
+    ".npy": "npy",
+    ".npz": "npz",
+    ".parquet": "parquet",
+    ".arrow": "ipc",
+    ".feather": "ipc",
+    ".fvecs": "vecs",
+    ".bvecs": "vecs",
+    ".ivecs": "vecs",
+    ".hdf5": "hdf5",
+    ".h5": "hdf5",
+    ".lance": "lance",
+}
 
-_CHUNK_BYTES = 32 << 20
+# Those that are also written; the last three hold numbers of one type each.
+WRITABLE = (".npy", ".npz", ".parquet", ".arrow", ".feather", ".fvecs", ".bvecs", ".ivecs")
+
+# A table that is a folder.
+_FOLDERS = (".lance",)
+
+# Rows read at a time: enough for matrix products to run at full speed, and below what the
+# allocator takes from the system anew each time (32 MiB).
+_CHUNK_BYTES = 16 << 20
 
 
-def _format(path: Path) -> Format:
-    if path.suffix.lower() not in FORMATS:
-        raise FileError(f"{path}: can't tell its format from its name; use {', '.join(FORMATS)}")
-    return cast(Format, importlib.import_module(f"nearfold.io.{FORMATS[path.suffix.lower()]}"))
+def _format(name: str, suffix: str) -> Format:
+    if suffix not in FORMATS:
+        raise FileError(f"{name}: can't tell its format from its name; use {', '.join(FORMATS)}")
+    return cast(Format, importlib.import_module(f"nearfold.io.{FORMATS[suffix]}"))
 
 
-def open_source(path: str | os.PathLike[str], column: str | None = None) -> Source:
-    """Open a file of vectors for reading.
+def open_source(
+    path: str | os.PathLike[str],
+    column: str | None = None,
+    *,
+    on_bad: Callable[[str, NearfoldError], None] | None = None,
+) -> Source:
+    """Open vectors for reading.
 
     Parameters
     ----------
     path
-        Ending in one of FORMATS.
+        A file ending in one of FORMATS; a folder of such files, read in the order of their names;
+        or a URL of either that pyarrow or fsspec can open (s3://, gs://, memory://, ...).
     column
-        The column (Parquet) or array (.npz) of vectors; None where there is only one.
+        The column (Parquet, Arrow, Lance), array (.npz) or dataset (HDF5) of vectors; None where
+        there is only one.
+    on_bad
+        Told of each file of a folder that can't be opened, which is then left out; None: refuse.
 
     Raises
     ------
     FileError
         Missing, unreadable, truncated, of another format, or without vectors.
     """
-    target = Path(path)
-    chosen = _format(target)
+    location = Location.of(path)
+    if location.is_folder() and location.suffix not in FORMATS:
+        return _open_folder(location, column, on_bad)
+    return _open_file(location, column)
+
+
+def _open_file(location: Location, column: str | None) -> Source:
+    chosen = _format(location.name, location.suffix)
+    if location.suffix in _FOLDERS and location.is_folder():
+        return chosen.read(location, column)
     try:
-        with target.open("rb") as file:
+        with location.open() as file:
             empty = not file.read(1)
     except OSError as error:
-        raise FileError(f"{target}: can't be read: {cause(error)}") from error
+        raise FileError(f"{location.name}: can't be read: {cause(error)}") from error
     if empty:
-        raise FileError(f"{target}: is an empty file")
-    return chosen.read(target, column)
+        raise FileError(f"{location.name}: is an empty file")
+    return chosen.read(location, column)
+
+
+def _open_folder(
+    folder: Location, column: str | None, on_bad: Callable[[str, NearfoldError], None] | None
+) -> Source:
+    files = [file for file in folder.files() if file.suffix in FORMATS and file.suffix not in _FOLDERS]
+    parts = []
+    for file in files:
+        try:
+            parts.append(_open_file(file, column))
+        except NearfoldError as error:
+            if on_bad is None:
+                raise
+            on_bad(file.name, error)
+    if not parts:
+        raise FileError(f"{folder.name}: is a folder without a readable file of {', '.join(FORMATS)}")
+    return FolderSource(folder.name, parts)
 
 
 def open_sink(path: str | os.PathLike[str], layout: Layout) -> AbstractContextManager[Sink]:
@@ -63,24 +127,65 @@ def open_sink(path: str | os.PathLike[str], layout: Layout) -> AbstractContextMa
     Raises
     ------
     FileError
-        The name's ending is unknown, or the file can't be written.
+        The name's ending is unknown or can only be read, or the file can't be written.
     """
-    return _format(Path(path)).write(path, layout)
+    suffix = Path(path).suffix.lower()
+    if suffix in FORMATS and suffix not in WRITABLE:
+        raise FileError(f"{path}: {suffix} can be read, not written; use {', '.join(WRITABLE)}")
+    return _format(os.fspath(path), suffix).write(path, layout)
 
 
-def checked_chunks(source: Source) -> Iterator[Chunk]:
-    """Yield a source's chunks with vectors as finite float32; an error names file and row."""
-    first = 0
-    for chunk in source.chunks(chunk_rows(source.layout.n_features, _CHUNK_BYTES)):
-        with np.errstate(over="ignore"):
-            vectors = np.ascontiguousarray(chunk.vectors, dtype=np.float32)
-        check_finite(vectors, str(source.path), first)
+def as_float32(chunk: Chunk) -> Float32:
+    """Return a chunk's vectors as C-contiguous float32; numbers beyond it become infinite."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(chunk.vectors, dtype=np.float32)
+
+
+def checked_chunks(
+    source: Source,
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    others: bool = True,
+    nbytes: int | None = None,
+    finite: bool = True,
+) -> Iterator[Chunk]:
+    """Yield a source's chunks with vectors as finite float32; an error names file and row.
+
+    Parameters
+    ----------
+    source
+        From `open_source`.
+    start, stop
+        The rows to read; None for the last.
+    others
+        Whether other columns are read too.
+    nbytes
+        How much float32 a chunk holds at most, about; None for the usual.
+    finite
+        False where whoever takes the chunks looks for NaN and infinity.
+
+    Raises
+    ------
+    FileError
+        There are not as many rows as promised.
+    """
+    first, stop = start, source.layout.rows if stop is None else stop
+    rows = chunk_rows(source.layout.n_features, nbytes or _CHUNK_BYTES)
+    for chunk in source.chunks(rows, start, stop, others=others):
+        vectors = as_float32(chunk)
+        if finite:
+            check_finite(vectors, source.path, first)
         yield Chunk(vectors, chunk.others)
         first += len(vectors)
+    if first != stop:
+        raise FileError(
+            f"{source.path}: promises {stop - start} rows and holds {first - start}; it is truncated"
+        )
 
 
 def read_vectors(path: str | os.PathLike[str], column: str | None = None) -> Float32:
-    """Return all vectors of a file as float32 of shape (n, d).
+    """Return all vectors of a file or folder as float32 of shape (n, d).
 
     Raises
     ------
@@ -92,9 +197,7 @@ def read_vectors(path: str | os.PathLike[str], column: str | None = None) -> Flo
     source = open_source(path, column)
     vectors = np.empty((source.layout.rows, source.layout.n_features), np.float32)
     first = 0
-    for chunk in checked_chunks(source):
+    for chunk in checked_chunks(source, others=False):
         vectors[first : first + len(chunk.vectors)] = chunk.vectors
         first += len(chunk.vectors)
-    if first != len(vectors):
-        raise FileError(f"{path}: promises {len(vectors)} rows and holds {first}; it is truncated")
     return vectors

@@ -14,6 +14,7 @@ from nearfold.arrays import Float32, Metric, as_rows, as_vectors, check_metric, 
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, ParameterError
 from nearfold.fold import Fold
+from nearfold.scan import Request
 
 __all__ = [
     "FoldEstimator",
@@ -40,6 +41,18 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def learns_metric(self) -> bool:
         """Whether `metric` changes what is learned; where not, one fit serves every metric."""
         return False
+
+    def scan_request(self, rows: int, n_components: int) -> Request | None:  # noqa: ARG002
+        """Return what to scan so many rows for, or None where the rows themselves are needed.
+
+        Methods that return a request can learn from files of any size; see `ScanFold`.
+
+        Raises
+        ------
+        ParameterError
+            A parameter is out of range for so many rows.
+        """
+        return None
 
     def fit(self, X: npt.ArrayLike, y: object = None) -> Self:  # noqa: ARG002
         """Learn the encoder.

@@ -18,9 +18,9 @@ from sklearn.utils import check_random_state
 
 from nearfold.arrays import Float32, Metric, check_finite, check_positive, normalize_rows
 from nearfold.errors import NearfoldWarning, ParameterError
+from nearfold.extras import import_extra
 from nearfold.fold import Fold
 from nearfold.methods.base import FoldEstimator, check_graph_neighbors, check_rows_for_components, sample_rows
-from nearfold.methods.extras import import_extra
 
 __all__ = ["UMAP", "Isomap", "ManifoldFold"]
 

@@ -13,18 +13,18 @@ from nearfold.arrays import (
     Metric,
     as_vectors,
     check_positive,
-    normalize_rows,
     resolve_components,
 )
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, ParameterError
 from nearfold.methods.adam import Adam
-from nearfold.methods.base import LinearFold, check_rows_for_components
+from nearfold.methods.base import check_rows_for_components
 from nearfold.methods.objective import gradient, loss, score_spread, soft_neighbors
 from nearfold.methods.pca import principal_axes
+from nearfold.methods.scanned import ScanFold
 from nearfold.moments import Moments
-from nearfold.neighbors import Blocks, build_blocks
 from nearfold.progress import stage
+from nearfold.scan import Anchors, Blocks, Request, Scan, scan_array
 from nearfold.threads import blas_threads, shared_work
 
 __all__ = ["NearFold", "one_cycle", "train_on_blocks"]
@@ -35,6 +35,16 @@ _PEAK_RATE, _FULL_RATE_LOSS = 4e-3, 4e-3
 
 # Blocks of a step that a thread takes at least: fewer are done sooner than threads have met.
 _BLOCKS_A_THREAD = 4
+
+
+_MAX_ANCHORS, _MIN_ANCHORS = 3000, 1024
+# Scores of anchors with rows that are cheap beside the rest of a fit.
+_CHEAP_SCORES = 300_000_000
+
+
+def default_anchors(rows: int) -> int:
+    """Return how many anchors to draw from so many rows."""
+    return max(_MIN_ANCHORS, min(_MAX_ANCHORS, _CHEAP_SCORES // rows))
 
 
 def one_cycle(n_steps: int, peak: float) -> npt.NDArray[np.float64]:
@@ -168,7 +178,7 @@ def _shuffles(n_blocks: int, batch: int, n_steps: int, rng: np.random.Generator)
     return order[: n_steps * batch].reshape(n_steps, batch)
 
 
-class NearFold(LinearFold):
+class NearFold(ScanFold):
     """Learn the linear fold that keeps each vector's neighbours in the metric to be searched.
 
     Blocks of an anchor and its exact nearest neighbours in all the data are folded so that the
@@ -185,7 +195,9 @@ class NearFold(LinearFold):
     n_neighbors
         Neighbours in a block; None for 64, or all other rows where there are fewer.
     n_anchors
-        Blocks at most. Neighbours come from all rows, anchors need not.
+        Blocks at most. Neighbours come from all rows, anchors need not. None for 3,000, fewer from
+        100,000 rows on, down to 1,024: what is left of their gain there is below a point's fifth,
+        and the search for their neighbours would be most of the time.
     n_steps
         Steps of Adam; None for 200, or 600 for 32 dimensions or fewer, where they are cheap and help.
     blocks_per_step
@@ -216,7 +228,7 @@ class NearFold(LinearFold):
         *,
         metric: Metric = "cosine",
         n_neighbors: int | None = None,
-        n_anchors: int = 3000,
+        n_anchors: int | None = None,
         n_steps: int | None = None,
         blocks_per_step: int = 24,
         learning_rate: float | None = None,
@@ -261,47 +273,62 @@ class NearFold(LinearFold):
         asked = None if queries is None else as_vectors(queries, "queries")
         if asked is not None and asked.shape[1] != base.shape[1]:
             raise DataError(f"queries has {asked.shape[1]} dimensions where X has {base.shape[1]}")
-        self.encoder_ = self._learn(base, resolve_components(self.n_components, base.shape[1]), asked)
+        n_components = resolve_components(self.n_components, base.shape[1])
+        request = self.scan_request(len(base), n_components, asked)
+        self.encoder_ = self.learn_from_scan(*scan_array(base, request), n_components, request)
         return self
 
-    def _learn(self, X: Float32, n_components: int, queries: Float32 | None = None) -> Encoder:
-        n_steps = (600 if n_components <= 32 else 200) if self.n_steps is None else self.n_steps
-        check_positive("n_steps", n_steps)
+    def scan_request(self, rows: int, n_components: int, queries: Float32 | None = None) -> Request:
+        """Return what to scan for: moments, and the neighbours of a sample."""
+        if self.n_steps is not None:
+            check_positive("n_steps", self.n_steps)
         if self.learning_rate is not None:
             check_positive("learning_rate", self.learning_rate, integer=False)
-        for name in ("n_anchors", "blocks_per_step"):
-            check_positive(name, getattr(self, name))
-        check_rows_for_components(len(X), n_components)
-        k = self._neighbors_for(len(X) - (queries is None))
-        rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
+        if self.n_anchors is not None:
+            check_positive("n_anchors", self.n_anchors)
+        check_positive("blocks_per_step", self.blocks_per_step)
+        check_rows_for_components(rows, n_components)
+        return Request(
+            metric=self.metric,
+            normalize=self.metric == "cosine",
+            products=np.float32,
+            n_anchors=default_anchors(rows) if self.n_anchors is None else int(self.n_anchors),
+            k=self._neighbors_for(rows - (queries is None)),
+            seed=int(check_random_state(self.random_state).randint(2**31)),
+            queries=queries,
+        )
 
-        mean = None
-        if self.metric == "cosine":
-            X = normalize_rows(X)
-            queries = None if queries is None else normalize_rows(queries, "queries")
-        moments = Moments.of(X, products=np.float64 if self.metric == "l2" else np.float32)
-        if self.metric == "l2":
-            mean = moments.mean
-            X = X - mean.astype(np.float32)
-            queries = None if queries is None else queries - mean.astype(np.float32)
-        second = moments.uncentered if mean is None else moments.covariance
-        if queries is not None:
+    def learn_from_scan(
+        self, scan: Scan, anchors: Anchors | None, n_components: int, request: Request
+    ) -> Encoder:
+        """Return the encoder trained on the blocks that a scan found."""
+        assert anchors is not None
+        centered = request.metric == "l2"
+        second = scan.moments.covariance if centered else scan.moments.uncentered
+        if request.queries is not None:
             # Directions that queries never look along are not worth keeping, whatever the base
             # has there: start from what both hold, in equal shares.
-            asked = Moments.of(queries, products=np.float32).uncentered
-            second = second / _trace(second) + asked / _trace(asked)
+            asked = Moments.of(anchors.vectors, products=np.float32)
+            seen = asked.covariance if centered else asked.uncentered
+            second = second / _trace(second) + seen / _trace(seen)
         _, axes = principal_axes(second)
-        blocks = build_blocks(X, k, self.n_anchors, self.metric, rng, queries)
-        start = axes[:n_components].astype(np.float32)
+        blocks = scan.blocks(anchors)
+        n_steps = (600 if n_components <= 32 else 200) if self.n_steps is None else self.n_steps
         trained = train_on_blocks(
-            start, blocks, self.metric, n_steps, self.learning_rate, self.blocks_per_step, rng
+            axes[:n_components].astype(np.float32),
+            blocks,
+            self.metric,
+            n_steps,
+            self.learning_rate,
+            self.blocks_per_step,
+            np.random.default_rng(request.seed),
         )
         return self._encoder(
             trained.weight,
-            None if mean is None else -trained.weight @ mean,
-            rows=len(X),
+            -trained.weight @ scan.mean if centered else None,
+            rows=scan.moments.count,
             anchors=len(blocks.index),
-            neighbors=k,
+            neighbors=request.k,
             learning_rate=trained.learning_rate,
             loss_before=trained.loss_before,
             loss_after=trained.loss_after,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric
+from nearfold.arrays import Metric
 from nearfold.encoder import Encoder
-from nearfold.methods.base import LinearFold, check_rows_for_components
-from nearfold.moments import Moments
+from nearfold.methods.base import check_rows_for_components
+from nearfold.methods.scanned import ScanFold
+from nearfold.scan import Anchors, Request, Scan
 
 __all__ = ["PCA", "principal_axes"]
 
@@ -35,7 +36,7 @@ def principal_axes(second: Float64) -> tuple[Float64, Float64]:
     return np.maximum(values[::-1], 0.0), axes * np.where(largest < 0, -1.0, 1.0)[:, None]
 
 
-class PCA(LinearFold):
+class PCA(ScanFold):
     """Project on the directions of largest variance, or of largest energy when not centred.
 
     For cosine and inner product the uncentred form is the stronger baseline: subtracting the
@@ -70,15 +71,26 @@ class PCA(LinearFold):
         self.center = center
         self.metric = metric
 
-    def _learn(self, X: Float32, n_components: int) -> Encoder:
-        check_rows_for_components(len(X), n_components)
+    def scan_request(self, rows: int, n_components: int) -> Request:
+        """Return what to scan for: moments alone."""
+        check_rows_for_components(rows, n_components)
         # A covariance is a difference of moments, which float32 products would blur.
-        moments = Moments.of(X, products=np.float64 if self.center else np.float32)
+        return Request(self.metric, normalize=False, products=np.float64 if self.center else np.float32)
+
+    def learn_from_scan(
+        self,
+        scan: Scan,
+        anchors: Anchors | None,  # noqa: ARG002
+        n_components: int,
+        request: Request,  # noqa: ARG002
+    ) -> Encoder:
+        """Return the first principal axes."""
+        moments = scan.moments
         values, axes = principal_axes(moments.covariance if self.center else moments.uncentered)
         weight = axes[:n_components]
         bias = -weight @ moments.mean if self.center else None
         energy = values[:n_components].sum() / max(values.sum(), np.finfo(float).tiny)
-        return self._encoder(weight, bias, rows=len(X), energy=energy)
+        return self._encoder(weight, bias, rows=moments.count, energy=energy)
 
     @property
     def _method_name(self) -> str:

@@ -12,13 +12,15 @@ from sklearn.utils import check_random_state
 from nearfold.arrays import Float32, Metric, check_finite, check_positive
 from nearfold.encoder import Encoder
 from nearfold.errors import NearfoldWarning, ParameterError
-from nearfold.methods.base import LinearFold, check_rows_for_components
+from nearfold.methods.base import check_rows_for_components
 from nearfold.methods.rae_adam import cosine_rates, draw_batches, initial_autoencoder, train_autoencoder
 from nearfold.methods.rae_exact import exact_path
 from nearfold.methods.regularizers import Regularizer, check_regularizer, penalty
+from nearfold.methods.scanned import ScanFold
 from nearfold.methods.validation import Validation
 from nearfold.moments import Moments
 from nearfold.neighbors import neighbor_differences
+from nearfold.scan import Anchors, Request, Scan
 
 __all__ = ["LAMBDA_GRID", "RAE"]
 
@@ -30,7 +32,7 @@ class DeadEncoderError(ParameterError):
     """The penalty has zeroed every axis: nothing would be left of the vectors."""
 
 
-class RAE(LinearFold):
+class RAE(ScanFold):
     """Linear autoencoder with Frobenius regularisation; the encoder is kept.
 
     Parameters
@@ -113,14 +115,37 @@ class RAE(LinearFold):
         """Whether neighbours are looked for, so that `metric` changes what is learned."""
         return self.weight_decay == "auto" or self.regularizer == "laplacian"
 
-    def _learn(self, X: Float32, n_components: int) -> Encoder:
+    def scan_request(self, rows: int, n_components: int) -> Request | None:
+        """Return what the exact optimum needs: moments. Adam, "auto" and "laplacian" need the rows."""
+        self._check(rows, n_components)
+        if self.solver != "exact" or self.weight_decay == "auto" or self.regularizer == "laplacian":
+            return None
+        return Request(self.metric, normalize=False, products=np.float32)
+
+    def learn_from_scan(
+        self,
+        scan: Scan,
+        anchors: Anchors | None,  # noqa: ARG002
+        n_components: int,
+        request: Request,  # noqa: ARG002
+    ) -> Encoder:
+        """Return the exact optimum."""
+        weight_decay = float(self.weight_decay)
+        facts = {"rows": scan.moments.count, "weight_decay": weight_decay}
+        return self._exact_optimum(scan.moments, n_components, weight_decay, None, facts)
+
+    def _check(self, rows: int, n_components: int) -> None:
         check_regularizer(self.regularizer)
-        check_rows_for_components(len(X), n_components)
+        check_rows_for_components(rows, n_components)
         if self.solver not in ("adam", "exact"):
             raise ParameterError(f"solver={self.solver!r} is unknown; use 'adam' or 'exact'")
-        rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
         if self.weight_decay != "auto":
             check_positive("weight_decay", self.weight_decay, integer=False, zero=True)
+
+    def _learn(self, X: Float32, n_components: int) -> Encoder:
+        self._check(len(X), n_components)
+        rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
+        if self.weight_decay != "auto":
             return self._learn_with(X, n_components, float(self.weight_decay), rng)
         check_finite(X)
         split = Validation.split(X, self.metric, rng)
@@ -157,21 +182,20 @@ class RAE(LinearFold):
     ) -> Encoder:
         facts = {"rows": len(X), "weight_decay": weight_decay, **facts}
         if self.solver == "exact":
-            return self._learn_exactly(X, n_components, weight_decay, rng, facts)
+            moments = Moments.of(X, products=np.float32)
+            return self._exact_optimum(moments, n_components, weight_decay, self._differences(X, rng), facts)
         return self._learn_by_adam(X, n_components, weight_decay, rng, facts)
 
-    def _learn_exactly(
+    def _exact_optimum(
         self,
-        X: Float32,
+        moments: Moments,
         n_components: int,
         weight_decay: float,
-        rng: np.random.Generator,
+        differences: npt.NDArray[np.float64] | None,
         facts: dict[str, Any],
     ) -> Encoder:
         if self.bias:
             raise ParameterError("bias=True needs solver='adam': the closed form has no bias")
-        moments = Moments.of(X, products=np.float32)
-        differences = self._differences(X, rng)
         if differences is not None and weight_decay == 0:
             raise ParameterError("weight_decay=0 leaves regularizer='laplacian' nothing to weigh; raise it")
         (fold,) = exact_path(moments, n_components, [weight_decay], self.regularizer, differences)

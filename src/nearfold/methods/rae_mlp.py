@@ -10,8 +10,8 @@ from sklearn.utils import check_random_state
 
 from nearfold.arrays import Float32, Metric, check_finite, check_positive
 from nearfold.errors import ParameterError
+from nearfold.extras import import_extra
 from nearfold.methods.base import FoldEstimator, check_rows_for_components
-from nearfold.methods.extras import import_extra
 from nearfold.methods.rae_adam import cosine_rates, draw_batches
 from nearfold.mlp import MLPEncoder
 from nearfold.progress import track

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nearfold.errors import ParameterError
+from nearfold.extras import require_extra
 from nearfold.methods.base import FoldEstimator
-from nearfold.methods.extras import require_extra
 
 __all__ = ["LINEAR", "METHODS", "Method", "make", "resolve_methods"]
 

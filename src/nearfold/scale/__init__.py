@@ -1,1 +1,1 @@
-"""Folds applied to data that need not fit in memory."""
+"""Work on files of any size: fit, fold and update, on this machine or on a cluster."""

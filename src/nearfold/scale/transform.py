@@ -12,6 +12,7 @@ import numpy.typing as npt
 from nearfold.errors import DataError, FileError, NearfoldWarning
 from nearfold.fold import Fold
 from nearfold.io.base import Chunk, Layout, Source
+from nearfold.io.location import Location
 from nearfold.io.vectors import checked_chunks, open_sink
 from nearfold.progress import stage
 
@@ -54,7 +55,7 @@ def fold_file(
             f"{source.path}: has {have.n_features} dimensions, the encoder takes {encoder.n_features}; "
             f"use the vectors it was fitted for"
         )
-    if Path(out).exists() and source.path.samefile(out):
+    if Location.of(source.path).holds(out):
         raise FileError(f"{out}: is the input itself; name another output")
     keeps_columns = Path(out).suffix.lower() == ".parquet"
     if have.others is not None and not keeps_columns:
@@ -65,13 +66,9 @@ def fold_file(
         )
     others = have.others if keeps_columns else None
     layout = Layout(have.rows, encoder.n_components, np.dtype(dtype), have.name, others)
-    written = 0
     with open_sink(out, layout) as sink, stage("fold", have.rows) as advance:
         for chunk in checked_chunks(source):
             folded = encoder.transform(chunk.vectors, dtype=dtype)
             sink.write(Chunk(folded, chunk.others if keeps_columns else None))
-            written += len(folded)
             advance(len(folded))
-        if written != have.rows:
-            raise FileError(f"{source.path}: promises {have.rows} rows and holds {written}; it is truncated")
     return layout

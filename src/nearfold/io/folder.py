@@ -1,0 +1,79 @@
+"""A folder of files of vectors, read as one: its files in the order of their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.errors import FileError
+from nearfold.io.base import Chunk, Int64, Source
+
+__all__ = ["FolderSource"]
+
+
+class FolderSource(Source):
+    """Several sources behind each other.
+
+    Parameters
+    ----------
+    path
+        The folder, as the user wrote it.
+    parts
+        Its files, opened, in order; at least one.
+
+    Raises
+    ------
+    FileError
+        Files differ in width.
+    """
+
+    def __init__(self, path: str, parts: Sequence[Source]) -> None:
+        self.path = path
+        self._parts = tuple(parts)
+        first = parts[0].layout
+        for part in parts:
+            if part.layout.n_features != first.n_features:
+                raise FileError(
+                    f"{part.path}: has {part.layout.n_features} dimensions where {parts[0].path} has "
+                    f"{first.n_features}; a folder must hold vectors of one kind"
+                )
+        self._starts = np.cumsum([0, *(part.layout.rows for part in parts)])
+        dtype = np.result_type(*{part.layout.dtype for part in parts})
+        self.layout = first._replace(rows=int(self._starts[-1]), dtype=dtype)
+
+    @property
+    def parts(self) -> Sequence[Source]:
+        """The files, in order."""
+        return self._parts
+
+    @property
+    def random_access(self) -> bool:  # type: ignore[override]
+        """Whether every file's rows can be read alone."""
+        return all(part.random_access for part in self._parts)
+
+    def _overlapping(self, start: int, stop: int) -> Iterator[tuple[Source, int, int, int]]:
+        """Yield each file with rows between, with where it starts and which of its own rows those are."""
+        for part, (low, high) in zip(self._parts, pairwise(self._starts.tolist()), strict=True):
+            if low < stop and high > start:
+                yield part, low, max(start, low) - low, min(stop, high) - low
+
+    def chunks(
+        self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
+    ) -> Iterator[Chunk]:
+        """Yield the rows of one file after another."""
+        stop = self.layout.rows if stop is None else stop
+        for part, _, low, high in self._overlapping(start, stop):
+            yield from part.chunks(rows, low, high, others=others)
+
+    def take(self, rows: Int64) -> npt.NDArray[Any]:
+        """Return the rows of these numbers, file by file."""
+        taken = np.empty((len(rows), self.layout.n_features), self.layout.dtype)
+        for part, (low, high) in zip(self._parts, pairwise(self._starts.tolist()), strict=True):
+            first, last = np.searchsorted(rows, [low, high])
+            if last > first:
+                taken[first:last] = part.take(rows[first:last] - low)
+        return taken

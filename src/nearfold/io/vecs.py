@@ -1,0 +1,95 @@
+"""fvecs, bvecs and ivecs (the layout of SIFT1B): before each row's numbers stands how many they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.errors import FileError
+from nearfold.files import cause, replacing
+from nearfold.io.base import Chunk, Layout, check_layout
+from nearfold.io.location import Location
+from nearfold.io.records import RecordSource
+
+__all__ = ["read", "write"]
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    ".fvecs": np.dtype("<f4"),
+    ".ivecs": np.dtype("<i4"),
+    ".bvecs": np.dtype("u1"),
+}
+_WIDTH = np.dtype("<i4")
+
+
+class VecsSource(RecordSource):
+    """Vectors that each bring their own width."""
+
+    def _check(self, records: npt.NDArray[np.uint8], first: int) -> None:
+        widths = np.ascontiguousarray(records[:, : _WIDTH.itemsize]).view(_WIDTH)[:, 0]
+        if len(bad := np.flatnonzero(widths != self.layout.n_features)):
+            raise FileError(
+                f"{self.path}: row {first + bad[0]} says it has {widths[bad[0]]} dimensions where the first "
+                f"has {self.layout.n_features}; the file is corrupt or of another format"
+            )
+
+
+class VecsSink:
+    """Appends rows, each behind its width."""
+
+    def __init__(self, file: BinaryIO, layout: Layout, dtype: np.dtype[Any]) -> None:
+        self._file, self._dtype = file, dtype
+        self._width = layout.n_features
+
+    def write(self, chunk: Chunk) -> None:
+        """Append rows."""
+        record = np.dtype([("width", _WIDTH), ("numbers", self._dtype, (self._width,))])
+        records = np.empty(len(chunk.vectors), record)
+        records["width"] = self._width
+        records["numbers"] = chunk.vectors
+        self._file.write(records.data)
+
+
+def read(location: Location, column: str | None) -> VecsSource:
+    """Open a file of vectors with widths; it has no columns, so `column` must be None."""
+    if column is not None:
+        raise FileError(f"{location.name}: an {location.suffix} file has no columns; leave --column out")
+    dtype, size = _DTYPES[location.suffix], location.size()
+    try:
+        with location.open() as file:
+            head = file.read(_WIDTH.itemsize)
+    except OSError as error:
+        raise FileError(f"{location.name}: can't be read: {cause(error)}") from error
+    width = int(np.frombuffer(head, _WIDTH)[0]) if len(head) == _WIDTH.itemsize else 0
+    stride = _WIDTH.itemsize + width * dtype.itemsize
+    if width <= 0 or size % stride:
+        raise FileError(
+            f"{location.name}: truncated or not an {location.suffix} file: {size} bytes are not rows of "
+            f"{width} dimensions"
+        )
+    layout = check_layout(location.name, (size // stride, width), dtype, "vectors")
+    return VecsSource(location, layout, 0, _WIDTH.itemsize)
+
+
+@contextmanager
+def write(path: str | os.PathLike[str], layout: Layout) -> Iterator[VecsSink]:
+    """Open a file for writing; the ending says of what numbers, so `layout.dtype` must be that.
+
+    Raises
+    ------
+    FileError
+        The layout's numbers are others, or the file can't be written.
+    """
+    suffix = PurePath(path).suffix.lower()
+    if layout.dtype != _DTYPES[suffix]:
+        raise FileError(
+            f"{path}: an {suffix} file holds {_DTYPES[suffix].name}, not {layout.dtype}; "
+            f"choose another format"
+        )
+    with replacing(path) as file:
+        yield VecsSink(file, layout, _DTYPES[suffix])

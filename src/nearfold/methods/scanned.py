@@ -1,0 +1,30 @@
+"""Methods that learn from what one scan gives, and so from data of any size."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from nearfold.arrays import Float32
+from nearfold.encoder import Encoder
+from nearfold.methods.base import LinearFold
+from nearfold.scan import Anchors, Request, Scan, scan_array
+
+__all__ = ["ScanFold"]
+
+
+class ScanFold(LinearFold):
+    """Base of the estimators that say what to scan for and learn from what is found.
+
+    `fit` scans an array; `nearfold.fit_files` scans files, on one machine or many, for the same result.
+    """
+
+    @abstractmethod
+    def learn_from_scan(
+        self, scan: Scan, anchors: Anchors | None, n_components: int, request: Request
+    ) -> Encoder:
+        """Return the encoder that a scan for `request` leads to."""
+
+    def _learn(self, X: Float32, n_components: int) -> Encoder:
+        request = self.scan_request(len(X), n_components)
+        assert request is not None
+        return self.learn_from_scan(*scan_array(X, request), n_components, request)

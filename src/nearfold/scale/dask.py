@@ -1,0 +1,142 @@
+"""The engine of a cluster: Dask distributed. Each worker opens the shards that it is sent by name."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.errors import FileError, NearfoldError
+from nearfold.extras import import_extra
+from nearfold.io.base import Source
+from nearfold.io.vectors import open_source
+from nearfold.scale.engine import Progress
+from nearfold.scale.shards import Shard, plan_shards, rows_of
+from nearfold.scan import Anchors, Request, Scan, Scanner
+
+__all__ = ["DaskEngine"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+Int64 = npt.NDArray[np.int64]
+
+# A shard's share of the moments to send back is small against its own size.
+_SHARD_BYTES = 256 << 20
+# Tasks sent ahead of each worker's thread.
+_AHEAD = 3
+
+_EXTRA = "dask"
+
+
+class DaskEngine:
+    """A Dask cluster.
+
+    Parameters
+    ----------
+    client
+        A `distributed.Client`.
+    shard_bytes
+        float32 bytes of a task's rows, about.
+    """
+
+    def __init__(self, client: Any, shard_bytes: int = _SHARD_BYTES) -> None:
+        self._client = client
+        self._shard_bytes = shard_bytes
+
+    @classmethod
+    def connect(cls, address: str) -> DaskEngine:
+        """Return the engine of the cluster whose scheduler is at `address`.
+
+        Raises
+        ------
+        MissingExtraError
+            Dask is not installed.
+        FileError
+            Nobody answers there.
+        """
+        distributed = import_extra("distributed", _EXTRA, "a cluster")
+        try:
+            return cls(distributed.Client(address, timeout="10s"))
+        except (OSError, ValueError) as error:
+            raise FileError(f"{address}: no Dask scheduler answers there ({error})") from error
+
+    def _window(self) -> int:
+        return _AHEAD * max(1, sum(int(n) for n in self._client.nthreads().values()))
+
+    def _results(self, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """Send (function, arguments...) ahead and yield results in order; a lost worker's are done again."""
+        waiting: deque[Any] = deque()
+        try:
+            for call in calls:
+                waiting.append(self._client.submit(*call, pure=False))
+                if len(waiting) >= self._window():
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except (NearfoldError, GeneratorExit, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            raise FileError(f"the cluster failed: {type(error).__name__}: {error}") from error
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Run on the workers, some tasks sent ahead."""
+        yield from self._results((function, item) for item in items)
+
+    def take(self, source: Source, column: str | None, rows: Int64) -> npt.NDArray[Any]:
+        """Return the rows of these numbers, each shard's read where it lies best."""
+        if source.random_access:
+            return source.take(rows)
+        tasks = []
+        for shard in plan_shards(source, column, self._shard_bytes):
+            low, high = np.searchsorted(rows, [shard.first_row, shard.first_row + shard.rows])
+            if high > low:
+                tasks.append((shard, rows[low:high] - shard.first_row + shard.start))
+        return np.concatenate(list(self.map(_take_rows, tasks)))
+
+    def scan(
+        self,
+        source: Source,
+        column: str | None,
+        request: Request,
+        anchors: Anchors | None,
+        first_row: int,
+        start: Scan | None,
+    ) -> Iterator[Progress]:
+        """Scan shard by shard on the workers and merge here, in order.
+
+        Parts come back without the rows that are neighbours, which would be most of the bytes sent;
+        the few that are left in the end are read again.
+        """
+        shards = [s for s in plan_shards(source, column, self._shard_bytes) if s.first_row >= first_row]
+        (sent,) = self._client.scatter([(request, anchors)], broadcast=True, hash=False)
+        merged = start
+        parts = self._results((_scan_shard, shard, sent) for shard in shards)
+        for shard, part in zip(shards, parts, strict=True):
+            merged = part if merged is None else merged + part
+            yield shard.first_row + shard.rows, partial(_identity, merged)
+
+
+def _identity(scan: Scan) -> Scan:
+    return scan
+
+
+def _take_rows(task: tuple[Shard, Int64]) -> npt.NDArray[Any]:
+    shard, rows = task
+    return open_source(shard.path, shard.column).take(rows)
+
+
+def _scan_shard(shard: Shard, sent: tuple[Request, Anchors | None]) -> Scan:
+    request, anchors = sent
+    scanner, row = Scanner(request, anchors, carry=False), shard.start
+    with scanner:
+        for chunk in rows_of(shard, finite=False):
+            scanner.see(chunk.vectors, shard.first_row + row - shard.start, shard.path, row)
+            row += len(chunk.vectors)
+    return scanner.result()

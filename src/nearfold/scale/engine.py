@@ -1,0 +1,71 @@
+"""Where the work on shards is done: what the engines of one machine and of a cluster have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.io.base import Source
+from nearfold.scan import Anchors, Request, Scan
+
+__all__ = ["Engine", "Progress", "engine_for"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+Int64 = npt.NDArray[np.int64]
+
+Progress = tuple[int, Callable[[], Scan]]
+"""How many rows from the first on are scanned, and what gives the scan of them."""
+
+
+class Engine(Protocol):
+    """Does work on shards."""
+
+    def take(self, source: Source, column: str | None, rows: Int64) -> npt.NDArray[Any]:
+        """Return the rows of these numbers (rising), shape (len(rows), d)."""
+        ...
+
+    def scan(
+        self,
+        source: Source,
+        column: str | None,
+        request: Request,
+        anchors: Anchors | None,
+        first_row: int,
+        start: Scan | None,
+    ) -> Iterator[Progress]:
+        """Scan the rows from `first_row` on, behind what `start` holds; yield now and then how far it is."""
+        ...
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Yield function(item) for each item, in order; several are under way at a time."""
+        ...
+
+
+def engine_for(scheduler: str | None, memory: int) -> Engine:
+    """Return the engine of this machine, or of the Dask cluster whose scheduler is at an address.
+
+    Parameters
+    ----------
+    scheduler
+        Such as "tcp://host:8786"; None for this machine.
+    memory
+        Bytes that the work may take.
+
+    Raises
+    ------
+    MissingExtraError
+        Dask is not installed.
+    FileError
+        Nobody answers at the address.
+    """
+    if scheduler is None:
+        from nearfold.scale.local import LocalEngine
+
+        return LocalEngine(memory)
+    from nearfold.scale.dask import DaskEngine
+
+    return DaskEngine.connect(scheduler)

@@ -1,0 +1,61 @@
+"""Cutting vectors into shards: pieces of work that a machine can be sent by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from nearfold.io.base import Chunk, Source
+from nearfold.io.vectors import checked_chunks, open_source
+
+__all__ = ["Shard", "absolute", "plan_shards", "rows_of"]
+
+
+class Shard(NamedTuple):
+    """Some rows of a file.
+
+    Parameters
+    ----------
+    path, column
+        What `open_source` takes, wherever the work is done.
+    start, stop
+        The rows within the file.
+    first_row
+        The number of the first of them among all the data.
+    """
+
+    path: str
+    column: str | None
+    start: int
+    stop: int
+    first_row: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return self.stop - self.start
+
+
+def absolute(path: str) -> str:
+    """Return a path that means the same from another working folder; URLs do already."""
+    return path if "://" in path else os.path.abspath(path)  # noqa: PTH100  (a Path would lose what follows ://)
+
+
+def plan_shards(source: Source, column: str | None, nbytes: int) -> list[Shard]:
+    """Cut the files of a source where they can be cut, into shards of about `nbytes` of float32."""
+    shards, first_row = [], 0
+    for part in source.parts:
+        rows = max(1, nbytes // (4 * part.layout.n_features))
+        for start, stop in part.pieces(rows):
+            shards.append(Shard(absolute(part.path), column, start, stop, first_row + start))
+        first_row += part.layout.rows
+    return shards
+
+
+def rows_of(
+    shard: Shard, *, others: bool = False, nbytes: int | None = None, finite: bool = True
+) -> Iterator[Chunk]:
+    """Open a shard's file and yield its rows as `checked_chunks` does."""
+    source = open_source(shard.path, shard.column)
+    return checked_chunks(source, shard.start, shard.stop, others=others, nbytes=nbytes, finite=finite)
