@@ -89,7 +89,8 @@ class Encoder(Fold):
         if not direct:
             out[...] = folded
 
-    def _tensors(self) -> dict[str, Float32]:
+    def tensors(self) -> dict[str, Float32]:
+        """Return the weights by name, as `save` writes them."""
         tensors = {"weight": self.weight}
         if self.bias is not None:
             tensors["bias"] = self.bias

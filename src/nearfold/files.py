@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,13 @@ from typing import BinaryIO
 
 from nearfold.errors import FileError
 
-__all__ = ["cause", "replacing"]
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["cause", "held", "remove_beside", "replacing", "sync_folder"]
+
+# The ending of files that are being written.
+_BESIDE = ".part"
 
 
 def cause(error: OSError) -> str:
@@ -35,23 +43,91 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     target = Path(path)
     if target.is_dir():
         raise FileError(f"{target}: is a folder; name a file to write")
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    _remove_abandoned(target)
+    beside = target
     try:
-        with beside.open("xb") as file:
+        beside, file = _open_beside(target)
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         beside.replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise FileError(f"{target}: can't be written: {cause(error)}") from error
     finally:
         # After a successful rename there is nothing left under this name.
+        if beside != target:
+            beside.unlink(missing_ok=True)
+
+
+def _open_beside(target: Path) -> tuple[Path, BinaryIO]:
+    """Open a new file beside `target`, held under a lock as long as it is open."""
+    while True:
+        beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_BESIDE}")
+        file = beside.open("xb")
+        _lock(file.fileno(), wait=True)
+        # Between the two lines above the file had no holder, and may have been taken for abandoned.
+        with contextlib.suppress(OSError):
+            if os.path.samestat(beside.stat(), os.fstat(file.fileno())):
+                return beside, file
+        file.close()
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove files beside `target` whose writers were killed: nobody holds their lock."""
+    for beside in target.parent.glob(f".{glob.escape(target.name)}.*{_BESIDE}"):
+        with contextlib.suppress(OSError), beside.open("rb") as file:
+            if _lock(file.fileno(), wait=False):
+                beside.unlink()
+
+
+def _lock(handle: int, *, wait: bool) -> bool:
+    """Lock an open file or folder for its holder alone; return whether it was free.
+
+    The system gives the lock back when its holder ends, however it ends. Windows has no such locks:
+    nothing is ever free there.
+    """
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def held(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Make a folder if it is missing, and hold it: nobody else can while inside.
+
+    Raises
+    ------
+    FileError
+        Another process holds it, or it can't be made.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise FileError(f"{path}: can't be made a folder: {cause(error)}") from error
+    try:
+        if not _lock(handle, wait=False):
+            raise FileError(f"{path}: another run is writing here; wait for it or name another folder")
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove_beside(folder: str | os.PathLike[str]) -> None:
+    """Remove what killed writers left in a folder and below, whose only user the caller is (see `held`)."""
+    for beside in Path(folder).rglob(f".*{_BESIDE}"):
         with contextlib.suppress(OSError):
             beside.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut, where the system lets folders be synced."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

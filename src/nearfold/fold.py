@@ -61,7 +61,7 @@ class Fold(ABC):
         """Write the fold of one chunk into `out`; vectors are float32 or float64, out any float."""
 
     @abstractmethod
-    def _tensors(self) -> dict[str, Float32]:
+    def tensors(self) -> dict[str, Float32]:
         """Return the weights by name, as `save` writes them."""
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -143,7 +143,7 @@ class Fold(ABC):
             "facts": json.dumps(dict(self.facts), sort_keys=True),
         }
         with replacing(path) as file:
-            file.write(save(self._tensors(), metadata))
+            file.write(save(self.tensors(), metadata))
 
     def _freeze_origin(self) -> None:
         """Check the metric, and make parameters and facts read-only copies."""

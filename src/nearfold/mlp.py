@@ -119,7 +119,8 @@ class MLPEncoder(Fold):
         total: npt.NDArray[np.float64] = slope if self.skip is None else slope + self.skip
         return total
 
-    def _tensors(self) -> dict[str, Float32]:
+    def tensors(self) -> dict[str, Float32]:
+        """Return the weights by name, as `save` writes them."""
         tensors = {} if self.skip is None else {"skip": self.skip}
         for number, (weight, bias) in enumerate(self.layers):
             tensors |= {f"layers.{number}.weight": weight, f"layers.{number}.bias": bias}

@@ -10,16 +10,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 
 from nearfold.arrays import Float32, Metric, normalize_rows
 from nearfold.errors import DataError, ParameterError
 from nearfold.progress import stage
 from nearfold.threads import blas_threads, dealt_work
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 __all__ = [
     "NeighborSearch",
@@ -201,6 +203,8 @@ def nearest_others(X: Float32, chosen: Int64, k: int, metric: Metric) -> Int64:
 
 def neighbor_graph(X: Float32, k: int, metric: Metric) -> scipy.sparse.csr_array:
     """Return the symmetric graph in which rows are joined (with weight 1) to their k nearest: (n, n)."""
+    import scipy.sparse
+
     n = len(X)
     neighbors = np.concatenate(
         [

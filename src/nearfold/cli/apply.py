@@ -1,20 +1,31 @@
-"""`nearfold apply`: fold a file of vectors with a saved encoder."""
+"""`nearfold apply`: fold vectors with a saved encoder."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nearfold.cli.options import AsJson, Column, Quiet
+from nearfold.cli.options import (
+    DEFAULT_MEMORY,
+    AsJson,
+    Column,
+    Memory,
+    Quiet,
+    Scheduler,
+    parse_bytes,
+)
+
+if TYPE_CHECKING:
+    from nearfold.errors import NearfoldError
 
 __all__ = ["apply"]
 
 
 class OutputDtype(StrEnum):
-    """Numbers that folded vectors are stored as."""
+    """What folded numbers are stored as."""
 
     float32 = "float32"
     float16 = "float16"
@@ -23,33 +34,89 @@ class OutputDtype(StrEnum):
 
 def apply(
     encoder: Annotated[Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER")],
-    vectors: Annotated[Path, typer.Argument(help="Vectors: .npy, .npz or .parquet.", metavar="VECTORS")],
+    vectors: Annotated[
+        str, typer.Argument(help="Vectors: a file, a folder of files, or a URL.", metavar="VECTORS")
+    ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Where folded vectors go: .npy, .npz or .parquet.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Where folded vectors go: a file, or a folder of shards.",
+        ),
     ],
     column: Column = None,
     dtype: Annotated[OutputDtype, typer.Option(help="Of the folded vectors.")] = OutputDtype.float32,
+    shard_format: Annotated[
+        str | None, typer.Option("--format", help="Of the shards, such as parquet; the input's unless given.")
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Set shards aside that can't be read, and count them.")
+    ] = False,
+    memory: Memory = DEFAULT_MEMORY,
+    scheduler: Scheduler = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fold vectors with a saved encoder, a chunk at a time; other Parquet columns ride along."""
+    """Fold vectors with a saved encoder, in bounded memory; order and other columns are kept.
+
+    Into a folder, the work is done shard by shard, with a manifest of checksums: a run that was
+    killed is gone on with by running it again.
+    """
     from nearfold.cli.console import print_json, print_mapping, showing_progress
-    from nearfold.io.vectors import open_source
+    from nearfold.errors import ParameterError
+    from nearfold.io.vectors import FORMATS, open_source
     from nearfold.loading import load
+    from nearfold.scale.engine import engine_for
+    from nearfold.scale.folder import fold_folder
     from nearfold.scale.transform import fold_file
 
     loaded = load(encoder)
+    budget = parse_bytes("--memory", memory)
+    into_folder = out.is_dir() or out.suffix == ""
+    if not into_folder and (shard_format or skip_bad or scheduler):
+        raise ParameterError(
+            f"--format, --skip-bad and --scheduler are for output to a folder of shards; {out} is a file"
+        )
+    unreadable: list[tuple[str, NearfoldError]] = []
+    results: dict[str, Any] = {"out": str(out)}
     with showing_progress(quiet or as_json):
-        source = open_source(vectors, column)
-        layout = fold_file(loaded, source, out, dtype.value)
+        source = open_source(
+            vectors,
+            column,
+            on_bad=(lambda name, error: unreadable.append((name, error))) if skip_bad else None,
+        )
+        if into_folder:
+            suffix = None if shard_format is None else f".{shard_format.removeprefix('.').lower()}"
+            folded = fold_folder(
+                loaded,
+                source,
+                out,
+                engine_for(scheduler, budget),
+                column=column,
+                suffix=suffix,
+                dtype=dtype.value,
+                skip_bad=skip_bad,
+                unreadable=unreadable,
+            )
+            results |= {"rows": folded.rows, "shards": folded.shards, "written": folded.written}
+            if skip_bad:
+                results["set_aside"] = [entry.as_dict() for entry in folded.set_aside]
+        else:
+            if out.suffix.lower() not in FORMATS:
+                raise ParameterError(f"{out}: can't tell its format from its name; use {', '.join(FORMATS)}")
+            results["rows"] = fold_file(loaded, source, out, dtype.value).rows
     bytes_before = source.layout.n_features * source.layout.dtype.itemsize
-    results = {
-        "out": str(out),
-        "rows": layout.rows,
-        "dimensions": [source.layout.n_features, layout.n_features],
-        "bytes_per_vector": [bytes_before, layout.n_features * layout.dtype.itemsize],
+    bytes_after = loaded.n_components * int(dtype.value.removeprefix("float")) // 8
+    results |= {
+        "dimensions": [source.layout.n_features, loaded.n_components],
+        "bytes_per_vector": [bytes_before, bytes_after],
     }
     if as_json:
         print_json(results)
         return
-    print_mapping({k: " -> ".join(map(str, v)) if isinstance(v, list) else v for k, v in results.items()})
+    for name in ("dimensions", "bytes_per_vector"):
+        results[name] = " -> ".join(map(str, results[name]))
+    if skip_bad:
+        results["set_aside"] = "; ".join(e["error"] for e in results["set_aside"]) or "none"
+    print_mapping(results)

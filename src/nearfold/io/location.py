@@ -75,9 +75,9 @@ class Location:
         return PurePosixPath(self.path).suffix.lower()
 
     @property
-    def stem(self) -> str:
-        """The last part of the name without its ending."""
-        return PurePosixPath(self.path.rstrip("/")).stem
+    def last(self) -> str:
+        """The last part of the name."""
+        return PurePosixPath(self.path.rstrip("/")).name
 
     def is_folder(self) -> bool:
         """Return whether it is there and is a folder."""

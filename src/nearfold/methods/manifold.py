@@ -78,7 +78,8 @@ class ManifoldFold(Fold):
         check_finite(vectors)
         out[...] = self._place(_scaled(vectors, self._normalizes))
 
-    def _tensors(self) -> dict[str, Float32]:
+    def tensors(self) -> dict[str, Float32]:
+        """Refuse: there are none."""
         raise ParameterError(
             f"a fold by {self.method} can't be saved: it is its fitted model, which only a pickle could "
             f"hold; use a linear method, or mds"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +14,7 @@ from nearfold.io.base import Source
 from nearfold.io.vectors import checked_chunks
 from nearfold.scale.engine import Progress
 from nearfold.scan import Anchors, Request, Scan, Scanner
-from nearfold.threads import PENDING, blas_threads
+from nearfold.threads import PENDING, blas_threads, in_order
 
 __all__ = ["LocalEngine"]
 
@@ -29,8 +27,6 @@ _INTERPRETER = 250 << 20
 # Chunks in memory at a time: for each thread those waiting and a prepared copy, and one being read.
 _CHUNKS_A_THREAD = PENDING + 1
 _MIN_CHUNK, _MAX_CHUNK = 1 << 20, 16 << 20
-# Shards folded at a time: while one waits for the disk, the other computes.
-_AT_ONCE = 2
 
 
 class LocalEngine:
@@ -83,18 +79,8 @@ class LocalEngine:
                 yield first_row, scanner.result
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Run a few at a time."""
-        waiting: deque[Future[R]] = deque()
-        pool = ThreadPoolExecutor(_AT_ONCE)
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > _AT_ONCE:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        """Run one more at a time than there are cores: while it waits for the disk, others compute."""
+        yield from in_order(function, items, blas_threads() + 1)
 
 
 def _rows_from(source: Source, first_row: int, nbytes: int) -> Iterator[tuple[Float32, str, int]]:

@@ -1,31 +1,97 @@
-"""Fold a file into another, a chunk at a time."""
+"""Fold vectors into one file, a chunk at a time."""
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from nearfold.arrays import check_finite
 from nearfold.errors import DataError, FileError, NearfoldWarning
 from nearfold.fold import Fold
 from nearfold.io.base import Chunk, Layout, Source
 from nearfold.io.location import Location
 from nearfold.io.vectors import checked_chunks, open_sink
 from nearfold.progress import stage
+from nearfold.threads import blas_threads, in_order
 
-__all__ = ["fold_file"]
+__all__ = ["check_output", "fold_file", "folded_chunks", "folded_layout"]
+
+
+def _keeps_columns(suffix: str) -> bool:
+    """Return whether files of an ending can hold columns beside the vectors."""
+    return suffix in (".parquet", ".arrow", ".feather")
+
+
+def folded_layout(encoder: Fold, have: Layout, rows: int, suffix: str, dtype: npt.DTypeLike) -> Layout:
+    """Return the layout of folded vectors in a file of some ending."""
+    others = have.others if _keeps_columns(suffix) else None
+    return Layout(rows, encoder.n_components, np.dtype(dtype), have.name, others)
+
+
+def check_output(encoder: Fold, source: Source, out: str, suffix: str) -> None:
+    """Refuse vectors that the encoder does not take, and to write over them; warn of columns lost."""
+    have = source.layout
+    if have.n_features != encoder.n_features:
+        raise DataError(
+            f"{source.path}: has {have.n_features} dimensions, the encoder takes {encoder.n_features}; "
+            f"use the vectors it was fitted for"
+        )
+    if Location.of(source.path).holds(out):
+        raise FileError(f"{out}: is the input itself; name another output")
+    if have.others is not None and not _keeps_columns(suffix):
+        warnings.warn(
+            f"{out}: only Parquet and Arrow keep the columns {', '.join(have.others.names)}; "
+            f"they are left out",
+            NearfoldWarning,
+            stacklevel=3,
+        )
+
+
+def folded_chunks(
+    encoder: Fold, source: Source, start: int, stop: int | None, *, others: bool, dtype: npt.DTypeLike
+) -> Iterator[Chunk]:
+    """Yield a source's chunks folded; an error names file and row."""
+    first = start
+    for chunk in checked_chunks(source, start, stop, others=others, finite=False):
+        yield _fold_chunk(encoder, chunk, source.path, first, dtype)
+        first += len(chunk.vectors)
+
+
+def _fold_chunk(encoder: Fold, chunk: Chunk, path: str, first_row: int, dtype: npt.DTypeLike) -> Chunk:
+    try:
+        folded = encoder.transform(chunk.vectors, dtype=dtype)
+    except DataError:
+        check_finite(chunk.vectors, path, first_row)
+        raise
+    return Chunk(folded, chunk.others)
+
+
+def _located(source: Source, *, others: bool) -> Iterator[tuple[Chunk, str, int]]:
+    """Yield chunks with their file and the number of their first row there."""
+    for part in source.parts:
+        first = 0
+        for chunk in checked_chunks(part, others=others, finite=False):
+            yield chunk, part.path, first
+            first += len(chunk.vectors)
+
+
+def _fold_located(located: tuple[Chunk, str, int], encoder: Fold, dtype: npt.DTypeLike) -> Chunk:
+    return _fold_chunk(encoder, *located, dtype)
 
 
 def fold_file(
     encoder: Fold, source: Source, out: str | os.PathLike[str], dtype: npt.DTypeLike = np.float32
 ) -> Layout:
-    """Fold every vector of `source` and write the result to `out`, in order.
+    """Fold every vector of `source` and write the result to one file, in order.
 
     Memory is bounded by some chunks of rows, except for .npz, which is read whole. Other columns
-    go from Parquet to Parquet.
+    go from Parquet or Arrow to Parquet or Arrow.
 
     Parameters
     ----------
@@ -49,26 +115,15 @@ def fold_file(
     FileError
         A file can't be read or written, or `out` is the source itself.
     """
-    have = source.layout
-    if have.n_features != encoder.n_features:
-        raise DataError(
-            f"{source.path}: has {have.n_features} dimensions, the encoder takes {encoder.n_features}; "
-            f"use the vectors it was fitted for"
-        )
-    if Location.of(source.path).holds(out):
-        raise FileError(f"{out}: is the input itself; name another output")
-    keeps_columns = Path(out).suffix.lower() == ".parquet"
-    if have.others is not None and not keeps_columns:
-        warnings.warn(
-            f"{out}: only Parquet keeps the columns {', '.join(have.others.names)}; they are left out",
-            NearfoldWarning,
-            stacklevel=2,
-        )
-    others = have.others if keeps_columns else None
-    layout = Layout(have.rows, encoder.n_components, np.dtype(dtype), have.name, others)
-    with open_sink(out, layout) as sink, stage("fold", have.rows) as advance:
-        for chunk in checked_chunks(source):
-            folded = encoder.transform(chunk.vectors, dtype=dtype)
-            sink.write(Chunk(folded, chunk.others if keeps_columns else None))
-            advance(len(folded))
+    suffix = Path(out).suffix.lower()
+    check_output(encoder, source, os.fspath(out), suffix)
+    layout = folded_layout(encoder, source.layout, source.layout.rows, suffix, dtype)
+    others = layout.others is not None
+    with open_sink(out, layout) as sink, stage("fold", layout.rows) as advance:
+        chunks = _located(source, others=others)
+        work = partial(_fold_located, encoder=encoder, dtype=dtype)
+        # Reading and writing go on in this thread while others compute.
+        for chunk in in_order(work, chunks, max(2, blas_threads())):
+            sink.write(chunk)
+            advance(len(chunk.vectors))
     return layout
