@@ -39,17 +39,18 @@ CHOICES: dict[str, dict[str, Any]] = {
 def main(folder: Path) -> None:
     table = Table(title=f"validation P@10, mean of {SEEDS} seeds")
     table.add_column("choice", no_wrap=True)
-    truths = []
+    bases, truths = [], []
     for name, dims, metric in SETS:
-        base, _ = load(folder, name)
+        rows, _ = load(folder, name)
+        bases.append(rows[:-1000])
         table.add_column(f"{name} -> {dims}", no_wrap=True)
-        truths.append(Truth.compute(base[:-1000], base[-1000:], 10, metric))
+        truths.append(Truth.compute(rows[:-1000], rows[-1000:], 10, metric))
     for choice, parameters in CHOICES.items():
         row = []
-        for (_, dims, metric), truth in zip(SETS, truths, strict=True):
+        for (_, dims, metric), base, truth in zip(SETS, bases, truths, strict=True):
             kept = [
                 judge(
-                    NearFold(dims, metric=metric, random_state=seed, **parameters).fit(truth.base).encoder_,
+                    NearFold(dims, metric=metric, random_state=seed, **parameters).fit(base).encoder_,
                     truth,
                     [10],
                     [],

@@ -36,6 +36,8 @@ def sampled_rows(n_rows: int, count: int, seed: int, *, start: int = 0) -> Int64
     start
         The first number.
     """
+    if count == 0:
+        return np.empty(0, np.int64)
     if n_rows - start <= count:
         return np.arange(start, n_rows)
     kept = np.empty(0, np.int64)

@@ -24,7 +24,18 @@ from nearfold.progress import stage
 from nearfold.sampling import sampled_rows
 from nearfold.threads import blas_threads, dealt_work
 
-__all__ = ["Anchors", "Blocks", "Kept", "Request", "Scan", "Scanner", "anchors_of", "scan_array", "scan_rows"]
+__all__ = [
+    "Anchors",
+    "Blocks",
+    "Kept",
+    "Request",
+    "Scan",
+    "Scanner",
+    "anchors_of",
+    "prepared",
+    "scan_array",
+    "scan_rows",
+]
 
 Int64 = npt.NDArray[np.int64]
 
@@ -85,17 +96,27 @@ class Anchors:
     metric: Metric
     shift: Float32 | None = None
 
+    def chosen(self, which: Int64) -> Anchors:
+        """Return some of the anchors."""
+        rows = None if self.rows is None else self.rows[which]
+        return replace(self, vectors=self.vectors[which], rows=rows)
+
 
 def anchors_of(vectors: Float32, rows: Int64 | None, request: Request) -> Anchors:
     """Prepare anchors: raw vectors of shape (a, d) and the numbers of their rows."""
     k = request.k if rows is None else request.k + 1
+    shift = None
+    if request.metric == "l2":
+        shift = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    name = "queries" if rows is None else "X"
+    return Anchors(prepared(vectors, request, shift, name), rows, k, request.metric, shift)
+
+
+def prepared(vectors: Float32, request: Request, shift: Float32 | None, name: str = "X") -> Float32:
+    """Return rows as a scan looks at them: normalised or shifted, where that is asked."""
     if request.normalize:
-        name = "queries" if rows is None else "X"
-        return Anchors(normalize_rows(vectors, name), rows, k, request.metric)
-    if request.metric != "l2":
-        return Anchors(vectors, rows, k, request.metric)
-    shift = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return Anchors(vectors - shift, rows, k, request.metric, shift)
+        return normalize_rows(vectors, name)
+    return vectors if shift is None else vectors - shift
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,13 +208,15 @@ class Scan:
             return np.empty(0, np.int64)
         return _numbers(self.neighbors)
 
-    def filled(self, vectors: Float32, request: Request) -> Scan:
-        """Return this scan with the rows `needed()` names, as they are in the data."""
-        if request.normalize:
-            vectors = normalize_rows(vectors)
-        elif self.shift is not None:
-            vectors = vectors - self.shift
-        return replace(self, kept=Kept(self.needed(), vectors))
+    def filled(self, rows: list[Kept]) -> Scan:
+        """Return this scan with the rows that `needed()` names, given among others, prepared."""
+        needed, width = self.needed(), rows[0].vectors.shape[1]
+        return replace(self, kept=Kept.gathered(rows, needed, width))
+
+    def of_anchors(self, chosen: Int64) -> Scan:
+        """Return this scan for some of its anchors."""
+        assert self.neighbors is not None
+        return replace(self, neighbors=Neighbors(self.neighbors.scores[chosen], self.neighbors.ids[chosen]))
 
     @property
     def mean(self) -> npt.NDArray[np.float64]:

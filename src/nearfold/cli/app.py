@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from nearfold import __version__
-from nearfold.cli import apply, compare, demo, evaluate, fit, inspect, methods, sweep
+from nearfold.cli import apply, compare, demo, drift, evaluate, fit, inspect, methods, sweep, update
 from nearfold.errors import NearfoldError, NearfoldWarning
 
 __all__ = ["app", "main"]
@@ -30,10 +30,12 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("fit")(fit.fit)
 app.command("apply")(apply.apply)
+app.command("drift")(drift.drift)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("sweep")(sweep.sweep)
 app.command("inspect")(inspect.inspect)
+app.command("update")(update.update)
 app.command("methods")(methods.methods)
 
 

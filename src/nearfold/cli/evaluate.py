@@ -16,6 +16,7 @@ from nearfold.cli.options import (
     MetricName,
     NQueries,
     Queries,
+    QueryColumn,
     Quiet,
     Seed,
     parse_numbers,
@@ -28,6 +29,7 @@ def evaluate(
     encoder: Annotated[Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER")],
     base: BaseFile,
     queries: Queries = None,
+    query_column: QueryColumn = None,
     n_queries: NQueries = None,
     metric: Annotated[
         MetricName | None, typer.Option(help="What near means; the encoder's own unless given.")
@@ -41,23 +43,32 @@ def evaluate(
 ) -> None:
     """Judge an encoder: P@k and recall k-in-R on queries, by exact search, with 95% intervals.
 
+    BASE may be of any size: it is read once, and nothing of it is held.
+
     Without --queries rows of BASE are held out as queries. If the encoder was fitted on all of
     BASE it has seen them, so the figures may flatter it: `compare` never lets that happen.
     """
+    from nearfold.arrays import check_positive
     from nearfold.cli.console import interval, output, print_json, print_mapping, showing_progress
-    from nearfold.evaluation.judge import evaluate as judge_fold
-    from nearfold.evaluation.split import base_and_queries
-    from nearfold.io.vectors import read_vectors
+    from nearfold.evaluation.streamed import evaluate_source, hold_out_rows
+    from nearfold.io.vectors import open_source, read_vectors
     from nearfold.loading import load
 
     loaded = load(encoder)
     with showing_progress(quiet or as_json):
-        given = None if queries is None else read_vectors(queries, column)
-        vectors, asked = base_and_queries(read_vectors(base, column), given, n_queries, seed)
-        judgement = judge_fold(
+        source = open_source(base, column)
+        if n_queries is not None:
+            check_positive("--n-queries", n_queries)
+        held = None
+        if queries is None:
+            asked, held = hold_out_rows(source, n_queries, seed)
+        else:
+            asked = read_vectors(queries, query_column or column)
+        judgement = evaluate_source(
             loaded,
-            vectors,
+            source,
             asked,
+            held_out=held,
             metric=None if metric is None else metric.value,
             k=parse_numbers("-k", k),
             depths=parse_numbers("--depths", depths),
@@ -65,7 +76,7 @@ def evaluate(
     results: dict[str, Any] = {
         "encoder": str(encoder),
         "base": str(base),
-        "rows": len(vectors),
+        "rows": source.layout.rows - (0 if held is None else len(held)),
         "queries_from": "held out of the base" if queries is None else str(queries),
         **judgement.as_dict(),
     }

@@ -59,6 +59,9 @@ def fit(
         Path | None,
         typer.Option(help="Keep the scan here: a killed fit goes on from it, `update` starts from it."),
     ] = None,
+    watch: Annotated[
+        bool, typer.Option(help="Note what `drift` compares with: another fit, below 50,000 rows.")
+    ] = True,
     memory: Memory = DEFAULT_MEMORY,
     scheduler: Scheduler = None,
     seed: Seed = 0,
@@ -92,27 +95,29 @@ def fit(
         if rows is None and scans(estimator, source):
             asked = None if queries is None else read_vectors(queries, query_column or column)
             engine = engine_for(scheduler, budget)
-            encoder = fit_files(estimator, source, engine, column=column, queries=asked, state=state)
+            encoder = fit_files(
+                estimator, source, engine, column=column, queries=asked, state=state, watch=watch
+            )
         else:
             if state is not None or scheduler is not None or queries is not None:
                 raise ParameterError(
                     f"--state, --scheduler and --queries are for methods that scan all rows of a file; "
                     f"{method} {'with --rows ' if rows else ''}learns from rows in memory"
                 )
-            encoder, seen = _fit_in_memory(estimator, source, rows, seed, budget)
+            encoder, seen = _fit_in_memory(estimator, source, rows, seed, budget, watch=watch)
     encoder.save(out)
     print_fit(encoder, out, seen, as_json=as_json)
 
 
 def _fit_in_memory(
-    estimator: FoldEstimator, source: Source, rows: int | None, seed: int, budget: int
+    estimator: FoldEstimator, source: Source, rows: int | None, seed: int, budget: int, *, watch: bool
 ) -> tuple[Fold, Float32]:
     """Fit to all rows, or a sample of them, if memory allows it; return the fold and the rows."""
     import numpy as np
 
     from nearfold.errors import ParameterError
-    from nearfold.io.base import Chunk
-    from nearfold.io.vectors import as_float32, checked_chunks
+    from nearfold.evaluation.watch import held_back_figures, with_figures
+    from nearfold.io.vectors import checked_chunks, checked_rows
     from nearfold.sampling import sampled_rows
 
     layout = source.layout
@@ -125,10 +130,12 @@ def _fit_in_memory(
             f"with --memory, or give --rows, or use a method that scans (nearfold, pca, rae-exact)"
         )
     if wanted < layout.rows:
-        vectors = as_float32(Chunk(source.take(sampled_rows(layout.rows, wanted, seed))))
+        chosen = sampled_rows(layout.rows, wanted, seed)
+        vectors = checked_rows(source.take(chosen), chosen, source.path)
     else:
         vectors = np.concatenate([chunk.vectors for chunk in checked_chunks(source, others=False)])
-    return estimator.fit(vectors).encoder_, vectors
+    fold = estimator.fit(vectors).encoder_
+    return with_figures(fold, held_back_figures(estimator, vectors)) if watch else fold, vectors
 
 
 def print_fit(encoder: Fold, out: Path, seen: Float32 | None = None, *, as_json: bool) -> None:
@@ -137,17 +144,19 @@ def print_fit(encoder: Fold, out: Path, seen: Float32 | None = None, *, as_json:
     from nearfold.theory.spectrum import spectrum_of
 
     conditioning = spectrum_of(encoder, seen)
+    # The figures that `drift` compares with are many and say little alone.
+    facts = {name: value for name, value in encoder.facts.items() if name != "watch"}
     results = {
         "encoder": str(out),
         "method": encoder.method,
         "metric": encoder.metric,
         "dimensions": [encoder.n_features, encoder.n_components],
-        "facts": dict(encoder.facts),
+        "facts": facts,
         "kappa": None if conditioning is None else conditioning.kappa,
     }
     if as_json:
         print_json(results)
         return
     results["dimensions"] = f"{encoder.n_features} -> {encoder.n_components}"
-    results["facts"] = ", ".join(f"{name} {value}" for name, value in encoder.facts.items())
+    results["facts"] = ", ".join(f"{name} {value}" for name, value in facts.items())
     print_mapping(results)

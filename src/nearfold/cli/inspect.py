@@ -37,6 +37,7 @@ def inspect(
     """
     from nearfold.cli.console import print_json, print_mapping
     from nearfold.errors import ParameterError
+    from nearfold.evaluation.watch import readable_facts
     from nearfold.fold import FORMAT_VERSION
     from nearfold.loading import load
     from nearfold.theory.spectrum import spectrum_of
@@ -77,11 +78,8 @@ def inspect(
     if as_json:
         print_json(results)
         return
-    flat = {
-        f"{group}.{name}": value
-        for group in ("parameters", "facts")
-        for name, value in results[group].items()
-    }
+    flat = {f"parameters.{name}": value for name, value in loaded.parameters.items()}
+    flat |= {f"facts.{name}": value for name, value in readable_facts(loaded).items()}
     print_mapping(
         {name: v for name, v in results.items() if name not in ("parameters", "facts", "data")} | flat
     )

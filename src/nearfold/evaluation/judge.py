@@ -22,8 +22,11 @@ __all__ = [
     "evaluate",
     "judge",
     "judge_folded",
+    "judge_found",
     "paired_difference",
 ]
+
+Int64 = npt.NDArray[np.int64]
 
 DEFAULT_KS = (1, 5, 10)
 DEFAULT_DEPTHS = (20, 50, 100)
@@ -102,9 +105,8 @@ def judge(
     metric
         What near means after folding; None for truth's.
     """
-    return judge_folded(
-        truth, encoder.transform(truth.base), encoder.transform(truth.queries), ks, depths, metric
-    )
+    base = np.asarray(truth.base)
+    return judge_folded(truth, encoder.transform(base), encoder.transform(truth.queries), ks, depths, metric)
 
 
 def judge_folded(
@@ -119,6 +121,15 @@ def judge_folded(
     ks, k_max = sorted(set(ks)), max(ks)
     depths = sorted({r for r in depths if k_max < r <= len(truth.base)})
     found = search(base, queries, max([k_max, *depths]), metric or truth.metric, folded=True)
+    return judge_found(truth, found, ks, depths)
+
+
+def judge_found(truth: Truth, found: Int64, ks: Sequence[int], depths: Sequence[int]) -> Judgement:
+    """Judge the rows found for truth's queries after folding: their numbers, nearest first.
+
+    Shape (q, r), r at least the largest of ks (rising) and depths (rising, above the largest k).
+    """
+    k_max = max(ks)
     per_query = {f"P@{k}": truth.correct(found[:, :k], k).mean(axis=1) for k in ks}
     right = truth.correct(found, k_max)
     for depth in depths:

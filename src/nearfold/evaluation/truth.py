@@ -8,6 +8,7 @@ answers, where a comparison of row numbers would call some of them errors at ran
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
@@ -17,10 +18,23 @@ from nearfold.arrays import Float32, Metric, normalize_rows
 from nearfold.errors import ParameterError
 from nearfold.progress import stage
 
-__all__ = ["Truth", "search"]
+__all__ = ["Rows", "Truth", "candidates", "search"]
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
+
+
+class Rows(Protocol):
+    """Vectors that can be fetched by number: an array, or a file of any size."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        ...
+
+    def __getitem__(self, rows: Int64, /) -> npt.NDArray[Any]:
+        """Return the rows of these numbers, shape (..., d)."""
+        ...
+
 
 # faiss scores in float32; this many rows past the k-th are scored again in float64, so that
 # near-ties which float32 can't tell apart are put in order.
@@ -77,10 +91,10 @@ def search(base: Float32, queries: Float32, k: int, metric: Metric, *, folded: b
     return ids
 
 
-def exact_scores(base: Float32, queries: Float32, ids: Int64, metric: Metric) -> Float64:
+def exact_scores(base: Rows, queries: Float32, ids: Int64, metric: Metric) -> Float64:
     """Return each query's scores with the base rows `ids`, shape (q, c), in float64; higher is nearer."""
     scores = np.empty(ids.shape)
-    step = max(1, 2**24 // max(1, ids.shape[1] * base.shape[1]))
+    step = max(1, 2**24 // max(1, ids.shape[1] * queries.shape[1]))
     for start in range(0, len(ids), step):
         part = slice(start, start + step)
         rows = base[ids[part]].astype(np.float64)
@@ -96,14 +110,21 @@ def exact_scores(base: Float32, queries: Float32, ids: Int64, metric: Metric) ->
     return scores
 
 
+def candidates(k_max: int, rows: int) -> int:
+    """Return how many rows to look for in float32 to know the k_max nearest exactly."""
+    return min(k_max + _SLACK, rows)
+
+
 @dataclass(frozen=True, eq=False)
 class Truth:
     """The exact neighbours of queries, against which any number of folds can be judged.
 
     Parameters
     ----------
-    base, queries
-        Shapes (n, d) and (q, d), float32.
+    base
+        The n rows searched in.
+    queries
+        Shape (q, d), float32.
     metric
         What near means.
     k_max
@@ -115,7 +136,7 @@ class Truth:
         Their exact scores, float64, falling.
     """
 
-    base: Float32
+    base: Rows
     queries: Float32
     metric: Metric
     k_max: int
@@ -129,7 +150,12 @@ class Truth:
             raise ParameterError(
                 f"k={k_max} neighbours are asked of a base of {len(base)} rows; ask for fewer"
             )
-        ids = search(base, queries, min(k_max + _SLACK, len(base)), metric)
+        ids = search(base, queries, candidates(k_max, len(base)), metric)
+        return cls.of_candidates(base, queries, ids, k_max, metric)
+
+    @classmethod
+    def of_candidates(cls, base: Rows, queries: Float32, ids: Int64, k_max: int, metric: Metric) -> Truth:
+        """Put the `candidates` nearest by float32, shape (q, c), in their exact order."""
         scores = exact_scores(base, queries, ids, metric)
         order = np.argsort(-scores, axis=1, kind="stable")
         nearest = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)

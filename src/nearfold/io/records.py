@@ -46,12 +46,12 @@ class RecordSource(Source):
         self._prefix = prefix
         self._stride = prefix + layout.n_features * layout.dtype.itemsize
 
-    def _check(self, records: npt.NDArray[np.uint8], first: int) -> None:
+    def _check(self, records: npt.NDArray[np.uint8], rows: Int64) -> None:
         """Refuse rows whose prefix is not what it should be; subclasses with a prefix say how."""
 
-    def _vectors(self, records: npt.NDArray[np.uint8], first: int) -> npt.NDArray[Any]:
+    def _vectors(self, records: npt.NDArray[np.uint8], rows: Int64) -> npt.NDArray[Any]:
         if self._prefix:
-            self._check(records, first)
+            self._check(records, rows)
             records = np.ascontiguousarray(records[:, self._prefix :])
         return records.view(self.layout.dtype)
 
@@ -76,7 +76,7 @@ class RecordSource(Source):
                 for first in range(start, stop, rows):
                     records = np.empty((min(rows, stop - first), self._stride), np.uint8)
                     self._fill(file, records)
-                    yield Chunk(self._vectors(records, first))
+                    yield Chunk(self._vectors(records, np.arange(first, first + len(records))))
         except OSError as error:
             raise FileError(f"{self.path}: can't be read: {cause(error)}") from error
 
@@ -90,4 +90,4 @@ class RecordSource(Source):
                     self._fill(file, record)
         except OSError as error:
             raise FileError(f"{self.path}: can't be read: {cause(error)}") from error
-        return self._vectors(records, 0)
+        return self._vectors(records, rows)

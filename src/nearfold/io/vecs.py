@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from nearfold.errors import FileError
 from nearfold.files import cause, replacing
-from nearfold.io.base import Chunk, Layout, check_layout
+from nearfold.io.base import Chunk, Int64, Layout, check_layout
 from nearfold.io.location import Location
 from nearfold.io.records import RecordSource
 
@@ -30,11 +30,11 @@ _WIDTH = np.dtype("<i4")
 class VecsSource(RecordSource):
     """Vectors that each bring their own width."""
 
-    def _check(self, records: npt.NDArray[np.uint8], first: int) -> None:
+    def _check(self, records: npt.NDArray[np.uint8], rows: Int64) -> None:
         widths = np.ascontiguousarray(records[:, : _WIDTH.itemsize]).view(_WIDTH)[:, 0]
         if len(bad := np.flatnonzero(widths != self.layout.n_features)):
             raise FileError(
-                f"{self.path}: row {first + bad[0]} says it has {widths[bad[0]]} dimensions where the first "
+                f"{self.path}: row {rows[bad[0]]} says it has {widths[bad[0]]} dimensions where the first "
                 f"has {self.layout.n_features}; the file is corrupt or of another format"
             )
 

@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from nearfold.arrays import Float32, check_finite, chunk_rows
-from nearfold.errors import FileError, NearfoldError
+from nearfold.errors import DataError, FileError, NearfoldError
 from nearfold.files import cause
 from nearfold.io.base import Chunk, Format, Layout, Sink, Source
 from nearfold.io.folder import FolderSource
@@ -23,6 +24,7 @@ __all__ = [
     "WRITABLE",
     "as_float32",
     "checked_chunks",
+    "checked_rows",
     "open_sink",
     "open_source",
     "read_vectors",
@@ -139,6 +141,23 @@ def as_float32(chunk: Chunk) -> Float32:
     """Return a chunk's vectors as C-contiguous float32; numbers beyond it become infinite."""
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(chunk.vectors, dtype=np.float32)
+
+
+def checked_rows(taken: npt.NDArray[Any], rows: npt.NDArray[np.int64], path: str) -> Float32:
+    """Return rows that were taken by number as finite float32; an error names file and row.
+
+    Raises
+    ------
+    DataError
+        A row is not finite.
+    """
+    vectors = as_float32(Chunk(taken))
+    try:
+        check_finite(vectors, path)
+    except DataError:
+        bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+        check_finite(vectors[bad : bad + 1], path, int(rows[bad]))
+    return vectors
 
 
 def checked_chunks(

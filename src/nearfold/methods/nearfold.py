@@ -19,7 +19,7 @@ from nearfold.encoder import Encoder
 from nearfold.errors import DataError, ParameterError
 from nearfold.methods.adam import Adam
 from nearfold.methods.base import check_rows_for_components
-from nearfold.methods.objective import gradient, loss, score_spread, soft_neighbors
+from nearfold.methods.objective import distinguishes, gradient, loss, score_spread, soft_neighbors
 from nearfold.methods.pca import principal_axes
 from nearfold.methods.scanned import ScanFold
 from nearfold.moments import Moments
@@ -125,7 +125,7 @@ def train_on_blocks(
     n_blocks = len(index)
     sample = vectors[index[:: max(1, n_blocks // 256)]]
     tau = score_spread(sample, metric)
-    if tau <= np.finfo(np.float32).eps * float(np.square(sample).sum(axis=2).max()):
+    if not distinguishes(sample, tau):
         raise DataError(
             "X has neighbourhoods of equal vectors only: no neighbour is nearer than another, so "
             "there is nothing to learn; remove duplicate rows"

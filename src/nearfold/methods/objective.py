@@ -18,7 +18,7 @@ import numpy as np
 
 from nearfold.arrays import Float32, Metric
 
-__all__ = ["gradient", "loss", "score_spread", "soft_neighbors"]
+__all__ = ["distinguishes", "gradient", "loss", "loss_of_fold", "score_spread", "soft_neighbors"]
 
 # Keeps a vector that folds to zero from dividing by zero; far below any norm that matters.
 _TINY = np.float32(1e-20)
@@ -76,6 +76,19 @@ def loss(
     if anchors_only:
         terms = terms[:, :1]
     return float(terms.sum(dtype=np.float64) / (terms.shape[0] * terms.shape[1]))
+
+
+def loss_of_fold(W: Float32, B: Float32, metric: Metric, *, anchors_only: bool = False) -> float | None:
+    """Return the loss of encoder W over blocks B, with their own tau; None where all rows are equal."""
+    tau = score_spread(B, metric)
+    if not distinguishes(B, tau):
+        return None
+    return loss(W, B, soft_neighbors(B, metric, tau), metric, tau, anchors_only=anchors_only)
+
+
+def distinguishes(B: Float32, tau: float) -> bool:
+    """Return whether scores within blocks B differ by more than rounding, given their spread tau."""
+    return bool(tau > np.finfo(np.float32).eps * float(np.square(B).sum(axis=2).max()))
 
 
 def gradient(

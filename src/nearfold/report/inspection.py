@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from nearfold.evaluation.watch import readable_facts
 from nearfold.report.charts import distributions, lines
 from nearfold.report.comparison import MEASURE, estimate_cell
 from nearfold.report.page import Cell, Chart, Page, Table, Text
@@ -98,7 +99,7 @@ def inspection_page(inspection: Inspection, name: str, provenance: dict[str, str
                 "Share of queries whose true neighbours are certain once that share of the base is read.",
             ),
         )
-    facts = {**fold.parameters, **fold.facts}
+    facts = {**fold.parameters, **readable_facts(fold)}
     page.add(
         "How it was learned", Table(["what", "value"], [[Cell(k), Cell(str(v))] for k, v in facts.items()])
     )

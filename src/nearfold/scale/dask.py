@@ -108,6 +108,7 @@ class DaskEngine:
         anchors: Anchors | None,
         first_row: int,
         start: Scan | None,
+        number_from: int = 0,
     ) -> Iterator[Progress]:
         """Scan shard by shard on the workers and merge here, in order.
 
@@ -117,7 +118,7 @@ class DaskEngine:
         shards = [s for s in plan_shards(source, column, self._shard_bytes) if s.first_row >= first_row]
         (sent,) = self._client.scatter([(request, anchors)], broadcast=True, hash=False)
         merged = start
-        parts = self._results((_scan_shard, shard, sent) for shard in shards)
+        parts = self._results((_scan_shard, shard, sent, number_from) for shard in shards)
         for shard, part in zip(shards, parts, strict=True):
             merged = part if merged is None else merged + part
             yield shard.first_row + shard.rows, partial(_identity, merged)
@@ -132,11 +133,12 @@ def _take_rows(task: tuple[Shard, Int64]) -> npt.NDArray[Any]:
     return open_source(shard.path, shard.column).take(rows)
 
 
-def _scan_shard(shard: Shard, sent: tuple[Request, Anchors | None]) -> Scan:
+def _scan_shard(shard: Shard, sent: tuple[Request, Anchors | None], number_from: int) -> Scan:
     request, anchors = sent
     scanner, row = Scanner(request, anchors, carry=False), shard.start
+    number_from += shard.first_row - shard.start
     with scanner:
         for chunk in rows_of(shard, finite=False):
-            scanner.see(chunk.vectors, shard.first_row + row - shard.start, shard.path, row)
+            scanner.see(chunk.vectors, number_from + row, shard.path, row)
             row += len(chunk.vectors)
     return scanner.result()

@@ -36,8 +36,12 @@ class Engine(Protocol):
         anchors: Anchors | None,
         first_row: int,
         start: Scan | None,
+        number_from: int = 0,
     ) -> Iterator[Progress]:
-        """Scan the rows from `first_row` on, behind what `start` holds; yield now and then how far it is."""
+        """Scan the rows from `first_row` on, behind what `start` holds; yield now and then how far it is.
+
+        The source's first row has number `number_from`.
+        """
         ...
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

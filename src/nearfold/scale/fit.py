@@ -13,17 +13,25 @@ import numpy as np
 from nearfold.arrays import Float32, check_metric, resolve_components
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, FileError, ParameterError
+from nearfold.evaluation.watch import (
+    IN_SAMPLE_ROWS,
+    SAMPLE_SIZES,
+    figures_of,
+    held_back_figures,
+    with_figures,
+)
 from nearfold.io.base import Source
+from nearfold.io.vectors import checked_rows
 from nearfold.methods.base import FoldEstimator
 from nearfold.methods.nearfold import NearFold
 from nearfold.methods.scanned import ScanFold
 from nearfold.progress import stage
 from nearfold.sampling import sampled_rows
 from nearfold.scale.engine import Engine
-from nearfold.scale.state import ScanState, read_state, write_state
-from nearfold.scan import Request, Scan, anchors_of
+from nearfold.scale.state import ScanState, input_digests, read_state, write_state
+from nearfold.scan import Kept, Request, Scan, anchors_of, prepared
 
-__all__ = ["fit_files", "scans"]
+__all__ = ["fit_files", "scans", "with_neighbors"]
 
 # A state is written when this many times what the last writing took has passed, at least.
 _WRITE_SHARE, _WRITE_SECONDS = 50, 20.0
@@ -69,12 +77,13 @@ def fit_files(
     column: str | None = None,
     queries: Float32 | None = None,
     state: str | os.PathLike[str] | None = None,
+    watch: bool = False,
 ) -> Encoder:
     """Fit an estimator to files, and return its encoder.
 
-    The rows are read once where single rows can be read (.npy, vecs, HDF5, Lance). In Parquet and
-    Arrow files the anchors are drawn by a reading before; a cluster reads the neighbours found once
-    more behind it.
+    The rows are read once where single rows can be read (.npy, vecs, HDF5, Lance). Parquet and
+    Arrow files are read once before, for the anchors and a sample to watch drift by; a cluster
+    reads them once more behind the scan, for the neighbours found.
 
     Parameters
     ----------
@@ -91,6 +100,8 @@ def fit_files(
     state
         A file that holds the scan as it goes: an interrupted fit goes on from it, and a finished
         one's can be updated.
+    watch
+        Note in the encoder's facts what `drift` compares with; below 50,000 rows by a second fit.
 
     Raises
     ------
@@ -108,25 +119,59 @@ def fit_files(
     request = _request(estimator, source, queries)
     if request is None or not isinstance(estimator, ScanFold):
         raise ParameterError(f"{type(estimator).__name__} needs all rows in memory: fit it to an array")
+    rows = np.empty(0, np.int64)
+    if request.queries is None:
+        rows = sampled_rows(layout.rows, request.n_anchors, request.seed)
+    watched_rows = sampled_rows(layout.rows, SAMPLE_SIZES[-1], request.seed + 1)
+    # Both samples by one reading, where files can only be read through.
+    together = np.union1d(rows, watched_rows)
+    drawn = checked_rows(engine.take(source, column, together), together, source.path)
     anchors = None
-    if request.n_anchors:
-        if request.queries is None:
-            rows = sampled_rows(layout.rows, request.n_anchors, request.seed)
-            drawn = engine.take(source, column, rows)
-        else:
-            rows, drawn = (
-                None,
-                request.queries[sampled_rows(len(request.queries), request.n_anchors, request.seed)],
-            )
-        with np.errstate(over="ignore"):
-            anchors = anchors_of(np.ascontiguousarray(drawn, np.float32), rows, request)
-    finished = _scanned(source, column, engine, ScanState(request, anchors, layout.rows, 0, None), state)
+    if request.queries is not None:
+        asked = request.queries[sampled_rows(len(request.queries), request.n_anchors, request.seed)]
+        anchors = anchors_of(asked, None, request)
+    elif request.n_anchors:
+        anchors = anchors_of(drawn[np.searchsorted(together, rows)], rows, request)
+    sample = Kept(watched_rows, drawn[np.searchsorted(together, watched_rows)])
+    inputs = () if state is None else input_digests(source)
+    begun = ScanState(request, anchors, layout.rows, 0, None, sample, inputs)
+    finished = _scanned(source, column, engine, begun, state)
     assert finished.scan is not None
     n_components = resolve_components(estimator.n_components, layout.n_features)
     encoder = estimator.learn_from_scan(finished.scan, finished.anchors, n_components, request)
+    if watch and layout.rows >= IN_SAMPLE_ROWS:
+        encoder = with_figures(encoder, figures_of(encoder, sample.vectors))
+    elif watch:
+        rows = np.arange(layout.rows)
+        X = checked_rows(engine.take(source, column, rows), rows, source.path)
+        options = {} if queries is None else {"queries": queries}
+        encoder = with_figures(encoder, held_back_figures(estimator, X, **options))
     estimator.n_features_in_ = layout.n_features
     estimator.encoder_ = encoder
     return encoder
+
+
+def with_neighbors(
+    scan: Scan,
+    source: Source,
+    column: str | None,
+    engine: Engine,
+    request: Request,
+    known: Kept | None = None,
+    number_from: int = 0,
+) -> Scan:
+    """Return a scan with the rows that are neighbours, where the engine did not carry them along.
+
+    Those not `known` are fetched from the source, whose first row has number `number_from`.
+    """
+    rows = [] if known is None else [known]
+    missing = scan.needed()
+    if not len(missing):
+        return scan
+    missing = missing[missing >= number_from]
+    numbers = missing - number_from
+    vectors = checked_rows(engine.take(source, column, numbers), numbers, source.path)
+    return scan.filled([*rows, Kept(missing, prepared(vectors, request, scan.shift))])
 
 
 def _reached(begun: ScanState, done: int, finish: Callable[[], Scan]) -> ScanState:
@@ -162,10 +207,7 @@ def _scanned(
         assert finish is not None
         scan = finish()
     assert scan is not None
-    if len(needed := scan.needed()):
-        with np.errstate(over="ignore"):
-            vectors = np.ascontiguousarray(engine.take(source, column, needed), np.float32)
-        scan = scan.filled(vectors, begun.request)
+    scan = with_neighbors(scan, source, column, engine, begun.request)
     finished = begun._replace(done=rows, scan=scan)
     if path is not None:
         write_state(path, finished)

@@ -69,12 +69,13 @@ class LocalEngine:
         anchors: Anchors | None,
         first_row: int,
         start: Scan | None,
+        number_from: int = 0,
     ) -> Iterator[Progress]:
         """Scan chunk by chunk, the next being read meanwhile."""
         scanner = Scanner(request, anchors, start=start)
         with scanner:
             for vectors, path, row in _rows_from(source, first_row, self._chunk_bytes(anchors)):
-                scanner.see(vectors, first_row, path, row)
+                scanner.see(vectors, number_from + first_row, path, row)
                 first_row += len(vectors)
                 yield first_row, scanner.result
 

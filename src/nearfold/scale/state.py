@@ -14,11 +14,16 @@ import numpy as np
 from nearfold.errors import FileError, ParameterError
 from nearfold.files import replacing
 from nearfold.fold import read_safetensors
+from nearfold.io.base import Source
+from nearfold.io.vectors import checked_chunks
 from nearfold.moments import Moments
 from nearfold.neighbors import Neighbors
 from nearfold.scan import Anchors, Kept, Request, Scan
 
-__all__ = ["ScanState", "read_state", "write_state"]
+__all__ = ["ScanState", "input_digests", "read_state", "write_state"]
+
+# Rows that tell a file from others.
+_DIGESTED = 64
 
 _FORMAT, _VERSION = "nearfold.scan", 1
 
@@ -36,6 +41,10 @@ class ScanState(NamedTuple):
         How many were scanned, from the first on.
     scan
         What they gave; None before the first.
+    sample
+        A sample of the rows as they are in the data, to watch drift by.
+    inputs
+        What tells the files from others, so that none is counted twice; see `input_digests`.
     """
 
     request: Request
@@ -43,6 +52,8 @@ class ScanState(NamedTuple):
     rows: int
     done: int
     scan: Scan | None
+    sample: Kept | None = None
+    inputs: tuple[str, ...] = ()
 
     def continues(self, other: ScanState) -> str | None:
         """Return why work for `other` can't go on from here, or None where it can."""
@@ -94,6 +105,8 @@ def write_state(path: str | os.PathLike[str], state: ScanState) -> None:
             tensors |= {"scores": scan.neighbors.scores, "ids": scan.neighbors.ids}
         if scan.kept is not None:
             tensors |= {"kept_ids": scan.kept.ids, "kept": scan.kept.vectors}
+    if state.sample is not None:
+        tensors |= {"sample_rows": state.sample.ids, "sample": state.sample.vectors}
     metadata = {
         "format": _FORMAT,
         "format_version": str(_VERSION),
@@ -101,6 +114,7 @@ def write_state(path: str | os.PathLike[str], state: ScanState) -> None:
         "k": str(0 if state.anchors is None else state.anchors.k),
         "rows": str(state.rows),
         "done": str(state.done),
+        "inputs": json.dumps(state.inputs),
     }
     present = {name: np.ascontiguousarray(t) for name, t in tensors.items() if t is not None}
     with replacing(path) as file:
@@ -151,4 +165,17 @@ def _state(metadata: dict[str, str], tensors: dict[str, Any]) -> ScanState:
             raise ValueError(f"neighbours have shape {neighbors.ids.shape}, not {shape}")
         kept = Kept(tensors["kept_ids"], tensors["kept"]) if "kept" in tensors else None
         scan = dataclasses.replace(scan, neighbors=neighbors, kept=kept, shift=anchors.shift)
-    return ScanState(request, anchors, int(metadata["rows"]), int(metadata["done"]), scan)
+    sample = Kept(tensors["sample_rows"], tensors["sample"]) if "sample" in tensors else None
+    inputs = tuple(str(digest) for digest in json.loads(metadata["inputs"]))
+    return ScanState(request, anchors, int(metadata["rows"]), int(metadata["done"]), scan, sample, inputs)
+
+
+def input_digests(source: Source) -> tuple[str, ...]:
+    """Return a digest of each file of a source: its rows, their width, and the first few of them."""
+    digests = []
+    for part in source.parts:
+        stop = min(_DIGESTED, part.layout.rows)
+        first = next(checked_chunks(part, 0, stop, others=False, finite=False)).vectors
+        shape = f"{part.layout.rows} {part.layout.n_features} ".encode()
+        digests.append(hashlib.sha256(shape + first.tobytes()).hexdigest())
+    return tuple(digests)
