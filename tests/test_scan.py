@@ -14,7 +14,7 @@ from nearfold.scan import Anchors, Request, Scan, Scanner, anchors_of, scan_arra
 
 
 def request(metric: Metric, queries: np.ndarray | None = None) -> Request:
-    return Request(metric, metric == "cosine", np.float32, 20, 6, 0, queries)
+    return Request(metric, metric == "cosine", np.float32, 20, 6, queries=queries)
 
 
 def drawn(X: np.ndarray, wanted: Request) -> Anchors:
@@ -122,3 +122,19 @@ def test_bad_rows_are_named(value: float, says: str, rng: np.random.Generator) -
     wanted = request("cosine")
     with pytest.raises(DataError, match=says):
         scanned(X, wanted, drawn(X[:200], wanted), 0, 300, 70)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+def test_moments_of_every_third_block(metric: Metric, rng: np.random.Generator) -> None:
+    X = rng.standard_normal((9000, 4)).astype(np.float32) + 1
+    wanted = request(metric)._replace(stride=3)
+    rows = np.flatnonzero(np.arange(9000) // 1024 % 3 == 0)
+    anchors = drawn(X, wanted)
+    chosen = normalize_rows(X)[rows] if metric == "cosine" else X[rows]
+    for step in (9000, 1024, 700, 5):
+        scan = scanned(X, wanted, anchors, 0, 9000, step)
+        assert (scan.rows, scan.moments.count) == (9000, len(rows))
+        np.testing.assert_allclose(scan.moments.second, chosen.T @ chosen, rtol=1e-4)
+    X[1500, 2] = np.nan
+    with pytest.raises(DataError, match="row 1500, column 2"):
+        scanned(X, wanted, anchors, 0, 9000, 700)

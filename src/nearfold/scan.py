@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric, chunk_rows, normalize_rows
+from nearfold.arrays import Float32, Metric, check_finite, chunk_rows, normalize_rows
 from nearfold.errors import DataError
 from nearfold.moments import Moments, Precision, RunningMoments
 from nearfold.neighbors import Neighbors, NeighborSearch, without_own
@@ -42,6 +42,9 @@ Int64 = npt.NDArray[np.int64]
 # Rows carried along are looked through once this many times those needed are held.
 _SLACK = 2.0
 
+# Rows that are summed, or not, together: enough for a product to run at full speed.
+_BLOCK = 1024
+
 
 class Request(NamedTuple):
     """What a method asks of a scan of its data.
@@ -58,6 +61,8 @@ class Request(NamedTuple):
         How many rows' neighbours to look for, and how many each; 0 anchors for moments alone.
     seed
         Of the anchors.
+    stride
+        Sum the moments of one block of rows in so many.
     queries
         A sample of queries of another kind, shape (q, d): the anchors are drawn from them.
     """
@@ -68,6 +73,7 @@ class Request(NamedTuple):
     n_anchors: int = 0
     k: int = 0
     seed: int = 0
+    stride: int = 1
     queries: Float32 | None = None
 
 
@@ -175,8 +181,11 @@ class Scan:
 
     Parameters
     ----------
+    rows
+        How many rows were seen.
     moments
-        Of the prepared rows (about `Anchors.shift`, where there is one).
+        Of the prepared rows (about `Anchors.shift`, where there is one), or of every so many blocks
+        of them.
     neighbors
         Of the anchors, in no particular order; None without anchors.
     kept
@@ -185,6 +194,7 @@ class Scan:
         That of the anchors.
     """
 
+    rows: int
     moments: Moments
     neighbors: Neighbors | None = None
     kept: Kept | None = None
@@ -194,13 +204,13 @@ class Scan:
         """Return what a pass over both parts' rows would have found."""
         moments = self.moments + other.moments
         if self.neighbors is None or other.neighbors is None:
-            return replace(self, moments=moments)
+            return replace(self, rows=self.rows + other.rows, moments=moments)
         neighbors = self.neighbors.merge(other.neighbors)
         kept = None
         if self.kept is not None and other.kept is not None:
             width = self.kept.vectors.shape[1]
             kept = Kept.gathered([self.kept, other.kept], _numbers(neighbors), width)
-        return replace(self, moments=moments, neighbors=neighbors, kept=kept)
+        return replace(self, rows=self.rows + other.rows, moments=moments, neighbors=neighbors, kept=kept)
 
     def needed(self) -> Int64:
         """Return the numbers of the rows that are neighbours and were not carried along, rising."""
@@ -252,6 +262,16 @@ def _numbers(neighbors: Neighbors) -> Int64:
     """Return the numbers of all rows that are somebody's neighbour, rising."""
     numbers = np.unique(neighbors.ids)
     return numbers[np.searchsorted(numbers, 0) :]
+
+
+def _summed_blocks(first_row: int, n: int, stride: int) -> Iterable[tuple[int, int]]:
+    """Yield which of n rows, numbered from `first_row`, are in every stride-th block, as ranges."""
+    if stride == 1:
+        yield 0, n
+        return
+    for block in range(first_row // _BLOCK, (first_row + n - 1) // _BLOCK + 1):
+        if block % stride == 0:
+            yield max(0, block * _BLOCK - first_row), min(n, (block + 1) * _BLOCK - first_row)
 
 
 def _array_chunks(X: Float32) -> Iterable[Float32]:
@@ -323,6 +343,7 @@ class Scanner:
             found = start.neighbors if start else None
             self._search = NeighborSearch(anchors.vectors, anchors.k, anchors.metric, n_threads, found)
         self._start = start.moments if start else None
+        self._rows = start.rows if start else 0
         self._sums: list[RunningMoments | None] = [None] * n_threads
         self._buffers = [np.empty((0, 0), np.float32)] * n_threads
         self._kept: list[Kept] = [start.kept] if start and start.kept else []
@@ -348,13 +369,17 @@ class Scanner:
             What errors call the data, and the number of the first row there (None: the same).
         """
         named = first_row if named_row is None else named_row
+        self._rows += len(chunk)
         self._deal(partial(self._scan, chunk=chunk, first_row=first_row, name=name, named_row=named))
 
     def _scan(self, thread: int, chunk: Float32, first_row: int, name: str, named_row: int) -> None:
         rows = self._prepared(thread, chunk, name, named_row)
         sums = self._sums[thread] or RunningMoments(chunk.shape[1], self._request.products)
         self._sums[thread] = sums
-        sums.add(rows, chunk, name, named_row)
+        for low, high in _summed_blocks(first_row, len(rows), self._request.stride):
+            sums.add(rows[low:high], chunk[low:high], name, named_row + low)
+        if self._request.stride > 1 and not np.isfinite(np.ones(len(rows), np.float32) @ rows).all():
+            check_finite(chunk, name, named_row)
         search = self._search
         if search is None:
             return
@@ -400,13 +425,13 @@ class Scanner:
             raise DataError("no rows: a scan needs at least one")
         moments = reduce(add, sums)
         if self._search is None:
-            return Scan(moments, shift=self._shift)
+            return Scan(self._rows, moments, shift=self._shift)
         found = Neighbors(self._search.found.scores.copy(), self._search.found.ids.copy())
         if not self._carry:
-            return Scan(moments, found, shift=self._shift)
+            return Scan(self._rows, moments, found, shift=self._shift)
         width = self._kept[0].vectors.shape[1]
         self._kept = [Kept.gathered(self._kept, _numbers(found), width)]
-        return Scan(moments, found, self._kept[0], self._shift)
+        return Scan(self._rows, moments, found, self._kept[0], self._shift)
 
 
 def scan_array(X: Float32, request: Request) -> tuple[Scan, Anchors | None]:

@@ -37,6 +37,10 @@ _PEAK_RATE, _FULL_RATE_LOSS = 4e-3, 4e-3
 _BLOCKS_A_THREAD = 4
 
 
+# Rows whose moments are enough to start from, evenly spread over more. Summing those of all rows
+# would be a quarter of a long scan.
+_MOMENT_ROWS = 1 << 17
+
 _MAX_ANCHORS, _MIN_ANCHORS = 3000, 1024
 # Scores of anchors with rows that are cheap beside the rest of a fit.
 _CHEAP_SCORES = 300_000_000
@@ -295,6 +299,7 @@ class NearFold(ScanFold):
             n_anchors=default_anchors(rows) if self.n_anchors is None else int(self.n_anchors),
             k=self._neighbors_for(rows - (queries is None)),
             seed=int(check_random_state(self.random_state).randint(2**31)),
+            stride=max(1, rows // _MOMENT_ROWS),
             queries=queries,
         )
 
@@ -326,7 +331,7 @@ class NearFold(ScanFold):
         return self._encoder(
             trained.weight,
             -trained.weight @ scan.mean if centered else None,
-            rows=scan.moments.count,
+            rows=scan.rows,
             anchors=len(blocks.index),
             neighbors=request.k,
             learning_rate=trained.learning_rate,

@@ -90,7 +90,7 @@ class PCA(ScanFold):
         weight = axes[:n_components]
         bias = -weight @ moments.mean if self.center else None
         energy = values[:n_components].sum() / max(values.sum(), np.finfo(float).tiny)
-        return self._encoder(weight, bias, rows=moments.count, energy=energy)
+        return self._encoder(weight, bias, rows=scan.rows, energy=energy)
 
     @property
     def _method_name(self) -> str:

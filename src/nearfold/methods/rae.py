@@ -131,7 +131,7 @@ class RAE(ScanFold):
     ) -> Encoder:
         """Return the exact optimum."""
         weight_decay = float(self.weight_decay)
-        facts = {"rows": scan.moments.count, "weight_decay": weight_decay}
+        facts = {"rows": scan.rows, "weight_decay": weight_decay}
         return self._exact_optimum(scan.moments, n_components, weight_decay, None, facts)
 
     def _check(self, rows: int, n_components: int) -> None:

@@ -157,7 +157,8 @@ def _state(metadata: dict[str, str], tensors: dict[str, Any]) -> ScanState:
         request = request._replace(queries=anchors.vectors)
     scan = None
     if "count" in tensors:
-        scan = Scan(Moments(int(tensors["count"][0]), tensors["total"], tensors["second"]))
+        moments = Moments(int(tensors["count"][0]), tensors["total"], tensors["second"])
+        scan = Scan(int(metadata["done"]), moments)
     if scan is not None and anchors is not None:
         shape = (len(anchors.vectors), anchors.k)
         neighbors = Neighbors(tensors["scores"], tensors["ids"])
