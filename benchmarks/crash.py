@@ -37,7 +37,7 @@ def state(folder: Path) -> str:
     """Return how far a killed run had come."""
     if not folder.exists():
         return "nothing written"
-    if (folder / "manifest.json").exists():
+    if (folder / "_manifest.json").exists():
         return "finished"
     files = list(folder.rglob("*"))
     if any(path.name.endswith(".part") for path in files):

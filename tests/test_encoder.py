@@ -227,3 +227,11 @@ def test_applying_needs_numpy_alone(encoder: Encoder, tmp_path: Path) -> None:
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert not {"sklearn", "faiss", "pyarrow", "plotly", "scipy", "rich", "typer", "torch"} & set(loaded)
     assert {"numpy", "safetensors"} <= set(loaded)
+
+
+def test_the_same_encoder_makes_the_same_bytes(tmp_path: Path, rng: np.random.Generator) -> None:
+    facts = {f"fact {i}": i for i in range(9)}
+    for name in ("a", "b", "c", "d"):
+        Encoder(np.eye(2, 5, dtype=np.float32), metric="l2", method="é", facts=facts).save(tmp_path / name)
+    assert len({(tmp_path / name).read_bytes() for name in "abcd"}) == 1
+    assert Encoder.load(tmp_path / "a").facts == facts

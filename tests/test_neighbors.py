@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfold.arrays import METRICS, Metric
-from nearfold.neighbors import Neighbors, nearest
+from nearfold.neighbors import Neighbors, NeighborSearch, lowest_scores, nearest
 
 
 def brute(anchors: np.ndarray, base: np.ndarray, k: int, metric: Metric) -> np.ndarray:
@@ -52,3 +52,20 @@ def test_equal_scores_go_to_the_lowest_numbers(rng: np.random.Generator) -> None
     anchors = rng.standard_normal((5, 4)).astype(np.float32)
     whole = nearest(anchors, [base], 50, "ip", len(base))
     np.testing.assert_array_equal(whole.ids, brute(anchors, base.astype(np.float32), 50, "ip"))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@given(k=st.integers(1, 12), seed=st.integers(0, 999), scale=st.sampled_from([1e-12, 1.0, 1e9]))
+@settings(deadline=None, max_examples=40)
+def test_the_lowest_scores_are_never_above_the_true(metric: Metric, k: int, seed: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    base = (scale * rng.standard_normal((60, 5))).astype(np.float32)
+    anchors = (scale * rng.standard_normal((8, 5))).astype(np.float32)
+    floor = lowest_scores(anchors, base[10:30], k, metric)
+    found = nearest(anchors, [base], k, metric, 60)
+    assert (floor <= found.scores[:, -1]).all()
+    search = NeighborSearch(anchors, k, metric, 1, floor=floor)
+    for start in (40, 0, 20):
+        search.look(0, base[start : start + 20], start)
+    np.testing.assert_array_equal(search.found.sorted().ids, found.ids)
+    assert np.isneginf(lowest_scores(anchors, base[: k - 1], k, metric)).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,7 +21,7 @@ def request(metric: Metric, queries: np.ndarray | None = None) -> Request:
 
 def drawn(X: np.ndarray, wanted: Request) -> Anchors:
     rows = sampled_rows(len(X), wanted.n_anchors, wanted.seed)
-    return anchors_of(X[rows], rows, wanted)
+    return anchors_of(X[rows], rows, wanted, X[np.isfinite(X).all(axis=1)][::2] + 0)
 
 
 def scanned(X: np.ndarray, wanted: Request, anchors: Anchors, first: int, stop: int, step: int) -> Scan:
@@ -64,7 +66,8 @@ def test_a_scan_goes_on_where_it_stopped(rng: np.random.Generator) -> None:
 def test_rows_no_longer_needed_are_dropped(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     X = rng.standard_normal((4000, 3)).astype(np.float32)
     wanted = request("l2")
-    anchors = drawn(X, wanted)
+    # Without a floor many rows are neighbours for a while.
+    anchors = replace(drawn(X, wanted), floor=None)
     whole, _ = scan_array(X, wanted)
     dropped = []
     plain = Scanner._drop_unneeded

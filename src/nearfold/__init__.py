@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from nearfold.evaluation.compare import compare
     from nearfold.evaluation.inspection import inspect_fold
     from nearfold.evaluation.judge import evaluate
+    from nearfold.evaluation.streamed import evaluate_source, hold_out_rows
     from nearfold.evaluation.sweep import sweep
     from nearfold.fold import Fold
+    from nearfold.io.vectors import open_source
     from nearfold.loading import load
     from nearfold.methods.lpp import LPP
     from nearfold.methods.manifold import UMAP, Isomap
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
     from nearfold.mlp import MLPEncoder
     from nearfold.moments import Moments
     from nearfold.sample import load_sample
+    from nearfold.scale.engine import engine_for
+    from nearfold.scale.fit import fit_files
+    from nearfold.scale.folder import fold_folder
+    from nearfold.scale.state import read_state
+    from nearfold.scale.update import update_files
 
 __version__ = "0.1.0"
 
@@ -53,11 +60,19 @@ __all__ = [
     "RandomProjection",
     "Truncation",
     "compare",
+    "engine_for",
     "evaluate",
+    "evaluate_source",
+    "fit_files",
+    "fold_folder",
+    "hold_out_rows",
     "inspect_fold",
     "load",
     "load_sample",
+    "open_source",
+    "read_state",
     "sweep",
+    "update_files",
 ]
 
 _HOMES = {
@@ -79,11 +94,19 @@ _HOMES = {
     "RandomProjection": "methods.random",
     "Truncation": "methods.truncation",
     "compare": "evaluation.compare",
+    "engine_for": "scale.engine",
     "evaluate": "evaluation.judge",
+    "evaluate_source": "evaluation.streamed",
+    "fit_files": "scale.fit",
+    "fold_folder": "scale.folder",
+    "hold_out_rows": "evaluation.streamed",
     "inspect_fold": "evaluation.inspection",
     "load": "loading",
     "load_sample": "sample",
+    "open_source": "io.vectors",
+    "read_state": "scale.state",
     "sweep": "evaluation.sweep",
+    "update_files": "scale.update",
 }
 
 

@@ -22,7 +22,15 @@ from nearfold.arrays import Float32, Metric, as_rows, check_finite, check_metric
 from nearfold.errors import DataError, FileError, ParameterError
 from nearfold.files import cause, replacing
 
-__all__ = ["FORMAT_VERSION", "Fold", "FoldFile", "frozen_array", "read_fold_file", "read_safetensors"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Fold",
+    "FoldFile",
+    "frozen_array",
+    "read_fold_file",
+    "read_safetensors",
+    "safetensors_bytes",
+]
 
 FORMAT_VERSION = 1
 
@@ -132,8 +140,6 @@ class Fold(ABC):
         FileError
             The file can't be written.
         """
-        from safetensors.numpy import save
-
         metadata = {
             "format": self.format_name,
             "format_version": str(FORMAT_VERSION),
@@ -143,7 +149,7 @@ class Fold(ABC):
             "facts": json.dumps(dict(self.facts), sort_keys=True),
         }
         with replacing(path) as file:
-            file.write(save(self.tensors(), metadata))
+            file.write(safetensors_bytes(self.tensors(), metadata))
 
     def _freeze_origin(self) -> None:
         """Check the metric, and make parameters and facts read-only copies."""
@@ -231,6 +237,18 @@ def read_fold_file(path: str | os.PathLike[str]) -> FoldFile:
     if not isinstance(origin["parameters"], dict) or not isinstance(origin["facts"], dict):
         raise FileError(f"{path}: not a usable encoder: parameters and facts must be JSON objects")
     return FoldFile(name, tensors, origin)
+
+
+def safetensors_bytes(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
+    """Return tensors as a safetensors file holds them; the same content makes the same bytes."""
+    from safetensors.numpy import save
+
+    written = save(dict(tensors), dict(metadata))
+    length = int.from_bytes(written[:8], "little")
+    # The library orders metadata differently from run to run.
+    header = json.dumps(json.loads(written[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + written[8 + length :]
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric, normalize_rows
+from nearfold.arrays import Float32, Metric, normalize_rows, row_norms
 from nearfold.errors import DataError, ParameterError
 from nearfold.progress import stage
 from nearfold.threads import blas_threads, dealt_work
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NeighborSearch",
     "Neighbors",
+    "lowest_scores",
     "nearest",
     "nearest_others",
     "neighbor_differences",
@@ -38,8 +39,12 @@ Int64 = npt.NDArray[np.int64]
 # Rows and anchors scored at a time, at most.
 _ROWS = 2048
 _ANCHORS = 4096
+# Scores of the same rows, cut into chunks in different ways, differ by less than this share of their
+# largest possible size.
+_ROUNDING = 1e-4
+
 # Scores held by each thread: what a core's share of the cache can hold.
-_SCORES = 1 << 20
+_SCORES = 1 << 21
 
 # Added to second moments of mean 1 a dimension.
 _FLOOR = 1e-4
@@ -126,10 +131,18 @@ class NeighborSearch:
         How many threads may look at a time.
     start
         What is known already, of rows that are not looked at again; None for nothing.
+    floor
+        From `lowest_scores`; None where nothing is known.
     """
 
     def __init__(
-        self, anchors: Float32, k: int, metric: Metric, n_threads: int, start: Neighbors | None = None
+        self,
+        anchors: Float32,
+        k: int,
+        metric: Metric,
+        n_threads: int,
+        start: Neighbors | None = None,
+        floor: Float32 | None = None,
     ) -> None:
         self._anchors, self._k, self._metric = anchors, k, metric
         self.found = Neighbors.empty(len(anchors), k)
@@ -138,12 +151,15 @@ class NeighborSearch:
         # A lower bound of each anchor's worst neighbour is all that other threads read, so one that
         # is not quite up to date only lets a few more candidates through.
         self._floor = self.found.scores.min(axis=1)
+        if floor is not None:
+            np.maximum(self._floor, floor, out=self._floor)
         self._step = max(256, min(_ROWS, _SCORES // len(anchors)))
         self._scratch = [np.empty((len(anchors), self._step), np.float32) for _ in range(n_threads)]
         self.lock = threading.Lock()
 
     def look(self, thread: int, rows: Float32, first: int) -> None:
         """Let a thread see rows of shape (n, d), numbered from `first`."""
+        hits: list[_Hits] = []
         for start in range(0, len(rows), self._step):
             piece = rows[start : start + self._step]
             scores = np.matmul(self._anchors, piece.T, out=self._scratch[thread][:, : len(piece)])
@@ -152,13 +168,47 @@ class NeighborSearch:
                 scores -= 0.5 * np.einsum("ij,ij->i", piece, piece)
             if np.isneginf(self._floor).any():
                 ids = np.broadcast_to(np.arange(first + start, first + start + len(piece)), scores.shape)
-                hit, seen = np.arange(len(scores)), _best(scores, ids, min(self._k, len(piece)))
+                self._merge(np.arange(len(scores)), _best(scores, ids, min(self._k, len(piece))))
             else:
-                hit, seen = _better(scores, self._floor, first + start)
-            with self.lock:
-                best = Neighbors(self.found.scores[hit], self.found.ids[hit]).merge(seen)
-                self.found.scores[hit], self.found.ids[hit] = best
-                self._floor[hit] = best.scores.min(axis=1)
+                hits.append(_reaching(scores, self._floor, first + start))
+        # One merge for all pieces: it costs as much for few candidates as for many.
+        if hits and sum(len(hit.anchors) for hit in hits):
+            self._merge(*_packed(hits))
+
+    def _merge(self, anchors: Int64, seen: Neighbors) -> None:
+        """Merge candidates of some anchors into what is found."""
+        with self.lock:
+            best = Neighbors(self.found.scores[anchors], self.found.ids[anchors]).merge(seen)
+            self.found.scores[anchors], self.found.ids[anchors] = best
+            self._floor[anchors] = np.maximum(self._floor[anchors], best.scores.min(axis=1))
+
+
+def lowest_scores(anchors: Float32, sample: Float32, k: int, metric: Metric) -> Float32:
+    """Return a lower bound of the score of each anchor's k-th neighbour in any rows that hold a sample.
+
+    Parameters
+    ----------
+    anchors, k, metric
+        As for `nearest`.
+    sample
+        Shape (s, d): different rows of those that will be searched.
+
+    Returns
+    -------
+    ndarray of shape (a,), a rounding's width below the k-th score in the sample; -inf where s < k.
+    """
+    if len(sample) < k:
+        return np.full(len(anchors), -np.inf, np.float32)
+    step = max(1, _SCORES // len(sample))
+    half = 0.5 * np.einsum("ij,ij->i", sample, sample) if metric == "l2" else np.float32(0)
+    lowest = np.empty(len(anchors), np.float32)
+    for start in range(0, len(anchors), step):
+        scores = anchors[start : start + step] @ sample.T - half
+        lowest[start : start + step] = np.partition(scores, -k, axis=1)[:, -k]
+    farthest = row_norms(sample).max()
+    scale = row_norms(anchors) * farthest + (farthest**2 / 2 if metric == "l2" else 0)
+    bound: Float32 = lowest - np.float32(_ROUNDING) * scale
+    return bound
 
 
 def _best(scores: Float32, ids: Int64, k: int) -> Neighbors:
@@ -177,22 +227,36 @@ def _best(scores: Float32, ids: Int64, k: int) -> Neighbors:
     return best
 
 
-def _better(scores: Float32, floor: Float32, first: int) -> tuple[Int64, Neighbors]:
-    """Return the anchors with scores that reach their floor, and those scores with their row numbers.
+class _Hits(NamedTuple):
+    """Scores that reach their anchor's floor, with anchors and row numbers, each of shape (h,)."""
 
-    Once the first rows are seen few scores reach an anchor's worst neighbour; finding those few
-    is one comparison a score, where a partial sort of all would cost several times that.
+    anchors: Int64
+    scores: Float32
+    ids: Int64
+
+
+def _reaching(scores: Float32, floor: Float32, first: int) -> _Hits:
+    """Return the scores of shape (a, n) that reach their anchor's floor.
+
+    Few do once the first rows are seen; finding those is one comparison a score, where a partial
+    sort of all would cost several times that.
     """
     # One-dimensional nonzero is several times faster than two-dimensional.
-    anchor, column = np.divmod(np.flatnonzero(scores >= floor[:, None]), scores.shape[1])
-    counts = np.bincount(anchor, minlength=len(scores))
-    hit = np.flatnonzero(counts)
-    counts = counts[hit]
+    flat = np.flatnonzero(scores >= floor[:, None])
+    anchors, columns = np.divmod(flat, scores.shape[1])
+    return _Hits(anchors, scores[anchors, columns], columns + first)
+
+
+def _packed(hits: list[_Hits]) -> tuple[Int64, Neighbors]:
+    """Return the anchors that were hit, and their candidates, packed to the left."""
+    anchors, scores, ids = (np.concatenate(parts) for parts in zip(*hits, strict=True))
+    order = np.argsort(anchors, kind="stable")
+    hit, counts = np.unique(anchors, return_counts=True)
     line = np.repeat(np.arange(len(hit)), counts)
-    place = np.arange(len(anchor)) - np.repeat(np.cumsum(counts) - counts, counts)
-    packed = Neighbors.empty(len(hit), int(counts.max(initial=0)))
-    packed.scores[line, place] = scores[anchor, column]
-    packed.ids[line, place] = column + first
+    place = np.arange(len(anchors)) - np.repeat(np.cumsum(counts) - counts, counts)
+    packed = Neighbors.empty(len(hit), int(counts.max()))
+    packed.scores[line, place] = scores[order]
+    packed.ids[line, place] = ids[order]
     return hit, packed
 
 

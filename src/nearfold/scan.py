@@ -19,7 +19,7 @@ import numpy.typing as npt
 from nearfold.arrays import Float32, Metric, check_finite, chunk_rows, normalize_rows
 from nearfold.errors import DataError
 from nearfold.moments import Moments, Precision, RunningMoments
-from nearfold.neighbors import Neighbors, NeighborSearch, without_own
+from nearfold.neighbors import Neighbors, NeighborSearch, lowest_scores, without_own
 from nearfold.progress import stage
 from nearfold.sampling import sampled_rows
 from nearfold.threads import blas_threads, dealt_work
@@ -41,6 +41,9 @@ Int64 = npt.NDArray[np.int64]
 
 # Rows carried along are looked through once this many times those needed are held.
 _SLACK = 2.0
+
+# Rows of an array that anchors are compared with first.
+_SAMPLE = 2048
 
 # Rows that are summed, or not, together: enough for a product to run at full speed.
 _BLOCK = 1024
@@ -101,21 +104,37 @@ class Anchors:
     k: int
     metric: Metric
     shift: Float32 | None = None
+    floor: Float32 | None = None
+    """A lower bound of the score of each anchor's k-th neighbour, shape (a,); None where none is known."""
 
     def chosen(self, which: Int64) -> Anchors:
         """Return some of the anchors."""
         rows = None if self.rows is None else self.rows[which]
-        return replace(self, vectors=self.vectors[which], rows=rows)
+        floor = None if self.floor is None else self.floor[which]
+        return replace(self, vectors=self.vectors[which], rows=rows, floor=floor)
 
 
-def anchors_of(vectors: Float32, rows: Int64 | None, request: Request) -> Anchors:
-    """Prepare anchors: raw vectors of shape (a, d) and the numbers of their rows."""
+def anchors_of(vectors: Float32, rows: Int64 | None, request: Request, sample: Float32) -> Anchors:
+    """Prepare anchors.
+
+    Parameters
+    ----------
+    vectors, rows
+        The anchors as they are in the data, shape (a, d), and the numbers of their rows.
+    request
+        What is asked.
+    sample
+        Some of the rows that will be scanned, as they are in the data, shape (s, d): the k-th neighbour
+        among all is at least as near as that among them, so most rows need no second look.
+    """
     k = request.k if rows is None else request.k + 1
     shift = None
     if request.metric == "l2":
         shift = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     name = "queries" if rows is None else "X"
-    return Anchors(prepared(vectors, request, shift, name), rows, k, request.metric, shift)
+    anchors = prepared(vectors, request, shift, name)
+    floor = lowest_scores(anchors, prepared(sample, request, shift), k, request.metric)
+    return Anchors(anchors, rows, k, request.metric, shift, floor)
 
 
 def prepared(vectors: Float32, request: Request, shift: Float32 | None, name: str = "X") -> Float32:
@@ -341,7 +360,9 @@ class Scanner:
         self._search = None
         if anchors is not None:
             found = start.neighbors if start else None
-            self._search = NeighborSearch(anchors.vectors, anchors.k, anchors.metric, n_threads, found)
+            self._search = NeighborSearch(
+                anchors.vectors, anchors.k, anchors.metric, n_threads, found, anchors.floor
+            )
         self._start = start.moments if start else None
         self._rows = start.rows if start else 0
         self._sums: list[RunningMoments | None] = [None] * n_threads
@@ -440,5 +461,6 @@ def scan_array(X: Float32, request: Request) -> tuple[Scan, Anchors | None]:
     if request.n_anchors:
         source = X if request.queries is None else request.queries
         rows = sampled_rows(len(source), request.n_anchors, request.seed)
-        anchors = anchors_of(source[rows], None if request.queries is not None else rows, request)
+        sample = X[sampled_rows(len(X), _SAMPLE, request.seed + 1)]
+        anchors = anchors_of(source[rows], None if request.queries is not None else rows, request, sample)
     return scan_rows(_array_chunks(X), request, anchors, total=len(X)), anchors

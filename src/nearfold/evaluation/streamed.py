@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -22,7 +23,7 @@ from nearfold.evaluation.split import default_query_count
 from nearfold.evaluation.truth import Truth, candidates
 from nearfold.fold import Fold
 from nearfold.io.base import Source
-from nearfold.io.vectors import checked_chunks, checked_rows
+from nearfold.io.vectors import as_source, checked_chunks, checked_rows
 from nearfold.neighbors import NeighborSearch
 from nearfold.progress import stage
 from nearfold.sampling import sampled_rows
@@ -106,7 +107,7 @@ class _Base:
 
 def evaluate_source(
     encoder: Fold,
-    source: Source,
+    source: str | os.PathLike[str] | Source,
     queries: npt.ArrayLike,
     *,
     held_out: Int64 | None = None,
@@ -125,7 +126,7 @@ def evaluate_source(
     encoder
         A fitted encoder.
     source
-        The base, from `open_source`.
+        The base: a file, a folder of files, a URL, or what `open_source` made of one.
     queries
         Shape (q, d).
     held_out
@@ -140,6 +141,7 @@ def evaluate_source(
     FileError
         The source can't be read.
     """
+    source = as_source(source)
     held = np.empty(0, np.int64) if held_out is None else held_out
     asked = as_vectors(queries, "queries")
     for name, width in ((source.path, source.layout.n_features), ("queries", asked.shape[1])):

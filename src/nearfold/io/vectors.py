@@ -23,6 +23,7 @@ __all__ = [
     "FORMATS",
     "WRITABLE",
     "as_float32",
+    "as_source",
     "checked_chunks",
     "checked_rows",
     "open_sink",
@@ -135,6 +136,11 @@ def open_sink(path: str | os.PathLike[str], layout: Layout) -> AbstractContextMa
     if suffix in FORMATS and suffix not in WRITABLE:
         raise FileError(f"{path}: {suffix} can be read, not written; use {', '.join(WRITABLE)}")
     return _format(os.fspath(path), suffix).write(path, layout)
+
+
+def as_source(source: str | os.PathLike[str] | Source, column: str | None = None) -> Source:
+    """Return a source as it is, or the one that a path or URL names; see `open_source`."""
+    return source if isinstance(source, Source) else open_source(source, column)
 
 
 def as_float32(chunk: Chunk) -> Float32:

@@ -39,7 +39,7 @@ _BLOCKS_A_THREAD = 4
 
 # Rows whose moments are enough to start from, evenly spread over more. Summing those of all rows
 # would be a quarter of a long scan.
-_MOMENT_ROWS = 1 << 17
+_MOMENT_ROWS = 1 << 15
 
 _MAX_ANCHORS, _MIN_ANCHORS = 3000, 1024
 # Scores of anchors with rows that are cheap beside the rest of a fit.

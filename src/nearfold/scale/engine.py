@@ -49,7 +49,7 @@ class Engine(Protocol):
         ...
 
 
-def engine_for(scheduler: str | None, memory: int) -> Engine:
+def engine_for(scheduler: str | None = None, memory: int = 1_500_000_000) -> Engine:
     """Return the engine of this machine, or of the Dask cluster whose scheduler is at an address.
 
     Parameters

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nearfold.arrays import Float32, check_metric, resolve_components
+from nearfold.arrays import Float32, check_metric, normalize_rows, resolve_components, row_norms
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, FileError, ParameterError
 from nearfold.evaluation.watch import (
@@ -21,13 +21,13 @@ from nearfold.evaluation.watch import (
     with_figures,
 )
 from nearfold.io.base import Source
-from nearfold.io.vectors import checked_rows
+from nearfold.io.vectors import as_source, checked_rows
 from nearfold.methods.base import FoldEstimator
 from nearfold.methods.nearfold import NearFold
 from nearfold.methods.scanned import ScanFold
 from nearfold.progress import stage
 from nearfold.sampling import sampled_rows
-from nearfold.scale.engine import Engine
+from nearfold.scale.engine import Engine, engine_for
 from nearfold.scale.state import ScanState, input_digests, read_state, write_state
 from nearfold.scan import Kept, Request, Scan, anchors_of, prepared
 
@@ -71,8 +71,8 @@ def _request(estimator: FoldEstimator, source: Source, queries: Float32 | None) 
 
 def fit_files(
     estimator: FoldEstimator,
-    source: Source,
-    engine: Engine,
+    source: str | os.PathLike[str] | Source,
+    engine: Engine | None = None,
     *,
     column: str | None = None,
     queries: Float32 | None = None,
@@ -90,11 +90,11 @@ def fit_files(
     estimator
         One that can learn from a scan: NearFold, PCA, or RAE(solver="exact").
     source
-        From `open_source`.
+        A file, a folder of files, a URL, or what `open_source` made of one.
     engine
-        From `engine_for`.
+        From `engine_for`; None for this machine with a budget of 1.5 GB.
     column
-        What `source` was opened with.
+        The column of vectors, where there are several.
     queries
         A sample of queries, shape (q, d), where they differ in kind (NearFold alone).
     state
@@ -112,6 +112,7 @@ def fit_files(
     FileError
         A file can't be read, or the state belongs to other data or parameters.
     """
+    source, engine = as_source(source, column), engine or engine_for()
     layout = source.layout
     check_metric(estimator.metric)
     if layout.rows < 2:
@@ -126,13 +127,16 @@ def fit_files(
     # Both samples by one reading, where files can only be read through.
     together = np.union1d(rows, watched_rows)
     drawn = checked_rows(engine.take(source, column, together), together, source.path)
+    if request.normalize and len(zero := np.flatnonzero(row_norms(drawn) == 0)):
+        # Said with the row's own number, which nobody knows later.
+        normalize_rows(drawn[zero[:1]], source.path, first_row=int(together[zero[0]]))
+    sample = Kept(watched_rows, drawn[np.searchsorted(together, watched_rows)])
     anchors = None
     if request.queries is not None:
         asked = request.queries[sampled_rows(len(request.queries), request.n_anchors, request.seed)]
-        anchors = anchors_of(asked, None, request)
+        anchors = anchors_of(asked, None, request, sample.vectors)
     elif request.n_anchors:
-        anchors = anchors_of(drawn[np.searchsorted(together, rows)], rows, request)
-    sample = Kept(watched_rows, drawn[np.searchsorted(together, watched_rows)])
+        anchors = anchors_of(drawn[np.searchsorted(together, rows)], rows, request, sample.vectors)
     inputs = () if state is None else input_digests(source)
     begun = ScanState(request, anchors, layout.rows, 0, None, sample, inputs)
     finished = _scanned(source, column, engine, begun, state)

@@ -18,9 +18,9 @@ from nearfold.files import held
 from nearfold.fold import Fold
 from nearfold.io.base import Source
 from nearfold.io.location import Location
-from nearfold.io.vectors import WRITABLE, open_sink, open_source
+from nearfold.io.vectors import WRITABLE, as_source, open_sink, open_source
 from nearfold.progress import stage
-from nearfold.scale.engine import Engine
+from nearfold.scale.engine import Engine, engine_for
 from nearfold.scale.ledger import Entry, Ledger, checksum
 from nearfold.scale.shards import absolute
 from nearfold.scale.transform import check_output, folded_chunks, folded_layout
@@ -71,9 +71,9 @@ class _BadInputError(Exception):
 
 def fold_folder(
     encoder: Fold,
-    source: Source,
+    source: str | os.PathLike[str] | Source,
     out: str | os.PathLike[str],
-    engine: Engine,
+    engine: Engine | None = None,
     *,
     column: str | None = None,
     suffix: str | None = None,
@@ -91,12 +91,14 @@ def fold_folder(
     ----------
     encoder
         Of the source's d dimensions.
-    source, column
-        From `open_source`, and what it was opened with.
+    source
+        A file, a folder of files, a URL, or what `open_source` made of one.
+    column
+        The column of vectors, where there are several.
     out
         The folder; missing, empty, or of an earlier run of the same.
     engine
-        From `engine_for`.
+        From `engine_for`; None for this machine with a budget of 1.5 GB.
     suffix
         The format of the files, such as ".parquet"; None for the input's own, or Parquet where that
         can't be written.
@@ -115,6 +117,7 @@ def fold_folder(
         An input can't be read, the folder is held by another run or has something else in it, or
         can't be written.
     """
+    source, engine = as_source(source, column), engine or engine_for()
     folder = Path(out)
     suffix = suffix or _suffix_of(source)
     if suffix not in WRITABLE:
@@ -141,7 +144,7 @@ def fold_folder(
         rows=sum(entry.stop - entry.start for entry in kept),
         shards=len(kept),
         written=written,
-        set_aside=tuple(entry for entry in entries if entry.file is None),
+        set_aside=tuple(ledger.set_aside),
     )
 
 

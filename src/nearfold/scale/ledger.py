@@ -19,7 +19,8 @@ from nearfold.files import cause, remove_beside, replacing
 
 __all__ = ["MANIFEST", "Entry", "Ledger", "checksum"]
 
-MANIFEST = "manifest.json"
+# Readers of folders of Parquet files pass over names that start so.
+MANIFEST = "_manifest.json"
 _JOURNAL = ".journal.jsonl"
 _FORMAT, _VERSION = "nearfold.folded", 1
 
@@ -86,6 +87,7 @@ class Ledger:
         self._plan = {"format": _FORMAT, "format_version": _VERSION, **plan}
         self._header = {"plan": _digest(self._plan), "inputs": inputs}
         self.entries: dict[tuple[str, int], Entry] = {}
+        self.set_aside: list[Entry] = []
         remove_beside(folder)
         self.complete = self._read_manifest()
         if self.complete:
@@ -104,14 +106,15 @@ class Ledger:
             return False
         try:
             found = json.loads(path.read_text())
-            shards = found.pop("shards")
+            shards, aside = found.pop("shards"), found.pop("set_aside")
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise self._error(f"its {MANIFEST} can't be read") from error
-        found = {name: value for name, value in found.items() if name not in ("rows", "set_aside")}
+        found = {name: value for name, value in found.items() if name != "rows"}
         if found != self._plan:
             raise self._error("holds the result of another run")
         for shard in shards:
             self._take(Entry(**{"file": None, **shard}))
+        self.set_aside = [Entry(**{"file": None, **entry}) for entry in aside]
         return self._have_files()
 
     def _have_files(self) -> bool:
@@ -182,12 +185,12 @@ class Ledger:
     def finish(self, order: list[tuple[str, int]], set_aside: list[Entry]) -> None:
         """Write the manifest: the shards in `order`, and inputs set aside before any was read."""
         entries = [self.entries[key] for key in order]
-        bad = [*set_aside, *(entry for entry in entries if entry.file is None)]
+        self.set_aside = [*set_aside, *(entry for entry in entries if entry.file is None)]
         content = {
             **self._plan,
             "rows": sum(entry.stop - entry.start for entry in entries if entry.file is not None),
             "shards": [entry.as_dict() for entry in entries],
-            "set_aside": [entry.as_dict() for entry in bad],
+            "set_aside": [entry.as_dict() for entry in self.set_aside],
         }
         with replacing(self._folder / MANIFEST) as file:
             file.write(json.dumps(content, indent=1).encode() + b"\n")

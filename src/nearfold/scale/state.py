@@ -13,7 +13,7 @@ import numpy as np
 
 from nearfold.errors import FileError, ParameterError
 from nearfold.files import replacing
-from nearfold.fold import read_safetensors
+from nearfold.fold import read_safetensors, safetensors_bytes
 from nearfold.io.base import Source
 from nearfold.io.vectors import checked_chunks
 from nearfold.moments import Moments
@@ -91,8 +91,6 @@ def write_state(path: str | os.PathLike[str], state: ScanState) -> None:
     FileError
         The file can't be written.
     """
-    from safetensors.numpy import save
-
     tensors: dict[str, Any] = {}
     if state.anchors is not None:
         tensors["anchors"] = state.anchors.vectors
@@ -118,7 +116,7 @@ def write_state(path: str | os.PathLike[str], state: ScanState) -> None:
     }
     present = {name: np.ascontiguousarray(t) for name, t in tensors.items() if t is not None}
     with replacing(path) as file:
-        file.write(save(present, metadata))
+        file.write(safetensors_bytes(present, metadata))
 
 
 def read_state(path: str | os.PathLike[str]) -> ScanState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -11,14 +12,14 @@ from nearfold.encoder import Encoder
 from nearfold.errors import DataError, FileError, ParameterError
 from nearfold.evaluation.watch import IN_SAMPLE_ROWS, SAMPLE_SIZES, figures_of, with_figures
 from nearfold.io.base import Source
-from nearfold.io.vectors import checked_rows
+from nearfold.io.vectors import as_source, checked_rows
 from nearfold.methods.objective import loss_of_fold
 from nearfold.methods.registry import make
 from nearfold.methods.scanned import ScanFold
 from nearfold.neighbors import Neighbors, nearest
 from nearfold.progress import stage
 from nearfold.sampling import sampled_rows
-from nearfold.scale.engine import Engine
+from nearfold.scale.engine import Engine, engine_for
 from nearfold.scale.fit import with_neighbors
 from nearfold.scale.state import ScanState, input_digests
 from nearfold.scan import Anchors, Kept, Scan, prepared
@@ -61,8 +62,8 @@ class Update(NamedTuple):
 def update_files(
     encoder: Encoder,
     state: ScanState,
-    source: Source,
-    engine: Engine,
+    source: str | os.PathLike[str] | Source,
+    engine: Engine | None = None,
     *,
     column: str | None = None,
     min_gain: float = 0.05,
@@ -78,10 +79,12 @@ def update_files(
         What was learned from the rows of the state.
     state
         A finished scan, as `fit_files` writes it.
-    source, column
-        The new rows, from `open_source`, and what they were opened with.
+    source
+        The new rows: a file, a folder of files, a URL, or what `open_source` made of one.
+    column
+        The column of vectors, where there are several.
     engine
-        From `engine_for`.
+        From `engine_for`; None for this machine with a budget of 1.5 GB.
     min_gain
         By which share of itself held-out loss must fall for the encoder to be replaced: who
         replaces it folds everything again.
@@ -95,6 +98,7 @@ def update_files(
     ParameterError
         The encoder's method can't learn from a scan.
     """
+    source, engine = as_source(source, column), engine or engine_for()
     if state.scan is None or state.done < state.rows or state.sample is None:
         raise FileError("the scan is not finished; run the fit that began it to its end")
     if source.layout.n_features != encoder.n_features:
@@ -166,6 +170,7 @@ def _grown(
         old,
         vectors=np.concatenate([old.vectors[staying], vectors]),
         rows=np.concatenate([old.rows[staying], new_rows]),
+        floor=None,
     )
     neighbors = Neighbors(
         np.concatenate([known.scores, found.scores]), np.concatenate([known.ids, found.ids])
