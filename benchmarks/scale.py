@@ -22,7 +22,6 @@ from rich.table import Table
 from nearfold import Encoder, NearFold
 from nearfold.io.vectors import open_source
 from nearfold.scale.dask import DaskEngine
-from nearfold.scale.engine import engine_for
 from nearfold.scale.fit import fit_files
 
 NEARFOLD = str(Path(sys.executable).with_name("nearfold"))
@@ -36,7 +35,6 @@ import sys, time
 from nearfold import NearFold
 from nearfold.io.vectors import open_source
 from nearfold.progress import reporting
-from nearfold.scale.engine import engine_for
 from nearfold.scale.fit import fit_files
 class Clock:
     def start(self, label, total, unit):
@@ -47,7 +45,7 @@ class Clock:
         return (lambda steps: None), finish
 with reporting(Clock()):
     fold = NearFold(int(sys.argv[2]), n_anchors=int(sys.argv[3]))
-    fit_files(fold, open_source(sys.argv[1]), engine_for(None, 1_500_000_000))
+    fit_files(fold, open_source(sys.argv[1]))
 """
 
 
@@ -98,68 +96,119 @@ def preservation(encoder: Path, vectors: Path, queries: Path) -> float:
     return float(json.loads(run(command).output)["P@10"]["mean"])
 
 
-def main(data: Path, scratch: Path, pairs: int, sizes: list[int]) -> None:
-    real = np.load(data / "wordnet-mpnet-768.npy").astype(np.float32)
-    source = Neighbourhoods(real[:-1000])
-    table = Table(title=f"{os.cpu_count()} cores", show_header=False)
-    million, double = scratch / "1000000.npy", scratch / "2000000.npy"
-    write(million, source, 1_000_000)
-    queries = scratch / "queries.npy"
-    write(queries, source, 1000, seed=1)
-    fold, fold2 = scratch / "fold.safetensors", scratch / "fold2.safetensors"
+class Bench(NamedTuple):
+    """Where the files of a run are, and the table that it fills."""
 
-    fit = [NEARFOLD, "fit", str(million), "-d", str(DIMS), "-o", str(fold), "-q"]
-    text, peak = paired(fit, [*BARE, "multiply", str(million), "1024"], pairs)
-    table.add_row("fit 1,000,000 x 768 -> 128 / read and multiply by 1,024 rows", text)
-    table.add_row("peak memory of the fit", f"{peak / 1e6:.0f} MB")
-    print(text, peak, flush=True)
+    scratch: Path
+    source: Neighbourhoods
+    pairs: int
+    sizes: list[int]
+    table: Table
 
-    write(double, source, 2_000_000)
-    peak = run([NEARFOLD, "fit", str(double), "-d", str(DIMS), "-o", str(fold2), "-q"]).peak
-    table.add_row("the same for 2,000,000 rows", f"{peak / 1e6:.0f} MB")
+    def vectors(self, rows: int) -> Path:
+        """Return a file of so many rows, made if it is missing."""
+        path = self.scratch / f"{rows}.npy"
+        if not path.exists():
+            write(path, self.source, rows)
+        return path
+
+    def fold(self, rows: int) -> Path:
+        """Return an encoder fitted to so many rows by the command line."""
+        path = self.scratch / f"fold-{rows}.safetensors"
+        if not path.exists():
+            run(fit_command(self.vectors(rows), path))
+        return path
+
+    def say(self, what: str, figure: str) -> None:
+        """Note a figure, and print it at once."""
+        print(f"{what}: {figure}", flush=True)
+        self.table.add_row(what, figure)
+
+
+MILLION = 1_000_000
+
+
+def fit_command(vectors: Path, out: Path) -> list[str]:
+    return [NEARFOLD, "fit", str(vectors), "-d", str(DIMS), "-o", str(out), "-q"]
+
+
+def fitting(bench: Bench) -> None:
+    """Compare a fit with one pass that multiplies; memory must not grow with the rows."""
+    vectors = bench.vectors(MILLION)
+    fit = fit_command(vectors, bench.scratch / "fold.safetensors")
+    text, peak = paired(fit, [*BARE, "multiply", str(vectors), "1024"], bench.pairs)
+    bench.say("fit 1,000,000 x 768 -> 128 / read and multiply by 1,024 rows", text)
+    bench.say("peak memory of the fit", f"{peak / 1e6:.0f} MB")
+    double = bench.vectors(2 * MILLION)
+    peak = run(fit_command(double, bench.scratch / "fold.safetensors")).peak
+    bench.say("the same for 2,000,000 rows", f"{peak / 1e6:.0f} MB")
     double.unlink()
-    print(peak, flush=True)
 
-    np.save(scratch / "weight.npy", Encoder.load(fold).weight)
-    out = scratch / "out"
-    apply = [NEARFOLD, "apply", str(fold), str(million), "-o", str(out), "-q"]
-    reference = [*BARE, "fold", str(million), str(scratch / "weight.npy"), str(scratch / "bare.npy")]
-    text, peak = paired(apply, reference, pairs, out)
-    table.add_row("apply to a folder / read, X @ W.T, write, fsync", text)
-    table.add_row("its peak memory", f"{peak / 1e6:.0f} MB")
-    print(text, peak, flush=True)
 
-    NearFold(DIMS).fit(np.load(million)).encoder_.save(fold2)
-    both = [preservation(path, million, queries) for path in (fold, fold2)]
-    table.add_row("P@10, fitted to the file and to its array", f"{both[0]:.4f} {both[1]:.4f}")
-    print(both, flush=True)
+def applying(bench: Bench) -> None:
+    """Compare folding into a folder with a bare loop."""
+    vectors, fold = bench.vectors(MILLION), bench.fold(MILLION)
+    np.save(bench.scratch / "weight.npy", Encoder.load(fold).weight)
+    out = bench.scratch / "out"
+    apply = [NEARFOLD, "apply", str(fold), str(vectors), "-o", str(out), "-q"]
+    files = [str(vectors), str(bench.scratch / "weight.npy"), str(bench.scratch / "bare.npy")]
+    text, peak = paired(apply, [*BARE, "fold", *files], bench.pairs, out)
+    bench.say("apply to a folder / read, X @ W.T, write, fsync", text)
+    bench.say("its peak memory", f"{peak / 1e6:.0f} MB")
 
-    local = Encoder.load(fold).weight
+
+def preserving(bench: Bench) -> None:
+    """Compare what folds fitted to a file and to its array keep, among all rows."""
+    vectors, queries = bench.vectors(MILLION), bench.scratch / "queries.npy"
+    write(queries, bench.source, 1000, seed=1)
+    in_memory = bench.scratch / "in-memory.safetensors"
+    NearFold(DIMS).fit(np.load(vectors)).encoder_.save(in_memory)
+    both = [preservation(path, vectors, queries) for path in (bench.fold(MILLION), in_memory)]
+    bench.say("P@10, fitted to the file and to its array", f"{both[0]:.4f} {both[1]:.4f}")
+
+
+def scaling(bench: Bench) -> None:
+    """Time the scan, which is what grows, for more and more rows."""
+    for rows in bench.sizes:
+        path = bench.vectors(rows)
+        command = [sys.executable, "-c", SCAN, str(path), str(DIMS), str(ANCHORS)]
+        scans = [float(run(command).output) for _ in range(bench.pairs)]
+        a_million = np.median(scans) / rows * 1e6
+        bench.say(
+            f"scan of {rows:,} rows", f"{a_million:.2f} s a million ({min(scans):.2f} to {max(scans):.2f} s)"
+        )
+        if rows != MILLION:
+            path.unlink()
+
+
+def clustering(bench: Bench) -> None:
+    """Compare a cluster of two processes with the threads of one.
+
+    The last of all: Dask sets this process, and all it starts from there on, to one thread.
+    """
+    vectors = bench.vectors(MILLION)
+    local = Encoder.load(bench.fold(MILLION)).weight
+    started = time.perf_counter()
+    fit_files(NearFold(DIMS), open_source(vectors))
+    bench.say("fit by threads, in a running process", f"{time.perf_counter() - started:.1f} s")
     options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
     with LocalCluster(**options) as cluster, Client(cluster) as client:
         started = time.perf_counter()
-        spread = fit_files(NearFold(DIMS), open_source(million), DaskEngine(client)).weight
+        spread = fit_files(NearFold(DIMS), open_source(vectors), DaskEngine(client)).weight
         seconds = time.perf_counter() - started
     difference = float(np.linalg.norm(spread - local) / np.linalg.norm(local))
-    table.add_row("Dask, 2 worker processes: |W - W local| / |W local|", f"{difference:.1e}, {seconds:.1f} s")
-    started = time.perf_counter()
-    fit_files(NearFold(DIMS), open_source(million), engine_for(None, 1_500_000_000))
-    table.add_row("the same by threads, in a running process", f"{time.perf_counter() - started:.1f} s")
-    print(difference, seconds, flush=True)
+    bench.say("Dask, 2 worker processes: |W - W local| / |W local|", f"{difference:.1e}, {seconds:.1f} s")
 
-    for rows in sizes:
-        path = million if rows == 1_000_000 else scratch / f"{rows}.npy"
-        if path != million:
-            write(path, source, rows)
-        scans = [
-            float(run([sys.executable, "-c", SCAN, str(path), str(DIMS), str(ANCHORS)]).output)
-            for _ in range(pairs)
-        ]
-        line = f"{np.median(scans) / rows * 1e6:.2f} s a million ({min(scans):.2f} to {max(scans):.2f} s)"
-        table.add_row(f"scan of {rows:,} rows", line)
-        print(rows, line, flush=True)
-        if path != million:
-            path.unlink()
+
+PARTS = {f.__name__: f for f in (fitting, applying, preserving, scaling, clustering)}
+
+
+def main(data: Path, scratch: Path, pairs: int, sizes: list[int], parts: list[str]) -> None:
+    real = np.load(data / "wordnet-mpnet-768.npy").astype(np.float32)
+    table = Table(title=f"{os.cpu_count()} cores", show_header=False)
+    bench = Bench(scratch, Neighbourhoods(real[:-1000]), pairs, sizes, table)
+    for part in parts:
+        PARTS[part](bench)
     Console(width=140).print(table)
 
 
@@ -169,6 +218,13 @@ if __name__ == "__main__":
     parser.add_argument("--scratch", type=Path, help="a folder with 16 GB to spare")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--sizes", default="100000,1000000,4000000")
+    parser.add_argument("--parts", default=",".join(PARTS), help="of " + ", ".join(PARTS))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.scratch) as folder:
-        main(given.data, Path(folder), given.pairs, [int(size) for size in given.sizes.split(",")])
+        main(
+            given.data,
+            Path(folder),
+            given.pairs,
+            [int(size) for size in given.sizes.split(",")],
+            given.parts.split(","),
+        )

@@ -169,8 +169,12 @@ class Kept:
             places = np.searchsorted(needed, piece.ids)
             places[places == len(needed)] = 0
             wanted = needed[places] == piece.ids if len(needed) else np.zeros(len(piece.ids), bool)
-            vectors[places[wanted]] = piece.vectors[wanted]
-            have[places[wanted]] = True
+            if wanted.all():
+                vectors[places] = piece.vectors
+            else:
+                places = places[wanted]
+                vectors[places] = piece.vectors[wanted]
+            have[places] = True
         return cls(needed[have], vectors if have.all() else vectors[have])
 
 
