@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from nearfold.arrays import METRICS, Metric, normalize_rows
 from nearfold.errors import DataError
 from nearfold.sampling import sampled_rows
-from nearfold.scan import Anchors, Request, Scan, Scanner, anchors_of, scan_array
+from nearfold.scan import Anchors, Request, Scan, anchors_of
+from nearfold.scanner import Scanner, scan_array
 
 
 def request(metric: Metric, queries: np.ndarray | None = None) -> Request:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from nearfold.mlp import MLPEncoder
     from nearfold.moments import Moments
     from nearfold.sample import load_sample
-    from nearfold.scale.engine import engine_for
+    from nearfold.scale.engines import engine_for
     from nearfold.scale.fit import fit_files
     from nearfold.scale.folder import fold_folder
     from nearfold.scale.state import read_state
@@ -94,7 +94,7 @@ _HOMES = {
     "RandomProjection": "methods.random",
     "Truncation": "methods.truncation",
     "compare": "evaluation.compare",
-    "engine_for": "scale.engine",
+    "engine_for": "scale.engines",
     "evaluate": "evaluation.judge",
     "evaluate_source": "evaluation.streamed",
     "fit_files": "scale.fit",

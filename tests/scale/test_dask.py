@@ -19,7 +19,7 @@ from nearfold import PCA, NearFold
 from nearfold.errors import DataError, FileError
 from nearfold.io.vectors import open_source
 from nearfold.scale.dask import DaskEngine
-from nearfold.scale.engine import engine_for
+from nearfold.scale.engines import engine_for
 from nearfold.scale.fit import fit_files
 from nearfold.scale.folder import fold_folder
 from nearfold.scale.state import read_state

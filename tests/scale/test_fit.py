@@ -16,7 +16,8 @@ from nearfold.errors import DataError, FileError, NearfoldError, ParameterError
 from nearfold.io.vectors import open_source
 from nearfold.methods.scanned import ScanFold
 from nearfold.scale import fit
-from nearfold.scale.engine import Progress, engine_for
+from nearfold.scale.engine import Progress
+from nearfold.scale.engines import engine_for
 from nearfold.scale.fit import fit_files
 from nearfold.scale.local import LocalEngine
 from nearfold.scale.state import read_state

@@ -23,7 +23,7 @@ from nearfold import Encoder
 from nearfold.errors import FileError, NearfoldError
 from nearfold.files import held
 from nearfold.io.vectors import open_source, read_vectors
-from nearfold.scale.engine import engine_for
+from nearfold.scale.engines import engine_for
 from nearfold.scale.folder import Folded, fold_folder
 from nearfold.scale.ledger import MANIFEST
 from nearfold.scale.local import LocalEngine

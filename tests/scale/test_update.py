@@ -10,7 +10,7 @@ from nearfold.encoder import Encoder
 from nearfold.errors import DataError, FileError
 from nearfold.io.vectors import open_source
 from nearfold.methods.scanned import ScanFold
-from nearfold.scale.engine import engine_for
+from nearfold.scale.engines import engine_for
 from nearfold.scale.fit import fit_files
 from nearfold.scale.state import ScanState, read_state, write_state
 from nearfold.scale.update import update_files

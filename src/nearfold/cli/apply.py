@@ -67,7 +67,7 @@ def apply(
     from nearfold.errors import ParameterError
     from nearfold.io.vectors import FORMATS, open_source
     from nearfold.loading import load
-    from nearfold.scale.engine import engine_for
+    from nearfold.scale.engines import engine_for
     from nearfold.scale.folder import fold_folder
     from nearfold.scale.transform import fold_file
 

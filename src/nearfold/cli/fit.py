@@ -77,7 +77,7 @@ def fit(
     from nearfold.errors import ParameterError
     from nearfold.io.vectors import open_source, read_vectors
     from nearfold.methods.registry import METHODS, make
-    from nearfold.scale.engine import engine_for
+    from nearfold.scale.engines import engine_for
     from nearfold.scale.fit import fit_files, scans
 
     budget = parse_bytes("--memory", memory)

@@ -43,7 +43,7 @@ def update(
     from nearfold.cli.console import print_json, print_mapping, showing_progress
     from nearfold.encoder import Encoder
     from nearfold.io.vectors import open_source
-    from nearfold.scale.engine import engine_for
+    from nearfold.scale.engines import engine_for
     from nearfold.scale.state import read_state, write_state
     from nearfold.scale.update import update_files
 

@@ -24,7 +24,8 @@ from nearfold.methods.pca import principal_axes
 from nearfold.methods.scanned import ScanFold
 from nearfold.moments import Moments
 from nearfold.progress import stage
-from nearfold.scan import Anchors, Blocks, Request, Scan, scan_array
+from nearfold.scan import Anchors, Blocks, Request, Scan
+from nearfold.scanner import scan_array
 from nearfold.threads import blas_threads, shared_work
 
 __all__ = ["NearFold", "one_cycle", "train_on_blocks"]

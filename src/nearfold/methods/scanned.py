@@ -7,7 +7,8 @@ from abc import abstractmethod
 from nearfold.arrays import Float32
 from nearfold.encoder import Encoder
 from nearfold.methods.base import LinearFold
-from nearfold.scan import Anchors, Request, Scan, scan_array
+from nearfold.scan import Anchors, Request, Scan
+from nearfold.scanner import scan_array
 
 __all__ = ["ScanFold"]
 

@@ -16,7 +16,8 @@ from nearfold.io.base import Source
 from nearfold.io.vectors import open_source
 from nearfold.scale.engine import Progress
 from nearfold.scale.shards import Shard, plan_shards, rows_of
-from nearfold.scan import Anchors, Request, Scan, Scanner
+from nearfold.scan import Anchors, Request, Scan
+from nearfold.scanner import Scanner
 
 __all__ = ["DaskEngine"]
 

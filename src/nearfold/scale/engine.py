@@ -1,4 +1,4 @@
-"""Where the work on shards is done: what the engines of one machine and of a cluster have in common."""
+"""What the engines have in common, that of one machine and that of a cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from nearfold.io.base import Source
 from nearfold.scan import Anchors, Request, Scan
 
-__all__ = ["Engine", "Progress", "engine_for"]
+__all__ = ["Engine", "Progress"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,29 +47,3 @@ class Engine(Protocol):
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Yield function(item) for each item, in order; several are under way at a time."""
         ...
-
-
-def engine_for(scheduler: str | None = None, memory: int = 1_500_000_000) -> Engine:
-    """Return the engine of this machine, or of the Dask cluster whose scheduler is at an address.
-
-    Parameters
-    ----------
-    scheduler
-        Such as "tcp://host:8786"; None for this machine.
-    memory
-        Bytes that the work may take.
-
-    Raises
-    ------
-    MissingExtraError
-        Dask is not installed.
-    FileError
-        Nobody answers at the address.
-    """
-    if scheduler is None:
-        from nearfold.scale.local import LocalEngine
-
-        return LocalEngine(memory)
-    from nearfold.scale.dask import DaskEngine
-
-    return DaskEngine.connect(scheduler)

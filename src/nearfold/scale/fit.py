@@ -27,7 +27,8 @@ from nearfold.methods.nearfold import NearFold
 from nearfold.methods.scanned import ScanFold
 from nearfold.progress import stage
 from nearfold.sampling import sampled_rows
-from nearfold.scale.engine import Engine, engine_for
+from nearfold.scale.engine import Engine
+from nearfold.scale.engines import engine_for
 from nearfold.scale.state import ScanState, input_digests, read_state, write_state
 from nearfold.scan import Kept, Request, Scan, anchors_of, prepared
 

@@ -20,7 +20,8 @@ from nearfold.io.base import Source
 from nearfold.io.location import Location
 from nearfold.io.vectors import WRITABLE, as_source, open_sink, open_source
 from nearfold.progress import stage
-from nearfold.scale.engine import Engine, engine_for
+from nearfold.scale.engine import Engine
+from nearfold.scale.engines import engine_for
 from nearfold.scale.ledger import Entry, Ledger, checksum
 from nearfold.scale.shards import absolute
 from nearfold.scale.transform import check_output, folded_chunks, folded_layout

@@ -13,7 +13,8 @@ from nearfold.errors import ParameterError
 from nearfold.io.base import Source
 from nearfold.io.vectors import checked_chunks
 from nearfold.scale.engine import Progress
-from nearfold.scan import Anchors, Request, Scan, Scanner
+from nearfold.scan import Anchors, Request, Scan
+from nearfold.scanner import Scanner
 from nearfold.threads import PENDING, blas_threads, in_order
 
 __all__ = ["LocalEngine"]

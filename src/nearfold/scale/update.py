@@ -19,7 +19,8 @@ from nearfold.methods.scanned import ScanFold
 from nearfold.neighbors import Neighbors, nearest
 from nearfold.progress import stage
 from nearfold.sampling import sampled_rows
-from nearfold.scale.engine import Engine, engine_for
+from nearfold.scale.engine import Engine
+from nearfold.scale.engines import engine_for
 from nearfold.scale.fit import with_neighbors
 from nearfold.scale.state import ScanState, input_digests
 from nearfold.scan import Anchors, Kept, Scan, prepared
