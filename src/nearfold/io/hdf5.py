@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.errors import FileError
+from nearfold.errors import FileError, NearfoldError
 from nearfold.extras import import_extra
 from nearfold.files import cause
 from nearfold.io.base import Chunk, Int64, Layout, Source, check_layout
@@ -55,14 +55,15 @@ class Hdf5Source(Source):
         try:
             with self._location.open() as handle, h5py.File(handle, "r") as file:
                 yield file
-        except FileError:
-            raise
         except OSError as error:
             # The library's own failures come as OSError without a number, and tell a story.
             if error.errno is not None and error.strerror:
                 raise FileError(f"{self.path}: can't be read: {cause(error)}") from error
             raise FileError(f"{self.path}: truncated or not an HDF5 file ({_short(error)})") from error
-        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        except (NearfoldError, GeneratorExit):
+            raise
+        except Exception as error:
+            # Damage shows as errors of many kinds: RuntimeError, KeyError, OverflowError, ...
             raise FileError(f"{self.path}: truncated or not an HDF5 file ({_short(error)})") from error
 
     def chunks(
