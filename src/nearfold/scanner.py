@@ -15,10 +15,10 @@ from nearfold.moments import RunningMoments
 from nearfold.neighbors import Neighbors, NeighborSearch
 from nearfold.progress import stage
 from nearfold.sampling import sampled_rows
-from nearfold.scan import Anchors, Kept, Request, Scan, anchors_of, numbers_of
+from nearfold.scan import Anchors, Kept, Request, Scan, anchors_of, numbers_of, prepared
 from nearfold.threads import blas_threads, dealt_work
 
-__all__ = ["Scanner", "scan_array", "scan_rows"]
+__all__ = ["Scanner", "scan_array"]
 
 # Rows carried along are looked through once this many times those needed are held.
 _SLACK = 2.0
@@ -46,47 +46,15 @@ def _array_chunks(X: Float32) -> Iterable[Float32]:
     return (X[start : start + step] for start in range(0, len(X), step))
 
 
-def scan_rows(
-    chunks: Iterable[Float32],
-    request: Request,
-    anchors: Anchors | None,
-    *,
-    total: int,
-) -> Scan:
-    """Scan rows that come in chunks.
-
-    Parameters
-    ----------
-    chunks
-        Arrays of shape (n_i, d), float32, C-contiguous, in order.
-    request
-        What is asked.
-    anchors
-        From `anchors_of`; None for moments alone.
-    total
-        How many rows there are, for the progress shown.
-
-    Raises
-    ------
-    DataError
-        A row is not finite, or is zero where rows are normalised.
-    """
-    scanner, first_row = Scanner(request, anchors), 0
-    with stage("scan", total) as advance, scanner:
-        for chunk in chunks:
-            scanner.see(chunk, first_row)
-            first_row += len(chunk)
-            advance(len(chunk))
-    return scanner.result()
-
-
 class Scanner:
     """A scan under way; a context in which each chunk is given to a thread.
 
     Parameters
     ----------
-    request, anchors
-        As for `scan_rows`.
+    request
+        What is asked.
+    anchors
+        From `anchors_of`; None for moments alone.
     start
         What earlier rows gave, where a scan goes on from there.
     carry
@@ -203,11 +171,27 @@ class Scanner:
 
 
 def scan_array(X: Float32, request: Request) -> tuple[Scan, Anchors | None]:
-    """Scan an array of shape (n, d) and return what was found, and the anchors drawn."""
+    """Scan an array of shape (n, d) and return what was found, and the anchors drawn.
+
+    Raises
+    ------
+    DataError
+        A row is not finite, or is zero where rows are normalised.
+    """
     anchors = None
     if request.n_anchors:
         source = X if request.queries is None else request.queries
         rows = sampled_rows(len(source), request.n_anchors, request.seed)
         sample = X[sampled_rows(len(X), _SAMPLE, request.seed + 1)]
         anchors = anchors_of(source[rows], None if request.queries is not None else rows, request, sample)
-    return scan_rows(_array_chunks(X), request, anchors, total=len(X)), anchors
+    # The rows are at hand: those that are neighbours need not be carried along.
+    scanner, first_row = Scanner(request, anchors, carry=False), 0
+    with stage("scan", len(X)) as advance, scanner:
+        for chunk in _array_chunks(X):
+            scanner.see(chunk, first_row)
+            first_row += len(chunk)
+            advance(len(chunk))
+    scan = scanner.result()
+    if len(needed := scan.needed()):
+        scan = scan.filled([Kept(needed, prepared(X[needed], request, scan.shift))])
+    return scan, anchors
