@@ -113,11 +113,9 @@ def _fit_in_memory(
     estimator: FoldEstimator, source: Source, rows: int | None, seed: int, budget: int, *, watch: bool
 ) -> tuple[Fold, Float32]:
     """Fit to all rows, or a sample of them, if memory allows it; return the fold and the rows."""
-    import numpy as np
-
     from nearfold.errors import ParameterError
     from nearfold.evaluation.watch import held_back_figures, with_figures
-    from nearfold.io.vectors import checked_chunks, checked_rows
+    from nearfold.io.vectors import checked_rows, read_source
     from nearfold.sampling import sampled_rows
 
     layout = source.layout
@@ -133,7 +131,7 @@ def _fit_in_memory(
         chosen = sampled_rows(layout.rows, wanted, seed)
         vectors = checked_rows(source.take(chosen), chosen, source.path)
     else:
-        vectors = np.concatenate([chunk.vectors for chunk in checked_chunks(source, others=False)])
+        vectors = read_source(source)
     fold = estimator.fit(vectors).encoder_
     return with_figures(fold, held_back_figures(estimator, vectors)) if watch else fold, vectors
 

@@ -7,12 +7,28 @@ import numpy as np
 from nearfold.arrays import Float32, check_positive
 from nearfold.errors import DataError
 
-__all__ = ["base_and_queries", "default_query_count", "hold_out"]
+__all__ = ["base_and_queries", "default_query_count", "hold_out", "query_count"]
 
 
 def default_query_count(rows: int) -> int:
     """Return how many queries to hold out of `rows`: a tenth, at most 1,000, at least 1."""
     return max(1, min(1000, rows // 10))
+
+
+def query_count(rows: int, n_queries: int | None) -> int:
+    """Return how many queries to hold out of `rows`: `n_queries`, or the default where it is None.
+
+    Raises
+    ------
+    DataError
+        Fewer than two rows would be left in the base.
+    """
+    count = default_query_count(rows) if n_queries is None else n_queries
+    if rows - count < 2:
+        raise DataError(
+            f"{rows} row(s) can't give {count} held-out queries and a base of at least 2; give more rows"
+        )
+    return count
 
 
 def hold_out(X: Float32, n_queries: int | None = None, seed: int = 0) -> tuple[Float32, Float32]:
@@ -36,11 +52,7 @@ def hold_out(X: Float32, n_queries: int | None = None, seed: int = 0) -> tuple[F
     DataError
         Fewer than two rows would be left in the base.
     """
-    count = default_query_count(len(X)) if n_queries is None else n_queries
-    if len(X) - count < 2:
-        raise DataError(
-            f"{len(X)} row(s) can't give {count} held-out queries and a base of at least 2; give more rows"
-        )
+    count = query_count(len(X), n_queries)
     held = np.zeros(len(X), bool)
     held[np.random.default_rng(seed).choice(len(X), count, replace=False)] = True
     return X[~held], X[held]

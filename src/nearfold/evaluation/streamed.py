@@ -19,11 +19,11 @@ from nearfold.evaluation.judge import (
     check_counts,
     judge_found,
 )
-from nearfold.evaluation.split import default_query_count
+from nearfold.evaluation.split import query_count
 from nearfold.evaluation.truth import Truth, candidates
 from nearfold.fold import Fold
 from nearfold.io.base import Source
-from nearfold.io.vectors import as_source, checked_chunks, checked_rows
+from nearfold.io.vectors import as_source, checked_rows, located_chunks
 from nearfold.neighbors import NeighborSearch
 from nearfold.progress import stage
 from nearfold.sampling import sampled_rows
@@ -57,12 +57,7 @@ def hold_out_rows(source: Source, n_queries: int | None = None, seed: int = 0) -
         Fewer than two rows would be left in the base.
     """
     total = source.layout.rows
-    count = default_query_count(total) if n_queries is None else n_queries
-    if total - count < 2:
-        raise DataError(
-            f"{total} row(s) can't give {count} held-out queries and a base of at least 2; give more rows"
-        )
-    rows = sampled_rows(total, count, seed)
+    rows = sampled_rows(total, query_count(total, n_queries), seed)
     return checked_rows(source.take(rows), rows, source.path), rows
 
 
@@ -94,15 +89,12 @@ class _Base:
     def chunks(self) -> Iterator[tuple[Float32, int, str, int]]:
         """Yield rows with the number of the first, and their file and first row there."""
         first = 0
-        for part in self.source.parts:
-            row = 0
-            for chunk in checked_chunks(part, others=False):
-                low, high = np.searchsorted(self._held, [first + row, first + row + len(chunk.vectors)])
-                vectors = np.delete(chunk.vectors, self._held[low:high] - first - row, axis=0)
-                if len(vectors):
-                    yield vectors, first + row - int(low), part.path, row
-                row += len(chunk.vectors)
-            first += part.layout.rows
+        for chunk, path, row in located_chunks(self.source):
+            low, high = np.searchsorted(self._held, [first, first + len(chunk.vectors)])
+            vectors = np.delete(chunk.vectors, self._held[low:high] - first, axis=0)
+            if len(vectors):
+                yield vectors, first - int(low), path, row
+            first += len(chunk.vectors)
 
 
 def evaluate_source(

@@ -60,7 +60,7 @@ class Hdf5Source(Source):
             if error.errno is not None and error.strerror:
                 raise FileError(f"{self.path}: can't be read: {cause(error)}") from error
             raise FileError(f"{self.path}: truncated or not an HDF5 file ({_short(error)})") from error
-        except (NearfoldError, GeneratorExit):
+        except NearfoldError:
             raise
         except Exception as error:
             # Damage shows as errors of many kinds: RuntimeError, KeyError, OverflowError, ...

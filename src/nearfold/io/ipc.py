@@ -10,14 +10,15 @@ import numpy as np
 import pyarrow as pa
 
 from nearfold.errors import FileError
-from nearfold.files import cause, replacing
+from nearfold.files import replacing
 from nearfold.io.base import Chunk, Layout, Source, grouped_pieces
 from nearfold.io.lists import (
+    TableSink,
     chunk_of,
+    file_error,
     first_line,
     is_fixed,
     layout_of,
-    table_of,
     vector_column,
     vector_schema,
 )
@@ -88,17 +89,6 @@ class IpcSource(Source):
         return grouped_pieces(self._starts, rows)
 
 
-class IpcSink:
-    """Appends record batches; vectors become a fixed-size list column."""
-
-    def __init__(self, writer: pa.ipc.RecordBatchFileWriter, layout: Layout) -> None:
-        self._writer, self._layout = writer, layout
-
-    def write(self, chunk: Chunk) -> None:
-        """Append rows."""
-        self._writer.write_table(table_of(chunk, self._layout))
-
-
 def read(location: Location, column: str | None) -> IpcSource:
     """Open an Arrow file; `column` names the vectors, None takes the only list of numbers."""
     try:
@@ -106,16 +96,14 @@ def read(location: Location, column: str | None) -> IpcSource:
     except FileError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise FileError(f"{location.name}: can't be read: {cause(error)}") from error
-        raise FileError(f"{location.name}: truncated or not an Arrow file ({first_line(error)})") from error
+        raise file_error(location.name, error, "truncated or not an Arrow file") from error
 
 
 @contextmanager
-def write(path: str | os.PathLike[str], layout: Layout) -> Iterator[IpcSink]:
+def write(path: str | os.PathLike[str], layout: Layout) -> Iterator[TableSink]:
     """Open an Arrow file for writing: the vectors first, then `layout.others`."""
     try:
         with replacing(path) as file, pa.ipc.new_file(file, vector_schema(layout)) as writer:
-            yield IpcSink(writer, layout)
+            yield TableSink(writer, layout)
     except pa.ArrowException as error:
         raise FileError(f"{path}: can't be written ({first_line(error)})") from error

@@ -9,9 +9,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from nearfold.errors import DataError, FileError
+from nearfold.files import cause
 from nearfold.io.base import Chunk, Layout, check_layout
 
-__all__ = ["chunk_of", "first_line", "is_fixed", "layout_of", "table_of", "vector_column", "vector_schema"]
+__all__ = [
+    "TableSink",
+    "chunk_of",
+    "file_error",
+    "first_line",
+    "is_fixed",
+    "layout_of",
+    "vector_column",
+    "vector_schema",
+]
 
 
 def vector_column(path: str, schema: pa.Schema, column: str | None) -> str:
@@ -95,6 +105,24 @@ def _matrix(path: str, lists: pa.Array, width: int, first_row: int) -> npt.NDArr
         )
     values: npt.NDArray[Any] = flat.to_numpy(zero_copy_only=False)
     return values.reshape(len(lists), width)
+
+
+class TableSink:
+    """Appends tables to an Arrow or Parquet writer; vectors become a fixed-size list column."""
+
+    def __init__(self, writer: Any, layout: Layout) -> None:
+        self._writer, self._layout = writer, layout
+
+    def write(self, chunk: Chunk) -> None:
+        """Append rows."""
+        self._writer.write_table(table_of(chunk, self._layout))
+
+
+def file_error(path: str, error: BaseException, otherwise: str) -> FileError:
+    """Return what to raise for an error of Arrow: the system's own words, or `otherwise` and Arrow's."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return FileError(f"{path}: can't be read: {cause(error)}")
+    return FileError(f"{path}: {otherwise} ({first_line(error)})")
 
 
 def first_line(error: BaseException) -> str:

@@ -11,14 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nearfold.errors import FileError
-from nearfold.files import cause, replacing
+from nearfold.files import replacing
 from nearfold.io.base import Chunk, Layout, Source, grouped_pieces
 from nearfold.io.lists import (
+    TableSink,
     chunk_of,
+    file_error,
     first_line,
     is_fixed,
     layout_of,
-    table_of,
     vector_column,
     vector_schema,
 )
@@ -99,24 +100,11 @@ class ParquetSource(Source):
                         yield chunk_of(self.path, batch.slice(skip, keep - skip), self.layout, first + skip)
                     first += len(batch)
         except (pa.ArrowException, OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise FileError(f"{self.path}: can't be read: {cause(error)}") from error
-            raise FileError(f"{self.path}: truncated or corrupt ({first_line(error)})") from error
+            raise file_error(self.path, error, "truncated or corrupt") from error
 
     def pieces(self, rows: int) -> list[tuple[int, int]]:
         """Return ranges of whole row groups."""
         return grouped_pieces(self._group_starts, rows)
-
-
-class ParquetSink:
-    """Appends record batches; vectors become a fixed-size list column."""
-
-    def __init__(self, writer: pq.ParquetWriter, layout: Layout) -> None:
-        self._writer, self._layout = writer, layout
-
-    def write(self, chunk: Chunk) -> None:
-        """Append rows."""
-        self._writer.write_table(table_of(chunk, self._layout))
 
 
 def read(location: Location, column: str | None) -> ParquetSource:
@@ -125,23 +113,17 @@ def read(location: Location, column: str | None) -> ParquetSource:
         return ParquetSource(location, column)
     except FileError:
         raise
-    except OSError as error:
-        if error.errno is None:
-            raise FileError(
-                f"{location.name}: truncated or not a Parquet file ({first_line(error)})"
-            ) from error
-        raise FileError(f"{location.name}: can't be read: {cause(error)}") from error
-    except (pa.ArrowException, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         # ValueError: a name in the footer that is not UTF-8.
-        raise FileError(f"{location.name}: truncated or not a Parquet file ({first_line(error)})") from error
+        raise file_error(location.name, error, "truncated or not a Parquet file") from error
 
 
 @contextmanager
-def write(path: str | os.PathLike[str], layout: Layout) -> Iterator[ParquetSink]:
+def write(path: str | os.PathLike[str], layout: Layout) -> Iterator[TableSink]:
     """Open a Parquet file for writing: the vectors first, then `layout.others`."""
     schema = vector_schema(layout)
     try:
         with replacing(path) as file, pq.ParquetWriter(file, schema) as writer:
-            yield ParquetSink(writer, layout)
+            yield TableSink(writer, layout)
     except pa.ArrowException as error:
         raise FileError(f"{path}: can't be written ({first_line(error)})") from error

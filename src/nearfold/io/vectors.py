@@ -26,8 +26,10 @@ __all__ = [
     "as_source",
     "checked_chunks",
     "checked_rows",
+    "located_chunks",
     "open_sink",
     "open_source",
+    "read_source",
     "read_vectors",
 ]
 
@@ -209,6 +211,26 @@ def checked_chunks(
         )
 
 
+def located_chunks(
+    source: Source,
+    start: int = 0,
+    *,
+    others: bool = False,
+    nbytes: int | None = None,
+    finite: bool = True,
+) -> Iterator[tuple[Chunk, str, int]]:
+    """Yield a source's chunks from a row on, each with its file and the number of its first row there.
+
+    Parameters are those of `checked_chunks`, which reads each file.
+    """
+    for part in source.parts:
+        row = min(start, part.layout.rows)
+        start -= row
+        for chunk in checked_chunks(part, row, others=others, nbytes=nbytes, finite=finite):
+            yield chunk, part.path, row
+            row += len(chunk.vectors)
+
+
 def read_vectors(path: str | os.PathLike[str], column: str | None = None) -> Float32:
     """Return all vectors of a file or folder as float32 of shape (n, d).
 
@@ -219,7 +241,11 @@ def read_vectors(path: str | os.PathLike[str], column: str | None = None) -> Flo
     DataError
         A row is not finite, or rows differ in length.
     """
-    source = open_source(path, column)
+    return read_source(open_source(path, column))
+
+
+def read_source(source: Source) -> Float32:
+    """Return all vectors of a source as float32 of shape (n, d); raises as `checked_chunks`."""
     vectors = np.empty((source.layout.rows, source.layout.n_features), np.float32)
     first = 0
     for chunk in checked_chunks(source, others=False):

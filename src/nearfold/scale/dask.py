@@ -13,9 +13,9 @@ import numpy.typing as npt
 from nearfold.errors import FileError, NearfoldError
 from nearfold.extras import import_extra
 from nearfold.io.base import Source
-from nearfold.io.vectors import open_source
+from nearfold.io.vectors import checked_chunks, open_source
 from nearfold.scale.engine import Progress
-from nearfold.scale.shards import Shard, plan_shards, rows_of
+from nearfold.scale.shards import Shard, plan_shards
 from nearfold.scan import Anchors, Request, Scan
 from nearfold.scanner import Scanner
 
@@ -139,7 +139,8 @@ def _scan_shard(shard: Shard, sent: tuple[Request, Anchors | None], number_from:
     scanner, row = Scanner(request, anchors, carry=False), shard.start
     number_from += shard.first_row - shard.start
     with scanner:
-        for chunk in rows_of(shard, finite=False):
+        source = open_source(shard.path, shard.column)
+        for chunk in checked_chunks(source, shard.start, shard.stop, others=False, finite=False):
             scanner.see(chunk.vectors, number_from + row, shard.path, row)
             row += len(chunk.vectors)
     return scanner.result()

@@ -21,7 +21,7 @@ from nearfold.evaluation.watch import (
     with_figures,
 )
 from nearfold.io.base import Source
-from nearfold.io.vectors import as_source, checked_rows
+from nearfold.io.vectors import as_source, checked_rows, read_source
 from nearfold.methods.base import FoldEstimator
 from nearfold.methods.nearfold import NearFold
 from nearfold.methods.scanned import ScanFold
@@ -147,8 +147,7 @@ def fit_files(
     if watch and layout.rows >= IN_SAMPLE_ROWS:
         encoder = with_figures(encoder, figures_of(encoder, sample.vectors))
     elif watch:
-        rows = np.arange(layout.rows)
-        X = checked_rows(engine.take(source, column, rows), rows, source.path)
+        X = read_source(source)
         options = {} if queries is None else {"queries": queries}
         encoder = with_figures(encoder, held_back_figures(estimator, X, **options))
     estimator.n_features_in_ = layout.n_features

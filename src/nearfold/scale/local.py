@@ -8,10 +8,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32
 from nearfold.errors import ParameterError
 from nearfold.io.base import Source
-from nearfold.io.vectors import checked_chunks
+from nearfold.io.vectors import located_chunks
 from nearfold.scale.engine import Progress
 from nearfold.scan import Anchors, Request, Scan
 from nearfold.scanner import Scanner
@@ -75,22 +74,12 @@ class LocalEngine:
         """Scan chunk by chunk, the next being read meanwhile."""
         scanner = Scanner(request, anchors, start=start)
         with scanner:
-            for vectors, path, row in _rows_from(source, first_row, self._chunk_bytes(anchors)):
-                scanner.see(vectors, number_from + first_row, path, row)
-                first_row += len(vectors)
+            nbytes = self._chunk_bytes(anchors)
+            for chunk, path, row in located_chunks(source, first_row, nbytes=nbytes, finite=False):
+                scanner.see(chunk.vectors, number_from + first_row, path, row)
+                first_row += len(chunk.vectors)
                 yield first_row, scanner.result
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Run one more at a time than there are cores: while it waits for the disk, others compute."""
         yield from in_order(function, items, blas_threads() + 1)
-
-
-def _rows_from(source: Source, first_row: int, nbytes: int) -> Iterator[tuple[Float32, str, int]]:
-    """Yield vectors from a row on, each chunk with its file and the number of its first row there."""
-    for part in source.parts:
-        start = min(first_row, part.layout.rows)
-        first_row -= start
-        row = start
-        for chunk in checked_chunks(part, start, others=False, nbytes=nbytes, finite=False):
-            yield chunk.vectors, part.path, row
-            row += len(chunk.vectors)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import NamedTuple
 
-from nearfold.io.base import Chunk, Source
-from nearfold.io.vectors import checked_chunks, open_source
+from nearfold.io.base import Source
 
-__all__ = ["Shard", "absolute", "plan_shards", "rows_of"]
+__all__ = ["Shard", "absolute", "plan_shards"]
 
 
 class Shard(NamedTuple):
@@ -51,11 +49,3 @@ def plan_shards(source: Source, column: str | None, nbytes: int) -> list[Shard]:
             shards.append(Shard(absolute(part.path), column, start, stop, first_row + start))
         first_row += part.layout.rows
     return shards
-
-
-def rows_of(
-    shard: Shard, *, others: bool = False, nbytes: int | None = None, finite: bool = True
-) -> Iterator[Chunk]:
-    """Open a shard's file and yield its rows as `checked_chunks` does."""
-    source = open_source(shard.path, shard.column)
-    return checked_chunks(source, shard.start, shard.stop, others=others, nbytes=nbytes, finite=finite)

@@ -16,7 +16,7 @@ from nearfold.errors import DataError, FileError, NearfoldWarning
 from nearfold.fold import Fold
 from nearfold.io.base import Chunk, Layout, Source
 from nearfold.io.location import Location
-from nearfold.io.vectors import checked_chunks, open_sink
+from nearfold.io.vectors import checked_chunks, located_chunks, open_sink
 from nearfold.progress import stage
 from nearfold.threads import blas_threads, in_order
 
@@ -72,15 +72,6 @@ def _fold_chunk(encoder: Fold, chunk: Chunk, path: str, first_row: int, dtype: n
     return Chunk(folded, chunk.others)
 
 
-def _located(source: Source, *, others: bool) -> Iterator[tuple[Chunk, str, int]]:
-    """Yield chunks with their file and the number of their first row there."""
-    for part in source.parts:
-        first = 0
-        for chunk in checked_chunks(part, others=others, finite=False):
-            yield chunk, part.path, first
-            first += len(chunk.vectors)
-
-
 def _fold_located(located: tuple[Chunk, str, int], encoder: Fold, dtype: npt.DTypeLike) -> Chunk:
     return _fold_chunk(encoder, *located, dtype)
 
@@ -120,7 +111,7 @@ def fold_file(
     layout = folded_layout(encoder, source.layout, source.layout.rows, suffix, dtype)
     others = layout.others is not None
     with open_sink(out, layout) as sink, stage("fold", layout.rows) as advance:
-        chunks = _located(source, others=others)
+        chunks = located_chunks(source, others=others, finite=False)
         work = partial(_fold_located, encoder=encoder, dtype=dtype)
         # Reading and writing go on in this thread while others compute.
         for chunk in in_order(work, chunks, max(2, blas_threads())):
