@@ -44,10 +44,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     if target.is_dir():
         raise FileError(f"{target}: is a folder; name a file to write")
     _remove_abandoned(target)
-    beside = target
+    # The name is known before the file is, so an interrupt at any moment finds it below.
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(8)}{_BESIDE}")
     try:
-        beside, file = _open_beside(target)
-        with file:
+        with _open_held(beside) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -57,21 +57,22 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise FileError(f"{target}: can't be written: {cause(error)}") from error
     finally:
         # After a successful rename there is nothing left under this name.
-        if beside != target:
+        with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
 
 
-def _open_beside(target: Path) -> tuple[Path, BinaryIO]:
-    """Open a new file beside `target`, held under a lock as long as it is open."""
+def _open_held(path: Path) -> BinaryIO:
+    """Open a new file, held under a lock as long as it is open."""
     while True:
-        beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_BESIDE}")
-        file = beside.open("xb")
-        _lock(file.fileno(), wait=True)
-        # Between the two lines above the file had no holder, and may have been taken for abandoned.
-        with contextlib.suppress(OSError):
-            if os.path.samestat(beside.stat(), os.fstat(file.fileno())):
-                return beside, file
-        file.close()
+        file = path.open("xb")
+        with contextlib.ExitStack() as unless_held:
+            unless_held.callback(file.close)
+            _lock(file.fileno(), wait=True)
+            # Before the line above the file had no holder, and may have been taken for abandoned.
+            with contextlib.suppress(OSError):
+                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                    unless_held.pop_all()
+                    return file
 
 
 def _remove_abandoned(target: Path) -> None:
