@@ -32,12 +32,16 @@ if TYPE_CHECKING:
     from nearfold.methods.truncation import Truncation
     from nearfold.mlp import MLPEncoder
     from nearfold.moments import Moments
+    from nearfold.pipeline.fitting import fit_pipeline
+    from nearfold.pipeline.pipeline import Pipeline
+    from nearfold.planning.choice import plan
     from nearfold.sample import load_sample
     from nearfold.scale.engines import engine_for
     from nearfold.scale.fit import fit_files
     from nearfold.scale.folder import fold_folder
     from nearfold.scale.state import read_state
     from nearfold.scale.update import update_files
+    from nearfold.search.index import SearchIndex
 
 __version__ = "0.1.0"
 
@@ -57,19 +61,23 @@ __all__ = [
     "NearFold",
     "NearfoldError",
     "NearfoldWarning",
+    "Pipeline",
     "RandomProjection",
+    "SearchIndex",
     "Truncation",
     "compare",
     "engine_for",
     "evaluate",
     "evaluate_source",
     "fit_files",
+    "fit_pipeline",
     "fold_folder",
     "hold_out_rows",
     "inspect_fold",
     "load",
     "load_sample",
     "open_source",
+    "plan",
     "read_state",
     "sweep",
     "update_files",
@@ -91,19 +99,23 @@ _HOMES = {
     "NearFold": "methods.nearfold",
     "NearfoldError": "errors",
     "NearfoldWarning": "errors",
+    "Pipeline": "pipeline.pipeline",
     "RandomProjection": "methods.random",
+    "SearchIndex": "search.index",
     "Truncation": "methods.truncation",
     "compare": "evaluation.compare",
     "engine_for": "scale.engines",
     "evaluate": "evaluation.judge",
     "evaluate_source": "evaluation.streamed",
     "fit_files": "scale.fit",
+    "fit_pipeline": "pipeline.fitting",
     "fold_folder": "scale.folder",
     "hold_out_rows": "evaluation.streamed",
     "inspect_fold": "evaluation.inspection",
     "load": "loading",
     "load_sample": "sample",
     "open_source": "io.vectors",
+    "plan": "planning.choice",
     "read_state": "scale.state",
     "sweep": "evaluation.sweep",
     "update_files": "scale.update",

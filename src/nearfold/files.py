@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import os
 import secrets
 import sys
@@ -17,7 +18,7 @@ from nearfold.errors import FileError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["cause", "held", "remove_beside", "replacing", "sync_folder"]
+__all__ = ["cause", "checksum", "held", "remove_beside", "replacing", "sync_folder"]
 
 # The ending of files that are being written.
 _BESIDE = ".part"
@@ -26,6 +27,16 @@ _BESIDE = ".part"
 def cause(error: OSError) -> str:
     """Return what the system said of a failed file operation, without path or number."""
     return error.strerror or str(error)
+
+
+def checksum(path: Path) -> tuple[int, str]:
+    """Return a file's size and the SHA-256 of its content, in hexadecimal."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return file.tell(), digest
+    except OSError as error:
+        raise FileError(f"{path}: can't be read: {cause(error)}") from error
 
 
 @contextmanager

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from nearfold.encoder import Encoder
 from nearfold.errors import FileError
-from nearfold.fold import Fold, read_fold_file
+from nearfold.fold import Fold, FoldFile, read_fold_file
 from nearfold.mlp import MLPEncoder
 
-__all__ = ["load"]
+__all__ = ["fold_of", "load"]
 
 _KINDS: dict[str, type[Encoder] | type[MLPEncoder]] = {
     kind.format_name: kind for kind in (Encoder, MLPEncoder)
@@ -25,7 +25,13 @@ def load(path: str | os.PathLike[str]) -> Fold:
     FileError
         Missing, truncated, corrupt, not a fold, or written by a later format version.
     """
-    content = read_fold_file(path)
+    return fold_of(Path(path), read_fold_file(path))
+
+
+def fold_of(path: Path, content: FoldFile) -> Fold:
+    """Return the fold that a file's content describes; raises as `load`."""
+    if content.format_name == "nearfold.pipeline":
+        raise FileError(f"{path}: holds a pipeline, not a fold alone; read it with Pipeline.load")
     if content.format_name not in _KINDS:
         raise FileError(f"{path}: holds a fold of kind {content.format_name!r}; upgrade nearfold")
-    return _KINDS[content.format_name].from_file(Path(path), content)
+    return _KINDS[content.format_name].from_file(path, content)

@@ -12,7 +12,21 @@ from typing import Annotated, NoReturn
 import typer
 
 from nearfold import __version__
-from nearfold.cli import apply, compare, demo, drift, evaluate, fit, inspect, methods, sweep, update
+from nearfold.cli import (
+    apply,
+    compare,
+    demo,
+    drift,
+    evaluate,
+    fit,
+    index,
+    inspect,
+    methods,
+    plan,
+    search,
+    sweep,
+    update,
+)
 from nearfold.errors import NearfoldError, NearfoldWarning
 
 __all__ = ["app", "main"]
@@ -34,6 +48,9 @@ app.command("drift")(drift.drift)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("sweep")(sweep.sweep)
+app.command("plan")(plan.plan)
+app.command("index")(index.index)
+app.command("search")(search.search)
 app.command("inspect")(inspect.inspect)
 app.command("update")(update.update)
 app.command("methods")(methods.methods)

@@ -28,7 +28,7 @@ from nearfold.scan import Anchors, Blocks, Request, Scan
 from nearfold.scanner import scan_array
 from nearfold.threads import blas_threads, shared_work
 
-__all__ = ["NearFold", "one_cycle", "train_on_blocks"]
+__all__ = ["NearFold", "batches", "one_cycle", "train_on_blocks"]
 
 _DEFAULT_NEIGHBORS = 64
 
@@ -145,7 +145,7 @@ def train_on_blocks(
     peak = fitting_rate(before) if learning_rate is None else learning_rate
     rates = one_cycle(n_steps, peak)
     adam = Adam(W)
-    order = _shuffles(n_blocks, blocks_per_step, len(rates), rng)
+    order = batches(n_blocks, blocks_per_step, len(rates), rng)
     batch = order.shape[1]
     n_threads = max(1, min(blas_threads(), batch // _BLOCKS_A_THREAD))
     bounds = [batch * i // n_threads for i in range(n_threads + 1)]
@@ -175,7 +175,7 @@ def _trace(second: npt.NDArray[np.float64]) -> float:
     return max(float(np.trace(second)), np.finfo(np.float64).tiny)
 
 
-def _shuffles(n_blocks: int, batch: int, n_steps: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def batches(n_blocks: int, batch: int, n_steps: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Return block numbers of shape (n_steps, batch), one shuffle of all blocks after another."""
     batch = min(batch, n_blocks)
     rounds = -(-n_steps * batch // n_blocks)

@@ -18,7 +18,7 @@ import numpy as np
 
 from nearfold.arrays import Float32, Metric
 
-__all__ = ["distinguishes", "gradient", "loss", "loss_of_fold", "score_spread", "soft_neighbors"]
+__all__ = ["distinguishes", "gradient", "loss", "loss_of_fold", "score_spread", "soft_neighbors", "softened"]
 
 # Keeps a vector that folds to zero from dividing by zero; far below any norm that matters.
 _TINY = np.float32(1e-20)
@@ -43,14 +43,18 @@ def score_spread(B: Float32, metric: Metric) -> float:
 
 def soft_neighbors(Y: Float32, metric: Metric, tau: float) -> Float32:
     """Return the softmax of in-block scores / tau over the other rows: (b, N, N), zero diagonal."""
-    soft = block_scores(Y, metric)
-    soft *= np.float32(1 / tau)
-    own = np.arange(Y.shape[1])
-    soft[:, own, own] = -np.inf
-    soft -= soft.max(axis=2, keepdims=True)
-    np.exp(soft, out=soft)
-    soft /= soft.sum(axis=2, keepdims=True)
-    return soft
+    return softened(block_scores(Y, metric), tau)
+
+
+def softened(scores: Float32, tau: float) -> Float32:
+    """Turn scores (b, N, N), in place, into the softmax of scores / tau over the other rows."""
+    scores *= np.float32(1 / tau)
+    own = np.arange(scores.shape[1])
+    scores[:, own, own] = -np.inf
+    scores -= scores.max(axis=2, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=2, keepdims=True)
+    return scores
 
 
 def _folded(W: Float32, B: Float32, metric: Metric) -> tuple[Float32, Float32 | None]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold.errors import FileError, NearfoldError
-from nearfold.files import held
+from nearfold.files import checksum, held
 from nearfold.fold import Fold
 from nearfold.io.base import Source
 from nearfold.io.location import Location
@@ -22,7 +22,7 @@ from nearfold.io.vectors import WRITABLE, as_source, open_sink, open_source
 from nearfold.progress import stage
 from nearfold.scale.engine import Engine
 from nearfold.scale.engines import engine_for
-from nearfold.scale.ledger import Entry, Ledger, checksum
+from nearfold.scale.ledger import Entry, Ledger
 from nearfold.scale.shards import absolute
 from nearfold.scale.transform import check_output, folded_chunks, folded_layout
 

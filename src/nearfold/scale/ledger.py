@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from nearfold.errors import FileError
 from nearfold.files import cause, remove_beside, replacing
 
-__all__ = ["MANIFEST", "Entry", "Ledger", "checksum"]
+__all__ = ["MANIFEST", "Entry", "Ledger"]
 
 # Readers of folders of Parquet files pass over names that start so.
 MANIFEST = "_manifest.json"
@@ -51,16 +51,6 @@ class Entry(NamedTuple):
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON holds of it."""
         return {name: value for name, value in self._asdict().items() if value not in (None, "")}
-
-
-def checksum(path: Path) -> tuple[int, str]:
-    """Return a file's size and the SHA-256 of its content, in hexadecimal."""
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return file.tell(), digest
-    except OSError as error:
-        raise FileError(f"{path}: can't be read: {cause(error)}") from error
 
 
 class Ledger:

@@ -1,0 +1,150 @@
+"""What few bytes keep: pipelines against the best of faiss alone, on held-out queries."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, NamedTuple
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+from data import Float32, data_folder, load
+from rich.console import Console
+from rich.table import Table
+
+from nearfold.arrays import normalize_rows
+from nearfold.cli.console import interval
+from nearfold.evaluation.intervals import estimate
+from nearfold.evaluation.truth import Truth
+from nearfold.pipeline.fitting import PipelineFitter
+from nearfold.quantizers.base import filled
+
+console = Console(width=150, highlight=False)
+
+
+class Race(NamedTuple):
+    """What competes at one size.
+
+    `named` are the rivals that count for the difference; `beyond` are other kinds of quantiser that
+    faiss has.
+    """
+
+    data: str
+    n_bytes: int
+    ours: tuple[str, ...]
+    named: tuple[str, ...]
+    beyond: tuple[str, ...] = ()
+
+
+RACES = (
+    Race(
+        "wordnet-minilm-384",
+        24,
+        ("NearFold192,AQ24", "NearFold192,OPQ24"),
+        ("PQ24", "OPQ24,PQ24", "OPQ24_96,PQ24", "OPQ24_192,PQ24", "PCA96,PQ24", "PCA192,PQ24"),
+        ("PCA128,RaBitQ", "PCA192,RQ24x8"),
+    ),
+    Race(
+        "wordnet-minilm-384",
+        48,
+        ("NearFold192,AQ48", "NearFold192,OPQ48"),
+        ("PQ48", "OPQ48,PQ48", "OPQ48_96,PQ48", "OPQ48_192,PQ48", "PCA96,PQ48", "PCA192,PQ48"),
+        ("PCA320,RaBitQ",),
+    ),
+    Race(
+        "wordnet-mpnet-768",
+        96,
+        ("NearFold384,AQ96", "NearFold384,OPQ96"),
+        (
+            "PQ96",
+            "OPQ96,PQ96",
+            "OPQ96_192,PQ96",
+            "OPQ96_384,PQ96",
+            "PCA192,PQ96",
+            "PCA384,PQ96",
+            "PCA704,RaBitQ",
+            "PCA304,RaBitQ2",
+        ),
+    ),
+)
+
+
+def shares(found: npt.NDArray[np.int64], truth: Truth) -> npt.NDArray[np.float64]:
+    right: npt.NDArray[np.float64] = truth.correct(found, 10).mean(axis=1)
+    return right
+
+
+def faiss_alone(
+    factory: str, base: Float32, queries: Float32, truth: Truth
+) -> tuple[npt.NDArray[np.float64], int, float]:
+    """Return P@10 by query, bytes a vector and seconds of training; the better of both of faiss's metrics."""
+    best: tuple[npt.NDArray[np.float64], int, float] | None = None
+    index: Any = None
+    inner: Any = None
+    for metric in (faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2):
+        if metric == faiss.METRIC_L2 and "RQ" in factory:
+            continue
+        began = time.perf_counter()
+        if index is None or "RaBitQ" in factory:
+            index = faiss.index_factory(base.shape[1], factory, metric)
+            index.train(base)
+        else:
+            # What is trained doesn't depend on the metric.
+            index.reset()
+            index.metric_type = metric
+            inner.metric_type = metric
+        seconds = time.perf_counter() - began if best is None else best[2]
+        inner = faiss.downcast_index(getattr(index, "index", index))
+        if hasattr(inner, "qb"):
+            inner.qb = 0
+        index.add(base)
+        kept = shares(index.search(queries, 10)[1], truth)
+        if best is None or kept.mean() > best[0].mean():
+            best = kept, int(inner.sa_code_size()), seconds
+    assert best is not None
+    return best
+
+
+def main() -> None:
+    folder = data_folder()
+    for race in RACES:
+        base, queries = (normalize_rows(part) for part in load(folder, race.data))
+        truth = Truth.compute(base, queries, 10, "cosine")
+        table = Table(title=f"{race.data}, {len(base):,} rows, P@10 of {len(queries):,} held-out queries")
+        for heading in ("pipeline", "bytes", "shared", "P@10", "fit s", "rows/s encoded"):
+            table.add_column(heading, no_wrap=True)
+        kept: dict[str, npt.NDArray[np.float64]] = {}
+        for spec in race.ours:
+            fitter = PipelineFitter(base)
+            began = time.perf_counter()
+            pipeline = fitter.fit(spec)
+            fitted = time.perf_counter()
+            codes = pipeline.encode(base)
+            encoded = time.perf_counter()
+            found = filled(pipeline.index(), codes).search(pipeline.queries(queries), 10)[1]
+            kept[spec] = shares(found, truth)
+            table.add_row(
+                spec,
+                str(pipeline.bytes_per_vector),
+                f"{pipeline.shared_bytes / 1e6:.1f} MB",
+                interval(estimate(kept[spec][:, None])[0]),
+                f"{fitted - began:.1f}",
+                f"{len(base) / (encoded - fitted):,.0f}",
+            )
+        for factory in (*race.named, *race.beyond):
+            kept[factory], size, seconds = faiss_alone(factory, base, queries, truth)
+            mean = interval(estimate(kept[factory][:, None])[0])
+            table.add_row(f"faiss {factory}", str(size), "", mean, f"{seconds:.1f}", "")
+            print(f"{factory}: {kept[factory].mean():.4f}", file=sys.stderr)
+        console.print(table)
+        first = race.ours[0]
+        for label, rivals in (("named", race.named), ("beyond", race.beyond)):
+            if rivals:
+                rival = max(rivals, key=lambda name: kept[name].mean())
+                gain = estimate((kept[first] - kept[rival])[:, None])[0]
+                console.print(f"{first} minus {rival} ({label}): {interval(gain)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""`nearfold index`: make vectors searchable by a pipeline's codes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nearfold.cli.options import AsJson, Quiet
+
+__all__ = ["index"]
+
+
+class Kind(StrEnum):
+    """How codes are searched."""
+
+    flat = "flat"
+    ivf = "ivf"
+    hnsw = "hnsw"
+
+
+def index(
+    pipeline: Annotated[Path, typer.Argument(help="A pipeline that `plan` saved.", metavar="PIPELINE")],
+    base: Annotated[
+        str,
+        typer.Argument(
+            help="Vectors: a .npy, .fvecs, .bvecs, HDF5 or Lance file. It stays where it is, and is read for "
+            "re-ranking.",
+            metavar="BASE",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the index.")],
+    kind: Annotated[
+        Kind, typer.Option(help="Look at every code, at lists of them, or follow a graph.")
+    ] = Kind.flat,
+    certify: Annotated[
+        bool,
+        typer.Option(help="Keep 12 more bytes a vector, with which `search --certified` proves results."),
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Encode vectors and make an index of the codes, to be searched by `nearfold search`."""
+    from nearfold.cli.console import print_json, print_mapping, showing_progress
+    from nearfold.pipeline.pipeline import Pipeline
+    from nearfold.search.index import SearchIndex
+
+    with showing_progress(quiet or as_json):
+        built = SearchIndex.build(Pipeline.load(pipeline), base, kind=kind.value, certify=certify)
+        built.save(out)
+    size = sum(path.stat().st_size for path in out.iterdir())
+    results = {
+        "index": str(out),
+        "pipeline": built.pipeline.spec,
+        "kind": built.kind,
+        "vectors": len(built),
+        "bytes_per_vector": built.pipeline.bytes_per_vector,
+        "bytes_on_disk": size,
+    }
+    if as_json:
+        print_json(results)
+    else:
+        print_mapping(results)

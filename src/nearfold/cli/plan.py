@@ -1,0 +1,181 @@
+"""`nearfold plan`: how few bytes a user's own vectors can take, and at what loss."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nearfold.cli.options import (
+    AsJson,
+    BaseFile,
+    Column,
+    MetricName,
+    NQueries,
+    Queries,
+    Quiet,
+    Report,
+    Seed,
+)
+
+if TYPE_CHECKING:
+    from nearfold.planning.choice import Plan
+
+__all__ = ["plan"]
+
+
+class FullVectors(StrEnum):
+    """Where full vectors live."""
+
+    memory = "memory"
+    disk = "disk"
+    nowhere = "nowhere"
+
+
+def plan(
+    base: BaseFile,
+    n_bytes: Annotated[
+        int | None, typer.Option("--bytes", help="The bytes a vector may take in memory.", min=2)
+    ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(help="In place of --bytes: the share of the true top k to keep, such as .95."),
+    ] = None,
+    rerank: Annotated[
+        int | None,
+        typer.Option(help="Candidates that full vectors put in order: 5 k unless given, 0 for none.", min=0),
+    ] = None,
+    full: Annotated[FullVectors, typer.Option(help="Where full vectors live.")] = FullVectors.disk,
+    metric: Annotated[MetricName, typer.Option(help="What vectors are searched with.")] = MetricName.cosine,
+    k: Annotated[int, typer.Option("-k", help="Neighbours that count.", min=1)] = 10,
+    pipelines: Annotated[
+        str | None,
+        typer.Option(help="Try these alone, with semicolons between: NearFold192,AQ48;PCA48,SQ8."),
+    ] = None,
+    rows: Annotated[
+        int, typer.Option(help="Plan on a sample of so many rows, where there are more.", min=4)
+    ] = 100_000,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", help="Begin no further fit after so long.", min=0)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where the pipeline goes (.safetensors).")
+    ] = None,
+    queries: Queries = None,
+    n_queries: NQueries = None,
+    report: Report = None,
+    column: Column = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the fold and quantiser that keep most in so many bytes, or the fewest bytes that keep enough.
+
+    Many pipelines are tried on few rows and the best of them on more, "do not fold" among them, each judged
+    on queries it hasn't seen. The best is saved for `apply`, `index` and `search`.
+    """
+    from nearfold.cli.console import print_json, showing_progress
+    from nearfold.errors import ParameterError
+    from nearfold.evaluation.split import base_and_queries
+    from nearfold.io.vectors import checked_rows, open_source, read_source, read_vectors
+    from nearfold.planning.choice import plan as run
+    from nearfold.sampling import sampled_rows
+
+    if (n_bytes is None) == (recall is None):
+        raise ParameterError(
+            "give either --bytes or --recall: how small vectors must be, or how much to keep"
+        )
+    with showing_progress(quiet or as_json):
+        source = open_source(base, column)
+        if source.layout.rows > rows:
+            chosen = sampled_rows(source.layout.rows, rows, seed)
+            vectors = checked_rows(source.take(chosen), chosen, source.path)
+        else:
+            vectors = read_source(source)
+        given = None if queries is None else read_vectors(queries, column)
+        vectors, asked = base_and_queries(vectors, given, n_queries, seed)
+        result = run(
+            vectors,
+            n_bytes=n_bytes,
+            recall=recall,
+            metric=metric.value,
+            k=k,
+            depth=rerank,
+            full=full.value,
+            queries=asked,
+            pipelines=None if pipelines is None else pipelines.split(";"),
+            seconds=None if minutes is None else 60 * minutes,
+            seed=seed,
+        )
+    if out is not None:
+        result.pipeline.save(out)
+    if report is not None:
+        from nearfold.report.plan import plan_page
+        from nearfold.report.provenance import command_line, provenance
+
+        title = f"How few bytes {Path(base).name} needs"
+        plan_page(result, title, provenance(vectors, asked), command_line()).write(report)
+    if as_json:
+        saved = None if out is None else str(out)
+        print_json({"base": str(base), "rows": len(vectors), **result.as_dict(), "out": saved})
+        return
+    _print_plan(result, out)
+
+
+def _print_plan(result: Plan, out: Path | None) -> None:
+    from rich.table import Table
+
+    from nearfold.cli.console import interval, output, short
+
+    console = output()
+    front = set(map(id, result.front()))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("pipeline", no_wrap=True)
+    for heading in ("bytes", "shared", result.column, "rows", "fit s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    order = sorted(result.trials, key=lambda t: (-t.rung, -t.quality(result.column)))
+    for trial in order:
+        said = "recommended" if trial is result.chosen else "on the front" if id(trial) in front else ""
+        table.add_row(
+            str(trial.spec),
+            str(trial.pipeline.bytes_per_vector),
+            f"{trial.pipeline.shared_bytes / 1e6:.1f} MB",
+            interval(result.kept(trial)),
+            f"{trial.rows:,}",
+            f"{trial.fit_seconds:.1f}",
+            said,
+            style="bold" if trial is result.chosen else "",
+        )
+    console.print(table)
+    for spec, reason in result.failed:
+        console.print(f"{spec}: not tried: {reason}", markup=False, style="dim")
+    chosen, error = result.chosen, result.cost_of_error()
+    before = 4 * result.n_features
+    console.print()
+    console.print(
+        f"[bold]{chosen.spec}[/bold]: {before} -> {chosen.pipeline.bytes_per_vector} bytes a vector, "
+        f"{result.column} {interval(result.kept(chosen))}"
+    )
+    if result.reached is False:
+        console.print("No pipeline reaches that recall for certain; this one keeps most.")
+    if error is not None:
+        assert result.runner_up is not None
+        console.print(
+            f"If {result.runner_up.spec} is the better one after all, at most "
+            f"{short(max(0.0, error.high))} is lost (its difference: {interval(error)})."
+        )
+    if result.depth:
+        console.print(
+            f"Each query reads {result.depth} full vectors from {result.full}: "
+            f"{result.depth * before / 1000:,.0f} kB as float32."
+        )
+    console.print(
+        f"{result.queries:,} validation queries, exact search over codes, 95% intervals. Rows: how many a "
+        f"pipeline was tried on; only figures of the same number can be compared. Shared: stored once.",
+        style="dim",
+    )
+    if out is not None:
+        console.print(f"saved: {out}", markup=False)

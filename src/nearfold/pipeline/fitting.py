@@ -1,0 +1,175 @@
+"""Learn pipelines from vectors; what several of them need is learned once."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.arrays import Float32, Metric, as_vectors, check_metric
+from nearfold.encoder import Encoder
+from nearfold.errors import ParameterError
+from nearfold.fold import Fold
+from nearfold.methods.nearfold import NearFold
+from nearfold.methods.registry import make
+from nearfold.pipeline.learning import CodeLearning, learn_codes
+from nearfold.pipeline.pipeline import Pipeline
+from nearfold.pipeline.rotations import opq_rotation, random_rotation
+from nearfold.pipeline.sides import OneSide
+from nearfold.pipeline.spec import PipelineSpec, parse_spec
+from nearfold.quantizers.base import Quantizer
+from nearfold.quantizers.product import Product, sign_codebooks
+from nearfold.quantizers.rabitq import RABITQ, RaBitQ
+from nearfold.quantizers.scalar import FLOATS, SCALARS, Floats, Scalar
+from nearfold.scan import Blocks
+from nearfold.scanner import scan_array
+
+__all__ = ["PipelineFitter", "fit_pipeline"]
+
+# Rows that quantisers other than AQ are trained on, at most: faiss's own limit for 256 codewords.
+_TRAINING_ROWS = 1 << 16
+
+
+def fit_pipeline(
+    X: npt.ArrayLike, spec: str | PipelineSpec, *, metric: Metric = "cosine", seed: int = 0
+) -> Pipeline:
+    """Learn one pipeline.
+
+    Parameters
+    ----------
+    X
+        The base, shape (n, d), any real dtype.
+    spec
+        Such as "NearFold192,AQ24"; see `parse_spec`.
+    metric
+        What the vectors are searched with.
+    seed
+        Of everything drawn at random.
+
+    Raises
+    ------
+    DataError
+        X is not a finite table of vectors, or has a zero row under cosine.
+    ParameterError
+        The pipeline is unknown or doesn't fit the data.
+    """
+    return PipelineFitter(X, metric=metric, seed=seed).fit(spec)
+
+
+class PipelineFitter:
+    """Learns pipelines on the same vectors: folds and neighbourhoods are kept for the next one.
+
+    Parameters
+    ----------
+    X
+        The base, shape (n, d), any real dtype.
+    metric
+        What the vectors are searched with.
+    seed
+        Of everything drawn at random.
+    """
+
+    def __init__(self, X: npt.ArrayLike, *, metric: Metric = "cosine", seed: int = 0) -> None:
+        self._base = as_vectors(X, min_rows=2)
+        self._metric, self._seed = check_metric(metric), seed
+        self._folds: dict[tuple[str, int | str], Fold] = {}
+
+    def fit(self, spec: str | PipelineSpec, learning: CodeLearning | None = None) -> Pipeline:
+        """Learn a pipeline; parameters and errors as for `fit_pipeline`.
+
+        `learning` says how the codes of AQ are learned; None for the defaults.
+        """
+        wanted = parse_spec(spec) if isinstance(spec, str) else spec
+        began = time.perf_counter()
+        fold = None if wanted.method is None else self.fold(wanted.method, wanted.n_components or 0)
+        if wanted.quantizer == "AQ":
+            pipeline = self._learned(wanted, fold, learning)
+        else:
+            pipeline = self._plain(wanted, fold)
+        facts = {"rows": len(self._base), "fit_seconds": round(time.perf_counter() - began, 3)}
+        return Pipeline(pipeline.spec, pipeline.sides, pipeline.quantizer, facts)
+
+    def fold(self, method: str, n_components: int | str) -> Fold:
+        """Return the fold that a method learns."""
+        key = method, n_components
+        if key not in self._folds:
+            estimator = make(method, n_components, metric=self._metric, random_state=self._seed)
+            self._folds[key] = estimator.fit(self._base).encoder_
+        return self._folds[key]
+
+    @cached_property
+    def _neighborhoods(self) -> tuple[Blocks, Float32 | None]:
+        """Blocks, and what they are centred on."""
+        learner = NearFold(1, metric=self._metric, random_state=self._seed)
+        request = learner.scan_request(len(self._base), 1)
+        scan, anchors = scan_array(self._base, request)
+        assert anchors is not None
+        centered = self._metric == "l2"
+        return scan.blocks(anchors), scan.mean.astype(np.float32) if centered else None
+
+    def _learned(self, wanted: PipelineSpec, fold: Fold | None, learning: CodeLearning | None) -> Pipeline:
+        if fold is None:
+            start = np.eye(self._base.shape[1], dtype=np.float32)
+        elif isinstance(fold, Encoder):
+            start = fold.weight
+        else:
+            raise ParameterError(f"{wanted}: AQ learns linear maps; fold by a linear method before it")
+        blocks, center = self._neighborhoods
+        sides, quantizer = learn_codes(
+            start, blocks, self._metric, wanted.n_bytes, self._seed, center, learning
+        )
+        return Pipeline(str(wanted), sides, quantizer)
+
+    def _plain(self, wanted: PipelineSpec, fold: Fold | None) -> Pipeline:
+        """Return a pipeline whose quantiser knows the folded vectors alone."""
+        rows = self._base
+        if len(rows) > _TRAINING_ROWS:
+            drawn = np.random.default_rng(self._seed).choice(len(rows), _TRAINING_ROWS, replace=False)
+            rows = rows[np.sort(drawn)]
+        unrotated = OneSide(fold, None, self._metric, self._base.shape[1])
+        vectors = unrotated.base(rows)
+        rotation = self._rotation(wanted, vectors)
+        sides = OneSide(fold, rotation, self._metric, self._base.shape[1])
+        if rotation is not None:
+            vectors = vectors @ rotation.T
+        return Pipeline(str(wanted), sides, self._quantizer(wanted, vectors, sides))
+
+    def _rotation(self, wanted: PipelineSpec, vectors: Float32) -> Float32 | None:
+        width = vectors.shape[1]
+        if wanted.quantizer == "OPQ":
+            target = width if wanted.width is None else wanted.width
+            if not 0 < target <= width:
+                raise ParameterError(f"{wanted}: OPQ can't rotate {width} dimensions to {target}")
+            _check_groups(wanted, target, len(vectors))
+            return opq_rotation(vectors, wanted.n_bytes, target, self._seed)
+        if wanted.quantizer in ("SQ4", "Binary") or wanted.quantizer in RABITQ:
+            return random_rotation(width, self._seed)
+        return None
+
+    def _quantizer(self, wanted: PipelineSpec, vectors: Float32, sides: OneSide) -> Quantizer:
+        name, width = wanted.quantizer, vectors.shape[1]
+        if name in FLOATS:
+            return Floats(name, width)
+        if name in SCALARS:
+            return Scalar.train(name, vectors)
+        if name in RABITQ:
+            return RaBitQ.train(name, vectors, sides.score)
+        if name == "Binary":
+            if width % 8:
+                raise ParameterError(f"{wanted}: Binary needs dimensions that 8 divides, not {width}")
+            return Product(name, sign_codebooks(vectors))
+        _check_groups(wanted, width, len(vectors))
+        return Product.train(f"{name}{wanted.n_bytes}", vectors, wanted.n_bytes, self._seed)
+
+
+def _check_groups(wanted: PipelineSpec, width: int, rows: int) -> None:
+    """Refuse product codes that don't fit the dimensions or rows."""
+    if width % wanted.n_bytes:
+        raise ParameterError(
+            f"{wanted}: {wanted.n_bytes} bytes don't divide {width} dimensions evenly; fold to a multiple of "
+            f"{wanted.n_bytes}"
+        )
+    if rows < 256:
+        raise ParameterError(f"{wanted}: codebooks need at least 256 rows, there are {rows}; use SQ8")

@@ -1,0 +1,226 @@
+"""The pipeline: sides and a quantiser as one immutable value, in one file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.arrays import Float32, Metric, as_rows, chunk_rows
+from nearfold.errors import FileError, ParameterError
+from nearfold.files import replacing
+from nearfold.fold import FORMAT_VERSION, Fold, FoldFile, read_fold_file, safetensors_bytes
+from nearfold.loading import fold_of
+from nearfold.pipeline.sides import LearnedSides, OneSide, Sides
+from nearfold.quantizers.additive import Additive
+from nearfold.quantizers.base import Codes, Quantizer, Tensors
+from nearfold.quantizers.product import Product
+from nearfold.quantizers.rabitq import RaBitQ
+from nearfold.quantizers.scalar import Floats, Scalar
+
+__all__ = ["Pipeline"]
+
+_FORMAT = "nearfold.pipeline"
+_QUANTIZERS: dict[str, type[Quantizer]] = {
+    kind.kind: kind for kind in (Floats, Scalar, Product, RaBitQ, Additive)
+}
+_CHUNK_BYTES = 32 << 20
+
+
+class Pipeline:
+    """A fold and a quantiser: turns a base into codes, and queries into what codes are compared with.
+
+    Parameters
+    ----------
+    spec
+        Its name, such as "NearFold192,AQ24".
+    sides
+        How vectors come into the quantiser's space.
+    quantizer
+        Trained.
+    facts
+        What training saw; anything JSON can hold.
+    """
+
+    def __init__(
+        self, spec: str, sides: Sides, quantizer: Quantizer, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        if sides.width != quantizer.width:
+            raise ValueError(f"{quantizer.name} takes {quantizer.width} dimensions, not {sides.width}")
+        self.spec, self.sides, self.quantizer = spec, sides, quantizer
+        self.facts: Mapping[str, Any] = MappingProxyType(dict(facts or {}))
+
+    @property
+    def metric(self) -> Metric:
+        """What vectors are searched with."""
+        return self.sides.metric
+
+    @property
+    def n_features(self) -> int:
+        """The number d of dimensions that it takes."""
+        return self.sides.n_features
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """The bytes of a code, norms and factors included."""
+        return self.quantizer.code_size
+
+    @property
+    def shared_bytes(self) -> int:
+        """The bytes that all vectors share: the fold, codebooks, ranges."""
+        return sum(tensor.nbytes for tensor in self._tensors().values())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mapping proxy can't be pickled.
+        return type(self), (self.spec, self.sides, self.quantizer, dict(self.facts))
+
+    def __repr__(self) -> str:
+        return f"Pipeline({self.spec}, {self.n_features} -> {self.bytes_per_vector} bytes, {self.metric})"
+
+    @property
+    def n_components(self) -> int:
+        """The numbers of a transformed row: its bytes."""
+        return self.bytes_per_vector
+
+    def transform(self, X: npt.ArrayLike, *, dtype: npt.DTypeLike = np.uint8) -> Codes:
+        """Return codes, as `encode` does; so that what folds vectors can encode them.
+
+        Raises
+        ------
+        DataError
+            As `encode`.
+        ParameterError
+            `dtype` is not uint8.
+        """
+        if np.dtype(dtype) != np.uint8:
+            raise ParameterError(f"a pipeline makes codes of dtype uint8, not {np.dtype(dtype)}")
+        return self.encode(X)
+
+    def encode(self, X: npt.ArrayLike) -> Codes:
+        """Return the codes of base vectors.
+
+        Parameters
+        ----------
+        X
+            Shape (n, d), any real dtype.
+
+        Returns
+        -------
+        ndarray of shape (n, bytes_per_vector), uint8.
+
+        Raises
+        ------
+        DataError
+            Not two-dimensional, not d wide, not finite, or a zero row under cosine.
+        """
+        rows = as_rows(X)
+        step = chunk_rows(max(self.n_features, self.sides.width), _CHUNK_BYTES)
+        codes = np.empty((len(rows), self.bytes_per_vector), np.uint8)
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            codes[part] = self.quantizer.encode(self.sides.base(rows[part]))
+        return codes
+
+    def decode(self, codes: Codes) -> Float32:
+        """Return what codes (n, bytes_per_vector) stand for in the quantiser's space: (n, width)."""
+        return self.quantizer.decode(codes)
+
+    def queries(self, X: npt.ArrayLike) -> Float32:
+        """Return queries (q, d) as an `index` searches with them; raises as `encode`."""
+        return self.quantizer.asked(self.sides.queries(X))
+
+    def index(self) -> Any:
+        """Return an empty faiss index to which codes can be added (`add_sa_codes`)."""
+        return self.quantizer.index(self.sides.score)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a safetensors file, atomically.
+
+        Raises
+        ------
+        FileError
+            The file can't be written.
+        """
+        fold = self.sides.fold if isinstance(self.sides, OneSide) else None
+        metadata = {
+            "format": _FORMAT,
+            "format_version": str(FORMAT_VERSION),
+            "metric": self.metric,
+            "method": self.spec,
+            "parameters": json.dumps(
+                {
+                    "quantizer": [self.quantizer.kind, self.quantizer.name],
+                    "width": self.sides.width,
+                    "n_features": self.n_features,
+                    "fold": None if fold is None else _origin(fold),
+                },
+                sort_keys=True,
+            ),
+            "facts": json.dumps(dict(self.facts), sort_keys=True),
+        }
+        with replacing(path) as file:
+            file.write(safetensors_bytes(self._tensors(), metadata))
+
+    def _tensors(self) -> Tensors:
+        tensors = {f"quantizer.{name}": tensor for name, tensor in self.quantizer.tensors().items()}
+        tensors |= {f"sides.{name}": tensor for name, tensor in self.sides.tensors().items()}
+        if isinstance(self.sides, OneSide) and self.sides.fold is not None:
+            tensors |= {f"fold.{name}": tensor for name, tensor in self.sides.fold.tensors().items()}
+        return tensors
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Pipeline:
+        """Read what `save` wrote; nothing in the file is executed.
+
+        Raises
+        ------
+        FileError
+            Missing, truncated, corrupt, not a pipeline, or written by a later format version.
+        """
+        content = read_fold_file(path)
+        if content.format_name != _FORMAT:
+            raise FileError(f"{path}: holds an encoder alone; give a pipeline, which `plan` or `fit` wrote")
+        try:
+            return cls._of(Path(path), content)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise FileError(f"{path}: not a usable pipeline: {error}") from error
+
+    @classmethod
+    def _of(cls, path: Path, content: FoldFile) -> Pipeline:
+        parts: dict[str, Tensors] = {"quantizer": {}, "sides": {}, "fold": {}}
+        for name, tensor in content.tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        settings, metric = content.origin["parameters"], content.origin["metric"]
+        kind, name = settings["quantizer"]
+        quantizer = _QUANTIZERS[kind].from_tensors(name, int(settings["width"]), parts["quantizer"])
+        held, fold = parts["sides"], None
+        if settings["fold"] is not None:
+            format_name, origin = settings["fold"]["format"], settings["fold"]
+            fold = fold_of(path, FoldFile(format_name, parts["fold"], {key: origin[key] for key in _ORIGIN}))
+        sides: Sides
+        if "base_weight" in held:
+            sides = LearnedSides.from_tensors(held, metric, quantizer.width)
+        else:
+            sides = OneSide(fold, held.get("rotation"), metric, int(settings["n_features"]))
+        return cls(content.origin["method"], sides, quantizer, content.origin["facts"])
+
+
+_ORIGIN = ("metric", "method", "parameters", "facts")
+
+
+def _origin(fold: Fold) -> dict[str, Any]:
+    """Return what a file says of a fold beside its tensors."""
+    return {
+        "format": fold.format_name,
+        "metric": fold.metric,
+        "method": fold.method,
+        "parameters": dict(fold.parameters),
+        "facts": dict(fold.facts),
+    }

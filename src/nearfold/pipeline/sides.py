@@ -1,0 +1,195 @@
+"""How base vectors and queries are brought into the space where codes live."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.arrays import Float32, Metric, as_vectors, normalize_rows
+from nearfold.errors import DataError
+from nearfold.fold import Fold
+from nearfold.quantizers.base import Score
+
+__all__ = ["LearnedSides", "OneSide", "Sides", "with_half_square"]
+
+
+class Sides(ABC):
+    """Maps of base vectors and of queries from d dimensions to the quantiser's."""
+
+    metric: Metric
+    n_features: int
+    width: int
+
+    @property
+    @abstractmethod
+    def score(self) -> Score:
+        """How the images of a query and a base vector are compared; higher is nearer for both."""
+
+    @abstractmethod
+    def base(self, X: npt.ArrayLike) -> Float32:
+        """Return the images of base vectors (n, d): shape (n, width)."""
+
+    @abstractmethod
+    def queries(self, X: npt.ArrayLike) -> Float32:
+        """Return the images of queries (q, d): shape (q, width)."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """Return what it holds beside its fold, by name."""
+
+    def _checked(self, X: npt.ArrayLike) -> Float32:
+        vectors = as_vectors(X)
+        if vectors.shape[1] != self.n_features:
+            raise DataError(
+                f"X has {vectors.shape[1]} features, but this pipeline is expecting {self.n_features}; give "
+                f"vectors of the kind it was fitted on"
+            )
+        return vectors
+
+
+class OneSide(Sides):
+    """The same map for both: a fold, norm 1 for cosine, then a rotation.
+
+    Parameters
+    ----------
+    fold
+        None to leave vectors as they are.
+    rotation
+        Orthonormal rows, shape (width, m); None for none.
+    metric
+        What the vectors are searched with.
+    n_features
+        d.
+    """
+
+    def __init__(self, fold: Fold | None, rotation: Float32 | None, metric: Metric, n_features: int) -> None:
+        self.fold, self.rotation, self.metric, self.n_features = fold, rotation, metric, n_features
+        folded = n_features if fold is None else fold.n_components
+        self.width = folded if rotation is None else len(rotation)
+        if rotation is not None and rotation.shape[1] != folded:
+            raise ValueError(f"a rotation of {rotation.shape[1]} dimensions behind a fold to {folded}")
+        if fold is not None and fold.n_features != n_features:
+            raise ValueError(f"a fold of {fold.n_features} dimensions for vectors of {n_features}")
+
+    @property
+    def score(self) -> Score:
+        """Euclidean distance for l2, inner product otherwise: rows have norm 1 for cosine."""
+        return "l2" if self.metric == "l2" else "ip"
+
+    def base(self, X: npt.ArrayLike) -> Float32:
+        """Return the images of vectors (n, d): shape (n, width)."""
+        vectors = self._checked(X)
+        if self.fold is not None:
+            vectors = self.fold.transform(vectors)
+        if self.metric == "cosine":
+            vectors = normalize_rows(vectors, keep_zero=self.fold is not None)
+        return vectors if self.rotation is None else vectors @ self.rotation.T
+
+    def queries(self, X: npt.ArrayLike) -> Float32:
+        """Return the same as `base`."""
+        return self.base(X)
+
+    def tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the rotation, where there is one."""
+        return {} if self.rotation is None else {"rotation": self.rotation}
+
+
+class LearnedSides(Sides):
+    """A linear map for base vectors and another for queries, learned together with the codes.
+
+    Inner products of images stand for scores. For l2 a further dimension does what the base's norm does:
+    -|q - b|^2 / 2 = <q, b> - |b|^2 / 2 - |q|^2 / 2, whose last term can't change the order of rows.
+
+    Parameters
+    ----------
+    base_weight, query_weight
+        Shape (m, d).
+    metric
+        What the vectors are searched with.
+    width
+        At least m, and m + 1 for l2; dimensions behind are zero.
+    center
+        What is subtracted from vectors for l2, shape (d,); None for other metrics.
+    scale
+        c: base images end on -|y|^2 / (2 c) for l2, those of queries on c.
+    """
+
+    def __init__(
+        self,
+        base_weight: Float32,
+        query_weight: Float32,
+        metric: Metric,
+        width: int,
+        center: Float32 | None = None,
+        scale: float = 1.0,
+    ) -> None:
+        self.base_weight, self.query_weight = base_weight, query_weight
+        self.metric, self.width, self.center, self.scale = metric, width, center, scale
+        m, self.n_features = base_weight.shape
+        if query_weight.shape != base_weight.shape or width < m + (metric == "l2"):
+            raise ValueError(
+                f"maps of shapes {base_weight.shape} and {query_weight.shape} to {width} dimensions"
+            )
+        if (center is not None) != (metric == "l2") or (
+            center is not None and center.shape != (self.n_features,)
+        ):
+            raise ValueError("a centre is for l2, and as wide as the vectors")
+
+    @property
+    def score(self) -> Score:
+        """The inner product."""
+        return "ip"
+
+    def prepared(self, X: npt.ArrayLike) -> Float32:
+        """Return vectors (n, d) as the maps take them: norm 1 for cosine, centred for l2."""
+        vectors = self._checked(X)
+        if self.metric == "cosine":
+            return normalize_rows(vectors)
+        return vectors if self.center is None else vectors - self.center
+
+    def base(self, X: npt.ArrayLike) -> Float32:
+        """Return the images of base vectors (n, d): shape (n, width)."""
+        return self._wide(self.prepared(X) @ self.base_weight.T, base=True)
+
+    def queries(self, X: npt.ArrayLike) -> Float32:
+        """Return the images of queries (q, d): shape (q, width)."""
+        return self._wide(self.prepared(X) @ self.query_weight.T, base=False)
+
+    def tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """Return both maps, and for l2 the centre and the scale."""
+        tensors = {"base_weight": self.base_weight, "query_weight": self.query_weight}
+        if self.center is not None:
+            tensors |= {"center": self.center, "scale": np.array([self.scale], np.float32)}
+        return tensors
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, npt.NDArray[Any]], metric: Metric, width: int) -> LearnedSides:
+        """Return the sides that a file describes; raises ValueError or KeyError where none."""
+        scale = float(tensors["scale"][0]) if "scale" in tensors else 1.0
+        weights = tensors["base_weight"], tensors["query_weight"]
+        return cls(*weights, metric, width, tensors.get("center"), scale)
+
+    def _wide(self, mapped: Float32, *, base: bool) -> Float32:
+        if self.metric == "l2":
+            return with_half_square(mapped, self.width, self.scale, base=base)
+        return padded(mapped, self.width)
+
+
+def padded(mapped: Float32, width: int) -> Float32:
+    """Return vectors (n, m) with zeros behind: shape (n, width)."""
+    if mapped.shape[1] == width:
+        return mapped
+    wide = np.zeros((len(mapped), width), np.float32)
+    wide[:, : mapped.shape[1]] = mapped
+    return wide
+
+
+def with_half_square(mapped: Float32, width: int, scale: float, *, base: bool) -> Float32:
+    """Return vectors (n, m) with the dimension behind that makes inner products rank as distances do."""
+    wide = padded(mapped, width) if mapped.shape[1] < width else mapped
+    m = mapped.shape[1]
+    wide[:, m] = -np.einsum("ij,ij->i", mapped, mapped) / (2 * scale) if base else scale
+    return wide

@@ -1,0 +1,98 @@
+"""One byte for each of several groups of dimensions: product quantisation, and signs alone."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import faiss
+import numpy as np
+
+from nearfold.arrays import Float32
+from nearfold.errors import ParameterError
+from nearfold.quantizers.base import FaissQuantizer, Score, Tensors, faiss_metric, own_lists
+
+__all__ = ["Product", "sign_codebooks"]
+
+_CODEWORDS = 256
+
+
+class Product(FaissQuantizer):
+    """Product quantisation (Jegou, Douze, Schmid, 2011): consecutive dimensions share a codebook.
+
+    Parameters
+    ----------
+    name
+        PQ24, OPQ24 (after a rotation that is the pipeline's), or Binary.
+    codebooks
+        Shape (groups, 256, width / groups), float32.
+    """
+
+    kind = "product"
+
+    def __init__(self, name: str, codebooks: Float32) -> None:
+        self.name, self._codebooks = name, codebooks
+        self.width = codebooks.shape[0] * codebooks.shape[2]
+
+    @classmethod
+    def train(cls, name: str, vectors: Float32, groups: int, seed: int) -> Self:
+        """Return the quantiser whose codebooks are k-means of vectors (n, width); groups divides width."""
+        product = faiss.ProductQuantizer(vectors.shape[1], groups, 8)
+        product.cp.seed = seed
+        product.cp.min_points_per_centroid = 1
+        product.train(np.ascontiguousarray(vectors))
+        centroids = faiss.vector_to_array(product.centroids)
+        return cls(name, centroids.reshape(groups, _CODEWORDS, vectors.shape[1] // groups))
+
+    def tensors(self) -> Tensors:
+        """Return the codebooks."""
+        return {"codebooks": self._codebooks}
+
+    @classmethod
+    def from_tensors(cls, name: str, width: int, tensors: Tensors) -> Self:
+        """Return the quantiser that a file describes."""
+        groups, words, each = tensors["codebooks"].shape
+        if words != _CODEWORDS or groups * each != width:
+            raise ValueError(f"{name} of {width} dimensions has codebooks {tensors['codebooks'].shape}")
+        return cls(name, tensors["codebooks"])
+
+    def index(self, score: Score) -> Any:
+        """Return an empty faiss index."""
+        index = faiss.IndexPQ(self.width, len(self._codebooks), 8, faiss_metric(score))
+        faiss.copy_array_to_vector(self._codebooks.ravel(), index.pq.centroids)
+        index.is_trained = True
+        return index
+
+    def graph_index(self, links: int, score: Score) -> Any:
+        """Return an empty faiss graph, to which vectors (n, width) are added.
+
+        Raises
+        ------
+        ParameterError
+            The score is not "l2": faiss compares two product codes by distance alone.
+        """
+        if score != "l2":
+            raise ParameterError(
+                f"{self.name} codes can't be linked in a graph by inner product; use index kind flat or ivf"
+            )
+        return super().graph_index(links, score)
+
+    def lists_index(self, lists: int, score: Score) -> Any:
+        """Return an empty faiss index of inverted lists."""
+        books = len(self._codebooks)
+        index = own_lists(faiss.IndexIVFPQ, self.width, lists, score, books, 8, faiss_metric(score))
+        faiss.copy_array_to_vector(self._codebooks.ravel(), index.pq.centroids)
+        return index
+
+
+def sign_codebooks(vectors: Float32) -> Float32:
+    """Return the codebooks that keep each dimension's sign about its mean, eight to a byte.
+
+    Each sign stands for the mean of the values on its side, of vectors (n, 8 g): shape (g, 256, 8).
+    """
+    above = vectors > 0
+    counts = np.maximum(above.sum(axis=0), 1), np.maximum((~above).sum(axis=0), 1)
+    high = np.where(above, vectors, 0).sum(axis=0, dtype=np.float64) / counts[0]
+    low = np.where(above, 0, vectors).sum(axis=0, dtype=np.float64) / counts[1]
+    bits = (np.arange(_CODEWORDS)[:, None] >> np.arange(8)) & 1
+    values = np.where(bits[None], high.reshape(-1, 1, 8), low.reshape(-1, 1, 8))
+    return np.ascontiguousarray(values, np.float32)

@@ -1,0 +1,89 @@
+"""The page of a plan: what every pipeline keeps in how many bytes, and which is recommended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nearfold.report.charts import scatter
+from nearfold.report.comparison import estimate_cell
+from nearfold.report.page import Cell, Chart, Page, Part, Table, Text
+
+if TYPE_CHECKING:
+    from nearfold.planning.choice import Plan
+
+__all__ = ["plan_page"]
+
+_MEASURE = (
+    "Queries are held out and no pipeline has seen them. Pipelines are tried in rounds: all on a share of "
+    "the rows, the best of them on more, the best of those on all. Only figures of the same round can be "
+    "compared with each other. Codes are searched exactly. P@k is the share of the true k nearest among "
+    "the k nearest by codes; k-in-R the share among the R nearest, which putting R candidates in order by "
+    "full vectors recovers. Brackets are 95% bootstrap intervals over queries. Choosing the best of many "
+    "on the same queries flatters the choice a little. Bytes are all that is stored for each vector; "
+    "shared bytes are stored once."
+)
+
+
+def plan_page(result: Plan, title: str, provenance: dict[str, str], command: str) -> Page:
+    """Return the page of a plan."""
+    chosen, error = result.chosen, result.cost_of_error()
+    kept = result.kept(chosen)
+    page = Page(
+        title,
+        f"{result.queries:,} validation queries, {result.metric}, "
+        f"{4 * result.n_features} bytes a vector before",
+        _MEASURE,
+        provenance,
+        command,
+    )
+    said = (
+        f"{chosen.spec}: {chosen.pipeline.bytes_per_vector} bytes a vector, {result.column} {kept.mean:.3f} "
+        f"[{kept.low:.3f} {kept.high:.3f}]."
+    )
+    if result.reached is False:
+        said += " No pipeline reaches the recall asked for with certainty; this one keeps most."
+    parts: list[Part] = [Text(said)]
+    if error is not None and result.runner_up is not None:
+        parts.append(
+            Text(
+                f"If {result.runner_up.spec} is the better one after all, at most "
+                f"{max(0.0, error.high):.3f} is lost "
+                f"(difference {error.mean:.3f} [{error.low:.3f} {error.high:.3f}])."
+            )
+        )
+    page.add("Recommended", *parts)
+    last = max(trial.rung for trial in result.trials)
+    front = set(map(id, result.front()))
+    for rung in range(last, -1, -1):
+        trials = sorted((t for t in result.trials if t.rung == rung), key=lambda t: -t.quality(result.column))
+        if not trials:
+            continue
+        rows = [
+            [
+                Cell(str(t.spec)),
+                Cell(str(t.pipeline.bytes_per_vector), t.pipeline.bytes_per_vector),
+                estimate_cell(result.kept(t)),
+                Cell(f"{t.pipeline.shared_bytes / 1e6:.1f}", t.pipeline.shared_bytes),
+                Cell(f"{t.fit_seconds:.1f}", t.fit_seconds),
+                Cell(f"{t.encode_seconds:.1f}", t.encode_seconds),
+                Cell("yes" if id(t) in front else ""),
+            ]
+            for t in trials
+        ]
+        headings = ["pipeline", "bytes", result.column, "shared, MB", "fit, s", "encode, s", "on the front"]
+        table = Table(headings, rows, trials.index(chosen) if chosen in trials else None)
+        heading = "All rows" if rung == last else f"Left behind in round {rung + 1}"
+        chart = Chart(
+            scatter(
+                [str(t.spec) for t in trials],
+                [t.pipeline.bytes_per_vector for t in trials],
+                [t.quality(result.column) for t in trials],
+                "bytes a vector",
+                result.column,
+            ),
+            f"{trials[0].rows:,} rows; up and left is better.",
+        )
+        page.add(f"{heading}: {trials[0].rows:,} rows", *([chart, table] if len(trials) > 1 else [table]))
+    if result.failed:
+        page.add("Not tried", *(Text(f"{spec}: {reason}", soft=True) for spec, reason in result.failed))
+    return page

@@ -1,0 +1,186 @@
+"""Search that proves its results: full vectors are read until no other can be among the k nearest.
+
+Let g be what a row's code stands for, A the linear map that brings it back to d dimensions best, and P
+orthonormal rows that span A's columns. With the error rho = b - A g,
+
+    <q, b> = <q, A g> + <Pq, P rho> + <q - P^T P q, rho - P^T P rho>
+           <= <A^T q, g> + |Pq| |P rho| + |q - P^T P q| |rho - P^T P rho|.
+
+Two norms beside each code thus bound every score from above, whatever the fold and the quantiser are.
+For l2, -|q - b|^2 / 2 = <q, b> - |b|^2 / 2 - |q|^2 / 2, and |b|^2 / 2 is kept as a third number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.arrays import Float32, Metric, normalize_rows
+from nearfold.pipeline.pipeline import Pipeline
+
+__all__ = ["Certificates", "certified_top"]
+
+Int64 = npt.NDArray[np.int64]
+
+# Keeps A small where dimensions of codes hardly vary.
+_RIDGE = 1e-6
+# Room for the rounding of sums in float32, as a share of the largest terms.
+_ROUNDING = 1e-5
+_QUERIES = 16
+
+
+class Certificates:
+    """What proves results: maps that all rows share, and three numbers of each.
+
+    Parameters
+    ----------
+    metric
+        What near means.
+    back
+        A^T, shape (width, d).
+    plane
+        P, shape (r, d).
+    center
+        What rows are seen from, shape (d,): zero unless the metric is l2.
+    rows
+        |P rho|, |rho - P^T P rho| and |b|^2 / 2 of each row, shape (n, 3).
+    """
+
+    def __init__(self, metric: Metric, back: Float32, plane: Float32, center: Float32, rows: Float32) -> None:
+        self.metric, self.back, self.plane, self.center, self.rows = metric, back, plane, center, rows
+
+    @classmethod
+    def fit(cls, pipeline: Pipeline, sample: Float32) -> Self:
+        """Return certificates of no rows yet, with the maps that suit a sample (s, d) best.
+
+        Raises
+        ------
+        ParameterError
+            The pipeline's codes can't be turned back into vectors.
+        """
+        center = np.zeros(sample.shape[1], np.float32)
+        if pipeline.metric == "l2":
+            center = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+        seen = _seen(sample, pipeline.metric, center)
+        codes = pipeline.decode(pipeline.encode(sample))
+        gram = codes.T.astype(np.float64) @ codes
+        gram[np.diag_indices(len(gram))] += _RIDGE * max(float(np.trace(gram)) / len(gram), 1e-30)
+        back = np.linalg.solve(gram, codes.T.astype(np.float64) @ seen)
+        _, values, axes = np.linalg.svd(back, full_matrices=False)
+        plane = axes[values > values[0] * 1e-6]
+        none = np.empty((0, 3), np.float32)
+        return cls(pipeline.metric, back.astype(np.float32), plane.astype(np.float32), center, none)
+
+    def of(self, pipeline: Pipeline, vectors: Float32) -> Float32:
+        """Return the numbers of vectors (n, d): shape (n, 3)."""
+        seen = _seen(vectors, self.metric, self.center)
+        error = seen - pipeline.decode(pipeline.encode(vectors)) @ self.back
+        inside = error @ self.plane.T
+        outside = error - inside @ self.plane
+        half = 0.5 * np.einsum("ij,ij->i", seen, seen)
+        return np.column_stack(
+            [np.linalg.norm(inside, axis=1), np.linalg.norm(outside, axis=1), half]
+        ).astype(np.float32)
+
+    def arrays(self) -> dict[str, Float32]:
+        """Return what they are made of, by name."""
+        return {"back": self.back, "plane": self.plane, "center": self.center, "rows": self.rows}
+
+    def append(self, pieces: list[Float32]) -> None:
+        """Add the numbers of further rows."""
+        self.rows = np.concatenate([self.rows, *pieces])
+
+    def upper(self, queries: Float32, decoded: Float32) -> Float32:
+        """Return an upper bound of each score <q, b> (minus |b|^2 / 2 for l2): shape (q, n).
+
+        `queries` (q, d) as `seen` gives them, `decoded` what the codes stand for (n, width).
+        """
+        inside = queries @ self.plane.T
+        outside = queries - inside @ self.plane
+        inner, outer = np.linalg.norm(inside, axis=1), np.linalg.norm(outside, axis=1)
+        bounds: Float32 = np.asarray((queries @ self.back.T) @ decoded.T, np.float32)
+        size = np.linalg.norm(queries, axis=1) * np.sqrt(2 * self.rows[:, 2].max(initial=0))
+        bounds += inner[:, None] * self.rows[:, 0] + outer[:, None] * self.rows[:, 1]
+        if self.metric == "l2":
+            bounds -= self.rows[:, 2]
+            size = size + self.rows[:, 2].max(initial=0)
+        bounds += np.float32(_ROUNDING) * size[:, None].astype(np.float32)
+        return bounds
+
+    def seen(self, vectors: Float32) -> Float32:
+        """Return vectors as scores are bounded: norm 1 for cosine, centred for l2."""
+        return _seen(vectors, self.metric, self.center)
+
+
+def _seen(vectors: Float32, metric: Metric, center: Float32) -> Float32:
+    if metric == "cosine":
+        return normalize_rows(vectors, keep_zero=True)
+    return vectors - center if metric == "l2" else vectors
+
+
+def certified_top(
+    queries: Float32,
+    k: int,
+    certificates: Certificates,
+    decoded: Float32,
+    exact: Callable[[slice, Int64], Float32],
+    removed: npt.NDArray[np.bool_],
+) -> tuple[Int64, Float32, Int64]:
+    """Return each query's k nearest rows, their exact scores, and how many rows were read for it.
+
+    Parameters
+    ----------
+    queries
+        Shape (q, d).
+    k
+        Neighbours.
+    certificates
+        Of the n rows.
+    decoded
+        What their codes stand for, shape (n, width).
+    exact
+        Returns exact scores of rows (1, c) for the query that a slice names.
+    removed
+        Rows that must not be found, shape (n,).
+    """
+    n = len(decoded)
+    k = min(k, int(n - removed.sum()))
+    rows, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+    read = np.zeros(len(queries), np.int64)
+    for start in range(0, len(queries), _QUERIES):
+        seen = certificates.seen(queries[start : start + _QUERIES])
+        bounds = certificates.upper(seen, decoded)
+        bounds[:, removed] = -np.inf
+        for i, bound in enumerate(bounds, start):
+            rows[i], scores[i], read[i] = _proven(i, k, bound, seen[i - start], certificates.metric, exact)
+    return rows, scores, read
+
+
+def _proven(
+    i: int,
+    k: int,
+    bound: Float32,
+    query: Float32,
+    metric: Metric,
+    exact: Callable[[slice, Int64], Float32],
+) -> tuple[Int64, Float32, int]:
+    """Read rows in the order of their bounds until no unread one can be among the k best."""
+    order = np.argsort(-bound, kind="stable")
+    # Exact l2 scores are -|q - b|^2; bounds are of half that, without the query's own norm.
+    half_query = 0.5 * float(query @ query) if metric == "l2" else 0.0
+    seen = min(len(order), 4 * k)
+    found = exact(slice(i, i + 1), order[None, :seen])[0]
+    while seen < len(order):
+        worst = float(np.partition(found, len(found) - k)[len(found) - k])
+        bar = 0.5 * worst + half_query if metric == "l2" else worst
+        open_rows = int(np.searchsorted(-bound[order], -bar, side="right"))
+        if open_rows <= seen:
+            break
+        more = min(open_rows, 2 * seen)
+        found = np.concatenate([found, exact(slice(i, i + 1), order[None, seen:more])[0]])
+        seen = more
+    top = np.argsort(-found, kind="stable")[:k]
+    return order[top], found[top], seen

@@ -1,0 +1,456 @@
+"""What users search with: codes in memory, full vectors on disk, ids of their own."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.arrays import Float32, as_vectors, check_positive, chunk_rows, normalize_rows
+from nearfold.errors import DataError, FileError, ParameterError
+from nearfold.pipeline.pipeline import Pipeline
+from nearfold.progress import stage
+from nearfold.sampling import sampled_rows
+from nearfold.search.certified import Certificates, certified_top
+from nearfold.search.full import Fetch, FullVectors, Segment
+from nearfold.search.reduced import Flat, InvertedLists, Reduced, reduced_from, reduced_index
+from nearfold.search.rerank import best, exact_scores_of, norms_of
+from nearfold.search.saved import read_index, write_index
+
+__all__ = ["Found", "SearchIndex"]
+
+Int64 = npt.NDArray[np.int64]
+
+_CHUNK_BYTES = 64 << 20
+_SAMPLE = 1 << 16
+
+
+class Found(NamedTuple):
+    """What a search found.
+
+    Parameters
+    ----------
+    ids
+        Shape (q, k), nearest first; -1 where there are fewer than k vectors.
+    scores
+        In d dimensions, shape (q, k), float32: cosine, -|q - b|^2 or <q, b>, higher is nearer.
+    read
+        How many full vectors were read for each query, shape (q,).
+    """
+
+    ids: Int64
+    scores: Float32
+    read: Int64
+
+
+class SearchIndex:
+    """Two-stage search; make one with `build` or `load`.
+
+    Any number of threads may search at once; `add`, `remove` and `save` wait for them and for each other.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        reduced: Reduced,
+        full: FullVectors,
+        ids: Int64,
+        *,
+        norms: Float32 | None = None,
+        certificates: Certificates | None = None,
+        removed: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        self.pipeline = pipeline
+        self._reduced, self._full, self._ids = reduced, full, ids
+        self._norms, self._certificates = norms, certificates
+        self._removed = np.zeros(len(ids), bool) if removed is None else removed
+        self._lock = _ReadersOneWriter()
+
+    @classmethod
+    def build(
+        cls,
+        pipeline: Pipeline,
+        vectors: npt.ArrayLike | str | os.PathLike[str],
+        *,
+        ids: npt.ArrayLike | None = None,
+        kind: str = "flat",
+        fetch: Fetch | None = None,
+        certify: bool = False,
+        links: int = 16,
+    ) -> SearchIndex:
+        """Encode vectors and make them searchable.
+
+        Parameters
+        ----------
+        pipeline
+            From `fit_pipeline`, `plan` or `Pipeline.load`.
+        vectors
+            Shape (n, d), any real dtype; or the path of a file, which is then read for re-ranking and
+            never copied.
+        ids
+            Whole numbers, one a vector, each once; None for 0, 1, ...
+        kind
+            "flat" looks at every code, "ivf" at some lists of them, "hnsw" follows a graph.
+        fetch
+            Called with ids, returns their vectors: full vectors are then not kept here. None to keep
+            the array, or to read the file.
+        certify
+            Keep 12 more bytes a vector, with which `search` can prove its results.
+        links
+            Of hnsw.
+
+        Raises
+        ------
+        DataError
+            Vectors don't fit the pipeline, or ids don't fit the vectors.
+        ParameterError
+            The kind is unknown or doesn't go with the pipeline.
+        FileError
+            A file can't be read, or not row by row.
+        """
+        if isinstance(vectors, str | os.PathLike):
+            segment = Segment.of_file(os.fspath(vectors))
+        else:
+            array = np.asarray(vectors)
+            if array.ndim != 2:
+                array = as_vectors(vectors)
+            segment = Segment(len(array), array)
+        sample_rows = sampled_rows(segment.rows, _SAMPLE, 0)
+        sample = as_vectors(segment.take(sample_rows), "vectors")
+        reduced = reduced_index(pipeline, kind, sample, segment.rows, links=links)
+        if certify and kind != "flat":
+            raise ParameterError(f"certify needs index kind flat: {kind} doesn't look at every code")
+        certificates = Certificates.fit(pipeline, sample) if certify else None
+        cosine = pipeline.metric == "cosine"
+        full = FullVectors(pipeline.n_features, [], fetch)
+        empty = np.empty(0, np.int64)
+        norms = np.empty(0, np.float32) if cosine else None
+        index = cls(pipeline, reduced, full, empty, norms=norms, certificates=certificates)
+        index._append(segment, ids)
+        return index
+
+    def __len__(self) -> int:
+        """Return how many vectors can be found."""
+        return int(len(self._ids) - self._removed.sum())
+
+    @property
+    def kind(self) -> str:
+        """Flat, ivf or hnsw."""
+        return self._reduced.kind
+
+    @property
+    def ids(self) -> Int64:
+        """The ids of all vectors that can be found, in the order added."""
+        return self._ids[~self._removed]
+
+    def search(
+        self,
+        queries: npt.ArrayLike,
+        k: int = 10,
+        *,
+        depth: int | None = None,
+        effort: int | None = None,
+        certified: bool = False,
+    ) -> Found:
+        """Return each query's k nearest vectors.
+
+        Parameters
+        ----------
+        queries
+            Shape (q, d), any real dtype.
+        k
+            Neighbours.
+        depth
+            Candidates that the reduced index gives and that are put in order by full vectors; 0 to
+            search by codes alone, without reading any. None for 5 k.
+        effort
+            Lists to look into (ivf) or candidates kept while following the graph (hnsw).
+        certified
+            Read full vectors until the k nearest are proven; needs an index built with `certify`.
+
+        Raises
+        ------
+        DataError
+            Queries don't fit the pipeline.
+        ParameterError
+            A parameter is out of range, or the index holds no certificates.
+        """
+        check_positive("k", k)
+        asked = as_vectors(queries, "queries")
+        if asked.shape[1] != self.pipeline.n_features:
+            raise DataError(
+                f"queries has {asked.shape[1]} dimensions, the index holds vectors of "
+                f"{self.pipeline.n_features}"
+            )
+        if self.pipeline.metric == "cosine":
+            asked = normalize_rows(asked, "queries")
+        wanted = 5 * k if depth is None else depth
+        check_positive("depth", wanted, zero=True)
+        if effort is not None:
+            check_positive("effort", effort)
+        with self._lock.reading():
+            if certified:
+                return self._certified(asked, k)
+            candidates = self._candidates(asked, max(k, wanted), effort)
+            if not wanted:
+                return self._by_codes(asked, candidates[:, :k])
+            scores = self._exact(asked, candidates)
+            read = (candidates >= 0).sum(axis=1)
+            return self._named(*best(candidates, scores, k), k, read)
+
+    def add(self, vectors: npt.ArrayLike, ids: npt.ArrayLike | None = None) -> None:
+        """Add vectors (n, d), under ids of their own (None: from one past the largest on).
+
+        Raises
+        ------
+        DataError
+            They don't fit the pipeline, or an id is there already.
+        """
+        array = as_vectors(vectors, "vectors")
+        with self._lock.writing():
+            self._append(Segment(len(array), array), ids)
+
+    def remove(self, ids: npt.ArrayLike) -> None:
+        """Remove vectors by id.
+
+        Once half of what the index holds is removed, it is made anew from what is left.
+
+        Raises
+        ------
+        DataError
+            An id is not there; nothing is removed then.
+        """
+        wanted = np.unique(_whole(ids))
+        with self._lock.writing():
+            held = np.flatnonzero(~self._removed)
+            rows = held[np.isin(self._ids[held], wanted)]
+            if len(rows) < len(wanted):
+                absent = np.setdiff1d(wanted, self._ids[rows])
+                raise DataError(f"id {absent[0]} is not in the index; remove ids that it holds")
+            self._removed[rows] = True
+            if 2 * self._removed.sum() > len(self._ids):
+                self._compact()
+
+    def _compact(self) -> None:
+        """Make the reduced index anew from the vectors that are left."""
+        rows = np.flatnonzero(~self._removed)
+        ids = self._ids[rows]
+        step = chunk_rows(self.pipeline.n_features, _CHUNK_BYTES)
+        fresh = self._reduced.emptied()
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            fresh.add(self._full.take(rows[part], ids[part]))
+        if self._full.fetch is None:
+            self._full.keep(rows)
+        self._reduced, self._ids, self._removed = fresh, ids, np.zeros(len(rows), bool)
+        if self._norms is not None:
+            self._norms = self._norms[rows]
+        if self._certificates is not None:
+            self._certificates.rows = self._certificates.rows[rows]
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write to a folder, atomically: who loads it sees the old index or the new one.
+
+        Full vectors in files stay there; those in memory are written into the folder.
+
+        Raises
+        ------
+        FileError
+            Another process writes there, the disk is full, or the folder can't be written.
+        """
+        with self._lock.writing():
+            arrays: dict[str, npt.NDArray[Any]] = {"ids": self._ids, "removed": self._removed}
+            if self._norms is not None:
+                arrays["norms"] = self._norms
+            if self._full.rows is not None:
+                arrays["rows"] = self._full.rows
+            if isinstance(self._reduced, InvertedLists):
+                arrays["centroids"] = self._reduced.centroids
+            if self._certificates is not None:
+                arrays |= {f"certificates.{name}": a for name, a in self._certificates.arrays().items()}
+            settings = {"kind": self.kind, "fetched": self._full.fetch is not None}
+            index, segments = self._reduced.index, self._full.segments
+            self._full.segments = write_index(folder, settings, self.pipeline.save, arrays, index, segments)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], *, fetch: Fetch | None = None) -> SearchIndex:
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        folder
+            Of the index.
+        fetch
+            As for `build`; needed where the index was built with one.
+
+        Raises
+        ------
+        FileError
+            There is no index, or a file is missing, damaged or changed.
+        ParameterError
+            The index was built with `fetch`, and none is given.
+        """
+        saved = read_index(folder)
+        pipeline = Pipeline.load(saved.pipeline)
+        if saved.settings.get("fetched") and fetch is None:
+            raise ParameterError(f"{folder}: was built with fetch; give the function that fetches vectors")
+        try:
+            arrays = saved.arrays
+            reduced = reduced_from(pipeline, saved.settings["kind"], saved.index, arrays.get("centroids"))
+            proofs = {
+                name.removeprefix("certificates."): array
+                for name, array in arrays.items()
+                if name.startswith("certificates.")
+            }
+            full = FullVectors(pipeline.n_features, saved.segments, fetch, arrays.get("rows"))
+            return cls(
+                pipeline,
+                reduced,
+                full,
+                arrays["ids"],
+                norms=arrays.get("norms"),
+                certificates=Certificates(pipeline.metric, **proofs) if proofs else None,
+                removed=arrays["removed"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileError(f"{folder}: not a usable index: {error}") from error
+
+    def _append(self, segment: Segment, ids: npt.ArrayLike | None) -> None:
+        """Add a segment's vectors; the index is as it was where that fails."""
+        n = segment.rows
+        if ids is None:
+            numbers = (self._ids.max(initial=-1) + 1 + np.arange(n)).astype(np.int64)
+        else:
+            numbers = _whole(ids)
+        if numbers.shape != (n,):
+            raise DataError(f"ids has shape {numbers.shape} for {n} vectors; give one id for each")
+        if len(np.unique(numbers)) < n or np.isin(numbers, self.ids).any():
+            raise DataError("ids has an id that is there already; give each vector an id of its own")
+        step = chunk_rows(self.pipeline.n_features, _CHUNK_BYTES)
+        pieces: list[Float32] = []
+        proofs: list[Float32] = []
+        codes_before = len(self._reduced)
+        with stage("index", n) as advance:
+            for start in range(0, n, step):
+                rows = np.arange(start, min(n, start + step))
+                vectors = as_vectors(segment.take(rows), "vectors")
+                if self.pipeline.metric == "cosine":
+                    pieces.append(norms_of(vectors))
+                if self._certificates is not None:
+                    proofs.append(self._certificates.of(self.pipeline, vectors))
+                self._reduced.add(vectors)
+                advance(len(rows))
+        assert len(self._reduced) == codes_before + n
+        self._ids = np.concatenate([self._ids, numbers])
+        self._removed = np.concatenate([self._removed, np.zeros(n, bool)])
+        if self._norms is not None:
+            self._norms = np.concatenate([self._norms, *pieces])
+        if self._certificates is not None:
+            self._certificates.append(proofs)
+        if self._full.fetch is None:
+            self._full.append(segment)
+
+    def _candidates(self, asked: Float32, depth: int, effort: int | None) -> Int64:
+        """Return the row numbers of `depth` candidates, none of them removed, -1 where there are fewer."""
+        depth = min(depth, len(self._ids))
+        gone = int(self._removed.sum())
+        more = depth
+        while True:
+            # Removed vectors are still found: look deeper by their share, and further where that falls short.
+            more = min(len(self._ids), more if not gone else more + gone * more // len(self._ids) + 8)
+            spent = self._reduced.default_effort(more) if effort is None else effort
+            found = self._reduced.search(asked, more, spent)
+            if not gone:
+                return found
+            found[self._removed[np.maximum(found, 0)]] = -1
+            order = np.argsort(found < 0, axis=1, kind="stable")
+            found = np.take_along_axis(found, order, 1)
+            if more == len(self._ids) or (found[:, :depth] >= 0).all():
+                return found[:, :depth]
+            more *= 2
+
+    def _exact(self, asked: Float32, candidates: Int64) -> Float32:
+        return exact_scores_of(asked, candidates, self._full, self._ids, self._norms, self.pipeline.metric)
+
+    def _named(self, rows: Int64, scores: Float32, k: int, read: Int64) -> Found:
+        """Return rows under their ids, in k columns."""
+        ids = np.full((len(rows), k), -1, np.int64)
+        padded = np.full((len(rows), k), -np.inf, np.float32)
+        width = min(k, rows.shape[1])
+        found = rows[:, :width]
+        ids[:, :width] = np.where(np.isneginf(scores[:, :width]), -1, self._ids[np.maximum(found, 0)])
+        padded[:, :width] = scores[:, :width]
+        return Found(ids, padded, read)
+
+    def _by_codes(self, asked: Float32, candidates: Int64) -> Found:
+        """Return candidates in the order of their codes, with scores falling by rank alone."""
+        ranks = -np.arange(candidates.shape[1], dtype=np.float32)
+        scores = np.where(candidates < 0, -np.inf, ranks[None]).astype(np.float32)
+        return self._named(candidates, scores, candidates.shape[1], np.zeros(len(asked), np.int64))
+
+    def _certified(self, asked: Float32, k: int) -> Found:
+        if self._certificates is None:
+            raise ParameterError("the index holds no certificates; build it with certify=True")
+        rows, scores, read = certified_top(
+            asked,
+            k,
+            self._certificates,
+            self._decoded(),
+            lambda part, chosen: self._exact(asked[part], chosen),
+            self._removed,
+        )
+        return self._named(rows, scores, k, read)
+
+    def _decoded(self) -> Float32:
+        assert isinstance(self._reduced, Flat)
+        return self.pipeline.decode(self._reduced.codes())
+
+
+def _whole(ids: npt.ArrayLike) -> Int64:
+    numbers = np.asarray(ids)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise DataError(f"ids must be whole numbers in one dimension, not {numbers.dtype} {numbers.shape}")
+    if numbers.size and (numbers.min() < 0 or numbers.max() > np.iinfo(np.int64).max):
+        raise DataError("ids must be from 0 to 2^63 - 1")
+    return numbers.astype(np.int64)
+
+
+class _ReadersOneWriter:
+    """A lock that many readers hold at once, or one writer alone; waiting writers go first."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._readers, self._writers_waiting, self._writing = 0, 0, False
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._writing and not self._writers_waiting)
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._readers -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        with self._changed:
+            self._writers_waiting += 1
+            try:
+                self._changed.wait_for(lambda: not self._writing and not self._readers)
+                self._writing = True
+            finally:
+                self._writers_waiting -= 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()

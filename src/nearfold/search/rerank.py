@@ -1,0 +1,94 @@
+"""The second stage: exact scores of candidates, and the best of them."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.arrays import Float32, Metric, row_norms
+from nearfold.search.full import FullVectors
+
+__all__ = ["best", "exact_scores_of"]
+
+Int64 = npt.NDArray[np.int64]
+
+# Candidates whose vectors are held at a time.
+_BYTES = 64 << 20
+
+
+def exact_scores_of(
+    queries: Float32,
+    candidates: Int64,
+    full: FullVectors,
+    ids: Int64,
+    norms: Float32 | None,
+    metric: Metric,
+) -> Float32:
+    """Return the scores of candidates in d dimensions, shape (q, c): higher is nearer, -inf where none.
+
+    Parameters
+    ----------
+    queries
+        Shape (q, d); of norm 1 for cosine.
+    candidates
+        Row numbers, shape (q, c), -1 for none.
+    full, ids
+        The vectors, and the id of each row.
+    norms
+        Of the rows, for cosine; None otherwise.
+    metric
+        Scores are cosine, -|q - b|^2 or <q, b>.
+    """
+    missing = candidates < 0
+    rows = np.where(missing, 0, candidates)
+    array = full.lone_array
+    scores = np.empty(rows.shape, np.float32)
+    if array is not None:
+        # faiss reads the rows where they are; gathering them first would take several times as long.
+        by_rows = faiss.fvec_L2sqr_by_idx if metric == "l2" else faiss.fvec_inner_products_by_idx
+        q, c = rows.shape
+        wanted = np.ascontiguousarray(rows)
+        by_rows(
+            faiss.swig_ptr(scores),
+            faiss.swig_ptr(np.ascontiguousarray(queries)),
+            faiss.swig_ptr(array),
+            faiss.swig_ptr(wanted),
+            array.shape[1],
+            q,
+            c,
+        )
+    else:
+        step = max(1, _BYTES // (4 * queries.shape[1] * max(1, rows.shape[1])))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            wanted, place = np.unique(rows[part], return_inverse=True)
+            vectors = full.take(wanted, ids[wanted])[place.reshape(rows[part].shape)]
+            if metric == "l2":
+                vectors -= queries[part, None, :]
+                scores[part] = np.einsum("qcd,qcd->qc", vectors, vectors)
+            else:
+                scores[part] = np.matmul(vectors, queries[part, :, None])[:, :, 0]
+    if metric == "l2":
+        np.negative(scores, out=scores)
+    elif norms is not None:
+        scores /= norms[rows]
+    scores[missing] = -np.inf
+    return scores
+
+
+def best(candidates: Int64, scores: Float32, k: int) -> tuple[Int64, Float32]:
+    """Return each query's k best candidates and their scores, best first."""
+    if k < scores.shape[1]:
+        chosen = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        scores = np.take_along_axis(scores, chosen, 1)
+        candidates = np.take_along_axis(candidates, chosen, 1)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return np.take_along_axis(candidates, order, 1), np.take_along_axis(scores, order, 1)
+
+
+def norms_of(vectors: Float32) -> Float32:
+    """Return the norms that cosine divides by; 1 for a zero row, whose cosine is 0 then."""
+    norms = row_norms(vectors).astype(np.float32)
+    norms[norms == 0] = 1
+    return norms

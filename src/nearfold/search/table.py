@@ -1,0 +1,36 @@
+"""Results as a table that other tools read."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nearfold.files import replacing
+from nearfold.search.index import Found
+
+__all__ = ["write_found"]
+
+
+def write_found(found: Found, path: str | os.PathLike[str]) -> None:
+    """Write query number, rank (from 0), id and score of each result to a Parquet file, atomically.
+
+    Raises
+    ------
+    FileError
+        The file can't be written.
+    """
+    queries, k = found.ids.shape
+    there = found.ids.ravel() >= 0
+    table = pa.table(
+        {
+            "query": np.repeat(np.arange(queries), k)[there],
+            "rank": np.tile(np.arange(k), queries)[there],
+            "id": found.ids.ravel()[there],
+            "score": found.scores.ravel()[there],
+        }
+    )
+    with replacing(path) as file:
+        pq.write_table(table, file)
