@@ -33,7 +33,9 @@ class OutputDtype(StrEnum):
 
 
 def apply(
-    encoder: Annotated[Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER")],
+    encoder: Annotated[
+        Path, typer.Argument(help="An encoder that `fit` saved, or a pipeline of `plan`.", metavar="ENCODER")
+    ],
     vectors: Annotated[
         str, typer.Argument(help="Vectors: a file, a folder of files, or a URL.", metavar="VECTORS")
     ],
@@ -46,7 +48,9 @@ def apply(
         ),
     ],
     column: Column = None,
-    dtype: Annotated[OutputDtype, typer.Option(help="Of the folded vectors.")] = OutputDtype.float32,
+    dtype: Annotated[
+        OutputDtype, typer.Option(help="Of the folded vectors; a pipeline's codes are bytes.")
+    ] = OutputDtype.float32,
     shard_format: Annotated[
         str | None, typer.Option("--format", help="Of the shards, such as parquet; the input's unless given.")
     ] = None,
@@ -58,21 +62,26 @@ def apply(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fold vectors with a saved encoder, in bounded memory; order and other columns are kept.
+    """Fold vectors with a saved encoder, or encode them with a pipeline, in bounded memory.
+
+    Order and other columns are kept.
 
     Into a folder, the work is done shard by shard, with a manifest of checksums: a run that was
     killed is gone on with by running it again.
     """
+    import numpy as np
+
     from nearfold.cli.console import print_json, print_mapping, showing_progress
     from nearfold.errors import ParameterError
     from nearfold.io.vectors import FORMATS, open_source
-    from nearfold.loading import load
+    from nearfold.pipeline.pipeline import Pipeline, load_any
     from nearfold.scale.engines import engine_for
     from nearfold.scale.folder import fold_folder
     from nearfold.scale.transform import fold_file
 
-    loaded = load(encoder)
+    loaded = load_any(encoder)
     budget = parse_bytes("--memory", memory)
+    target = "uint8" if isinstance(loaded, Pipeline) else dtype.value
     into_folder = out.is_dir() or out.suffix == ""
     if not into_folder and (shard_format or skip_bad or scheduler):
         raise ParameterError(
@@ -95,7 +104,7 @@ def apply(
                 engine_for(scheduler, budget),
                 column=column,
                 suffix=suffix,
-                dtype=dtype.value,
+                dtype=target,
                 skip_bad=skip_bad,
                 unreadable=unreadable,
             )
@@ -105,9 +114,9 @@ def apply(
         else:
             if out.suffix.lower() not in FORMATS:
                 raise ParameterError(f"{out}: can't tell its format from its name; use {', '.join(FORMATS)}")
-            results["rows"] = fold_file(loaded, source, out, dtype.value).rows
+            results["rows"] = fold_file(loaded, source, out, target).rows
     bytes_before = source.layout.n_features * source.layout.dtype.itemsize
-    bytes_after = loaded.n_components * int(dtype.value.removeprefix("float")) // 8
+    bytes_after = loaded.n_components * np.dtype(target).itemsize
     results |= {
         "dimensions": [source.layout.n_features, loaded.n_components],
         "bytes_per_vector": [bytes_before, bytes_after],

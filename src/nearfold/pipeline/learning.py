@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
@@ -36,6 +35,7 @@ from nearfold.quantizers.additive import (
     refine,
 )
 from nearfold.quantizers.base import Codes
+from nearfold.quantizers.product import centroids_of
 from nearfold.scan import Blocks
 from nearfold.threads import blas_threads, shared_work
 
@@ -43,11 +43,6 @@ __all__ = ["CodeLearning", "learn_codes"]
 
 # Codebooks of a group: choosing codes costs their number times the group's dimensions.
 _BOOKS_A_GROUP = 24
-
-_KMEANS_ROUNDS = 10
-_KMEANS_ROWS_A_WORD = 100
-# faiss's k-means is several times slower in four dimensions or fewer than in five.
-_KMEANS_DIMENSIONS = 5
 
 _BLOCKS_A_THREAD = 4
 
@@ -297,22 +292,6 @@ def _first_codebooks(images: Float32, groups: int, books: int, seed: int) -> Flo
         for g in range(groups):
             for j, home in enumerate(home_slices(books, each)):
                 own = images[:, g * each : (g + 1) * each][:, home]
-                codebooks[g, j, :, home] = _kmeans(own, seed + g * books + j)
+                codebooks[g, j, :, home] = centroids_of(own, seed + g * books + j)
                 advance(1)
     return codebooks
-
-
-def _kmeans(vectors: Float32, seed: int) -> Float32:
-    """Return 256 centroids of vectors (n, s)."""
-    width = max(vectors.shape[1], _KMEANS_DIMENSIONS)
-    kmeans = faiss.Kmeans(
-        width,
-        CODEWORDS,
-        niter=_KMEANS_ROUNDS,
-        seed=seed,
-        max_points_per_centroid=_KMEANS_ROWS_A_WORD,
-        min_points_per_centroid=1,
-    )
-    kmeans.train(np.ascontiguousarray(padded(vectors, width)))
-    centroids: Float32 = np.asarray(kmeans.centroids)[:, : vectors.shape[1]]
-    return centroids

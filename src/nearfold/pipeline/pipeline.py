@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from nearfold.arrays import Float32, Metric, as_rows, chunk_rows
 from nearfold.errors import FileError, ParameterError
 from nearfold.files import replacing
 from nearfold.fold import FORMAT_VERSION, Fold, FoldFile, read_fold_file, safetensors_bytes
-from nearfold.loading import fold_of
+from nearfold.loading import fold_of, load
 from nearfold.pipeline.sides import LearnedSides, OneSide, Sides
 from nearfold.quantizers.additive import Additive
 from nearfold.quantizers.base import Codes, Quantizer, Tensors
@@ -24,7 +24,7 @@ from nearfold.quantizers.product import Product
 from nearfold.quantizers.rabitq import RaBitQ
 from nearfold.quantizers.scalar import Floats, Scalar
 
-__all__ = ["Pipeline"]
+__all__ = ["Pipeline", "load_any"]
 
 _FORMAT = "nearfold.pipeline"
 _QUANTIZERS: dict[str, type[Quantizer]] = {
@@ -47,6 +47,9 @@ class Pipeline:
     facts
         What training saw; anything JSON can hold.
     """
+
+    format_name: ClassVar[str] = _FORMAT
+    """What its file is marked with."""
 
     def __init__(
         self, spec: str, sides: Sides, quantizer: Quantizer, facts: Mapping[str, Any] | None = None
@@ -74,7 +77,7 @@ class Pipeline:
     @property
     def shared_bytes(self) -> int:
         """The bytes that all vectors share: the fold, codebooks, ranges."""
-        return sum(tensor.nbytes for tensor in self._tensors().values())
+        return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapping proxy can't be pickled.
@@ -165,9 +168,10 @@ class Pipeline:
             "facts": json.dumps(dict(self.facts), sort_keys=True),
         }
         with replacing(path) as file:
-            file.write(safetensors_bytes(self._tensors(), metadata))
+            file.write(safetensors_bytes(self.tensors(), metadata))
 
-    def _tensors(self) -> Tensors:
+    def tensors(self) -> Tensors:
+        """Return everything learned by name, as `save` writes it."""
         tensors = {f"quantizer.{name}": tensor for name, tensor in self.quantizer.tensors().items()}
         tensors |= {f"sides.{name}": tensor for name, tensor in self.sides.tensors().items()}
         if isinstance(self.sides, OneSide) and self.sides.fold is not None:
@@ -224,3 +228,10 @@ def _origin(fold: Fold) -> dict[str, Any]:
         "parameters": dict(fold.parameters),
         "facts": dict(fold.facts),
     }
+
+
+def load_any(path: str | os.PathLike[str]) -> Fold | Pipeline:
+    """Read a saved fold or pipeline, whichever the file holds; raises as their own `load`."""
+    if read_fold_file(path).format_name == _FORMAT:
+        return Pipeline.load(path)
+    return load(path)

@@ -9,11 +9,36 @@ import numpy as np
 
 from nearfold.arrays import Float32
 from nearfold.errors import ParameterError
+from nearfold.progress import stage
 from nearfold.quantizers.base import FaissQuantizer, Score, Tensors, faiss_metric, own_lists
 
-__all__ = ["Product", "sign_codebooks"]
+__all__ = ["Product", "centroids_of", "sign_codebooks"]
 
 _CODEWORDS = 256
+
+
+# faiss's k-means is several times slower in four dimensions or fewer than in five.
+_KMEANS_DIMENSIONS = 5
+_KMEANS_ROUNDS = 20
+_KMEANS_ROWS_A_WORD = 128
+
+
+def centroids_of(vectors: Float32, seed: int) -> Float32:
+    """Return 256 centroids of vectors (n, s) by k-means: shape (256, s)."""
+    n, width = vectors.shape
+    wide = np.zeros((n, max(width, _KMEANS_DIMENSIONS)), np.float32)
+    wide[:, :width] = vectors
+    kmeans = faiss.Kmeans(
+        wide.shape[1],
+        _CODEWORDS,
+        niter=_KMEANS_ROUNDS,
+        seed=seed,
+        max_points_per_centroid=_KMEANS_ROWS_A_WORD,
+        min_points_per_centroid=1,
+    )
+    kmeans.train(wide)
+    centroids: Float32 = np.ascontiguousarray(np.asarray(kmeans.centroids)[:, :width])
+    return centroids
 
 
 class Product(FaissQuantizer):
@@ -36,12 +61,13 @@ class Product(FaissQuantizer):
     @classmethod
     def train(cls, name: str, vectors: Float32, groups: int, seed: int) -> Self:
         """Return the quantiser whose codebooks are k-means of vectors (n, width); groups divides width."""
-        product = faiss.ProductQuantizer(vectors.shape[1], groups, 8)
-        product.cp.seed = seed
-        product.cp.min_points_per_centroid = 1
-        product.train(np.ascontiguousarray(vectors))
-        centroids = faiss.vector_to_array(product.centroids)
-        return cls(name, centroids.reshape(groups, _CODEWORDS, vectors.shape[1] // groups))
+        parts = np.split(vectors, groups, axis=1)
+        with stage("codebooks", groups, "codebooks") as advance:
+            codebooks = []
+            for j, part in enumerate(parts):
+                codebooks.append(centroids_of(part, seed + j))
+                advance(1)
+        return cls(name, np.stack(codebooks))
 
     def tensors(self) -> Tensors:
         """Return the codebooks."""

@@ -19,6 +19,7 @@ from nearfold.fold import Fold
 from nearfold.io.base import Source
 from nearfold.io.location import Location
 from nearfold.io.vectors import WRITABLE, as_source, open_sink, open_source
+from nearfold.pipeline.pipeline import Pipeline
 from nearfold.progress import stage
 from nearfold.scale.engine import Engine
 from nearfold.scale.engines import engine_for
@@ -56,7 +57,7 @@ class Folded(NamedTuple):
 class _Task(NamedTuple):
     """A shard to fold, wherever that is done."""
 
-    encoder: Fold
+    encoder: Fold | Pipeline
     path: str
     column: str | None
     start: int
@@ -71,7 +72,7 @@ class _BadInputError(Exception):
 
 
 def fold_folder(
-    encoder: Fold,
+    encoder: Fold | Pipeline,
     source: str | os.PathLike[str] | Source,
     out: str | os.PathLike[str],
     engine: Engine | None = None,
@@ -195,7 +196,7 @@ def _fold_shard(task: _Task) -> Entry:
 
 
 def _tasks(
-    encoder: Fold,
+    encoder: Fold | Pipeline,
     source: Source,
     column: str | None,
     folder: Path,
@@ -244,7 +245,7 @@ def _suffix_of(source: Source) -> str:
     return suffix if suffix in (".npy", ".parquet", ".arrow", ".feather") else ".parquet"
 
 
-def _identity(encoder: Fold) -> str:
+def _identity(encoder: Fold | Pipeline) -> str:
     """Return a digest of all that an encoder's results depend on."""
     tensors = sorted(encoder.tensors().items())
     parts = b"".join(name.encode() + str(t.shape).encode() + t.tobytes() for name, t in tensors)

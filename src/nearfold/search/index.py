@@ -296,7 +296,7 @@ class SearchIndex:
             The index was built with `fetch`, and none is given.
         """
         saved = read_index(folder)
-        pipeline = Pipeline.load(saved.pipeline)
+        pipeline = saved.pipeline
         if saved.settings.get("fetched") and fetch is None:
             raise ParameterError(f"{folder}: was built with fetch; give the function that fetches vectors")
         try:

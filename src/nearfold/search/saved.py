@@ -19,6 +19,7 @@ import numpy.typing as npt
 from nearfold.errors import FileError
 from nearfold.files import cause, checksum, held, remove_beside, replacing
 from nearfold.fold import read_safetensors, safetensors_bytes
+from nearfold.pipeline.pipeline import Pipeline
 from nearfold.search.full import Segment
 
 __all__ = ["SavedIndex", "read_index", "write_index"]
@@ -34,7 +35,7 @@ class SavedIndex:
     def __init__(
         self,
         settings: dict[str, Any],
-        pipeline: Path,
+        pipeline: Pipeline,
         arrays: dict[str, npt.NDArray[Any]],
         index: Any,
         segments: list[Segment],
@@ -119,7 +120,9 @@ def _segment_file(
     home: Path, segment: Segment, generation: int, number: int, files: dict[str, list[Any]]
 ) -> Segment:
     """Return a segment as a file; files inside the folder are listed with their checksum."""
-    if segment.path is None:
+    gone = segment.path is not None and segment.array is not None and not Path(segment.path).exists()
+    if segment.path is None or gone:
+        # Another index saved here may have removed the file; what is mapped can still be read.
         assert segment.array is not None
         path = home / f"vectors-{generation:06}-{number}.npy"
         with replacing(path) as file:
@@ -189,4 +192,5 @@ def _read(home: Path, manifest: dict[str, Any]) -> SavedIndex:
                 f"file back or build the index again"
             )
         segments.append(segment)
-    return SavedIndex(manifest["settings"], home / parts["pipeline.safetensors"], arrays, index, segments)
+    pipeline = Pipeline.load(home / parts["pipeline.safetensors"])
+    return SavedIndex(manifest["settings"], pipeline, arrays, index, segments)

@@ -1,0 +1,161 @@
+"""Pipelines: names, learning, files."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from nearfold import NearFold, Pipeline, fit_pipeline, load
+from nearfold.arrays import Metric
+from nearfold.errors import DataError, FileError, ParameterError
+from nearfold.evaluation.truth import Truth
+from nearfold.pipeline.fitting import PipelineFitter
+from nearfold.pipeline.learning import CodeLearning
+from nearfold.pipeline.rotations import balanced_rotation, opq_rotation, random_rotation
+from nearfold.pipeline.spec import parse_spec
+from nearfold.planning.halving import judged
+
+Vectors = npt.NDArray[np.float32]
+
+QUICK = CodeLearning(n_steps=10)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("NearFold192,OPQ48", "NearFold192,OPQ48"),
+        ("pca96,sq8", "PCA96,SQ8"),
+        ("RaBitQ2", "RaBitQ2"),
+        ("OPQ24_96,PQ24", "OPQ24_96"),
+        ("NearFold25%, aq24", "NearFold25%,AQ24"),
+        ("NearFold96", "NearFold96,F32"),
+        ("PCA-uncentred96,F16", "PCAUncentred96,F16"),
+        ("randomgaussian32,Binary", "randomgaussian32,Binary"),
+    ],
+)
+def test_names_are_read_and_written(text: str, said: str) -> None:
+    assert str(parse_spec(text)) == said
+    assert parse_spec(said) == parse_spec(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "SQ5", "NearFold", "Foo96,SQ8", "NearFold9,SQ8,PQ4", "PQ0", "PQ24_96", "umap8"]
+)
+def test_other_names_are_refused(text: str) -> None:
+    with pytest.raises(ParameterError):
+        parse_spec(text)
+
+
+SPECS = [
+    "SQ8",
+    "NearFold32,F16",
+    "NearFold32,SQ4",
+    "PCA32,PQ8",
+    "NearFold32,OPQ8",
+    "OPQ8_32",
+    "NearFold32,Binary",
+    "RaBitQ1",
+    "NearFold32,AQ8",
+    "AQ8",
+]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+def test_every_pipeline_finds_neighbours_and_survives_its_file(
+    sample: Vectors, metric: Metric, tmp_path: Path
+) -> None:
+    base, queries = sample[:1200, :64] + 0.05, sample[1200:1300, :64] + 0.05
+    truth = Truth.compute(base, queries, 10, metric)
+    fitter = PipelineFitter(base, metric=metric)
+    for spec in SPECS:
+        pipeline = fitter.fit(spec, QUICK)
+        judgement, _ = judged(pipeline, truth, 10, 50)
+        # 1,200 rows: chance is below .01; the coarsest codes here have 32 bits.
+        assert judgement.preservation[10].mean > 0.1, spec
+        pipeline.save(tmp_path / "p.safetensors")
+        again = Pipeline.load(tmp_path / "p.safetensors")
+        assert (again.spec, again.metric, again.n_features) == (pipeline.spec, metric, 64)
+        codes = pipeline.encode(queries)
+        assert codes.shape == (100, pipeline.bytes_per_vector)
+        assert np.array_equal(again.encode(queries), codes)
+        np.testing.assert_array_equal(again.queries(queries), pipeline.queries(queries))
+        assert np.array_equal(pickle.loads(pickle.dumps(pipeline)).encode(queries), codes)
+
+
+def test_learned_codes_keep_more_than_product_codes(sample: Vectors) -> None:
+    base, queries = sample[:1300], sample[1300:]
+    truth = Truth.compute(base, queries, 10, "cosine")
+    fitter = PipelineFitter(base)
+    learned = judged(fitter.fit("NearFold96,AQ12", CodeLearning(n_steps=60)), truth, 10, 0)[0]
+    product = judged(fitter.fit("NearFold96,OPQ12"), truth, 10, 0)[0]
+    assert learned.preservation[10].mean > product.preservation[10].mean + 0.02
+
+
+def test_the_same_seed_makes_the_same_pipeline(sample: Vectors) -> None:
+    first, second = (PipelineFitter(sample).fit("NearFold24,AQ8", QUICK) for _ in range(2))
+    assert np.array_equal(first.encode(sample), second.encode(sample))
+    other = PipelineFitter(sample, seed=1).fit("NearFold24,AQ8", QUICK)
+    assert not np.array_equal(first.encode(sample), other.encode(sample))
+
+
+def test_scale_does_not_matter_for_learning(sample: Vectors) -> None:
+    """Rates are for norm 1: data a thousand times as large learns the same codes."""
+    base = sample[:900, :48]
+    small = PipelineFitter(base, metric="l2").fit("NearFold24,AQ8", QUICK)
+    large = PipelineFitter(base * 1000, metric="l2").fit("NearFold24,AQ8", QUICK)
+    same = (small.encode(base) == large.encode(base * 1000)).mean()
+    assert same > 0.95
+
+
+def test_bad_input_is_refused(sample: Vectors) -> None:
+    pipeline = fit_pipeline(sample, "NearFold16,SQ8")
+    with pytest.raises(DataError, match="384"):
+        pipeline.encode(sample[:, :20])
+    with pytest.raises(DataError, match="zero vector at row 1"):
+        fit_pipeline(sample, "SQ8").encode(np.stack([sample[0], 0 * sample[0]]))
+    with pytest.raises(DataError, match="row 2"):
+        pipeline.encode(np.where(np.arange(4)[:, None] == 2, np.nan, sample[:4]))
+    with pytest.raises(ParameterError, match="divide"):
+        fit_pipeline(sample, "NearFold20,PQ8")
+    with pytest.raises(ParameterError, match="256 rows"):
+        fit_pipeline(sample[:100], "NearFold16,PQ8")
+    with pytest.raises(ParameterError, match="256 different rows"):
+        fit_pipeline(sample[:100], "NearFold16,AQ8")
+    with pytest.raises(ParameterError, match="more bytes"):
+        fit_pipeline(sample, "NearFold16,AQ24")
+    with pytest.raises(ParameterError, match="8 divides"):
+        fit_pipeline(sample, "NearFold20,Binary")
+    with pytest.raises(ParameterError, match="can't rotate"):
+        fit_pipeline(sample, "NearFold16,OPQ8_32")
+    with pytest.raises(ParameterError, match="uint8"):
+        pipeline.transform(sample, dtype=np.float32)
+
+
+def test_files_of_other_kinds_are_told_apart(sample: Vectors, tmp_path: Path) -> None:
+    fold, pipe = tmp_path / "fold.safetensors", tmp_path / "pipe.safetensors"
+    NearFold(8, n_steps=5).fit(sample).encoder_.save(fold)
+    fit_pipeline(sample, "NearFold16,SQ8").save(pipe)
+    with pytest.raises(FileError, match="an encoder alone"):
+        Pipeline.load(fold)
+    with pytest.raises(FileError, match="holds a pipeline"):
+        load(pipe)
+    whole = pipe.read_bytes()
+    for cut in range(0, len(whole), len(whole) // 15):
+        pipe.write_bytes(whole[:cut])
+        with pytest.raises(FileError, match=r"pipe\.safetensors"):
+            Pipeline.load(pipe)
+
+
+def test_rotations_are_orthonormal(rng: np.random.Generator) -> None:
+    rows = rng.standard_normal((600, 16)).astype(np.float32) * np.linspace(3, 0.1, 16, dtype=np.float32)
+    for rotation in (random_rotation(16, 0), balanced_rotation(rows, [4] * 4), opq_rotation(rows, 4, 16, 0)):
+        np.testing.assert_allclose(rotation @ rotation.T, np.eye(16), atol=1e-4)
+    shares = np.var(rows @ balanced_rotation(rows, [4] * 4).T, axis=0).reshape(4, 4)
+    in_order = np.sort(shares.ravel()).reshape(4, 4)
+    assert np.ptp(np.log(shares).sum(axis=1)) < np.ptp(np.log(in_order).sum(axis=1)) / 2
+    assert (shares.max(axis=1) > np.sort(shares.ravel())[-5]).all(), "the largest four are apart"
+    assert balanced_rotation(rows, [3, 3]).shape == (6, 16)

@@ -1,0 +1,282 @@
+"""Two-stage search: results, changes, folders, threads and proofs."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from nearfold import Pipeline, SearchIndex, fit_pipeline
+from nearfold.arrays import Metric
+from nearfold.errors import DataError, FileError, NearfoldError, ParameterError
+from nearfold.evaluation.truth import search as exact
+
+Vectors = npt.NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def base(sample: Vectors) -> Vectors:
+    return np.ascontiguousarray(sample[:1400, :96] + 0.05)
+
+
+@pytest.fixture(scope="module")
+def queries(sample: Vectors) -> Vectors:
+    return np.ascontiguousarray(sample[1400:, :96] + 0.05)
+
+
+@pytest.fixture(scope="module")
+def pipeline(base: Vectors) -> Pipeline:
+    return fit_pipeline(base, "NearFold48,SQ8")
+
+
+def overlap(found: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]) -> float:
+    pairs = zip(found, truth, strict=True)
+    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in pairs]))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_reranking_everything_is_exact_search(
+    base: Vectors, queries: Vectors, metric: Metric, kind: str
+) -> None:
+    index = SearchIndex.build(fit_pipeline(base, "NearFold48,SQ8", metric=metric), base, kind=kind)
+    found = index.search(queries, 10, depth=len(base), effort=len(base))
+    truth = exact(base, queries, 10, metric)
+    # A graph by inner product may leave some rows unreachable.
+    assert overlap(found.ids, truth) > (0.9 if kind == "hnsw" else 0.9999)
+    first = base[found.ids[:, 0]].astype(np.float64)
+    wanted = {
+        "ip": (first * queries).sum(axis=1),
+        "l2": -np.square(first - queries).sum(axis=1),
+        "cosine": (first * queries).sum(axis=1)
+        / np.linalg.norm(first, axis=1)
+        / np.linalg.norm(queries, axis=1),
+    }
+    np.testing.assert_allclose(found.scores[:, 0], wanted[metric], rtol=1e-4, atol=1e-5)
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize("spec", ["NearFold48,AQ12", "PQ12", "RaBitQ1", "SQ4", "F16", "F32", "Binary"])
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_every_kind_with_every_quantiser_finds_or_says_why_not(
+    base: Vectors, queries: Vectors, spec: str, kind: str
+) -> None:
+    made = fit_pipeline(base, spec)
+    try:
+        index = SearchIndex.build(made, base, kind=kind)
+    except ParameterError as error:
+        assert "use index kind flat" in str(error)  # noqa: PT017
+        assert (spec.split(",")[-1][:2], kind) in {
+            ("AQ", "hnsw"), ("PQ", "hnsw"), ("Bi", "hnsw"), ("Ra", "hnsw"), ("Ra", "ivf")
+        }  # fmt: skip
+        return
+    truth = exact(base, queries, 5, "cosine")
+    least = 0.6 if spec == "Binary" else 0.9
+    assert overlap(index.search(queries, 5, depth=100, effort=200).ids, truth) > least
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_vectors_come_and_go(pipeline: Pipeline, base: Vectors, kind: str, tmp_path: Path) -> None:
+    index = SearchIndex.build(pipeline, base[:1000], ids=np.arange(1000) + 5000, kind=kind)
+    index.add(base[1000:1100], np.arange(100))
+    assert len(index) == 1100
+    assert (index.search(base[1000:1100], 1).ids[:, 0] == np.arange(100)).mean() > 0.98
+    index.remove(np.arange(50))
+    found = index.search(base[1000:1100], 10).ids
+    assert not np.isin(found, np.arange(50)).any()
+    assert (found >= 0).all()
+    assert (found[50:, 0] == np.arange(50, 100)).mean() > 0.98
+    # Removing most makes it anew, from full vectors.
+    index.remove(np.arange(5000, 5900))
+    assert len(index) == 150
+    assert set(index.ids) == {*range(50, 100), *range(5900, 6000)}
+    assert (index.search(base[900:1000], 1, effort=150).ids[:, 0] == np.arange(5900, 6000)).mean() > 0.95
+    index.add(base[1100:1101])
+    assert index.search(base[1100:1101], 1, effort=150).ids[0, 0] == 6000
+    index.save(tmp_path / "ix")
+    again = SearchIndex.load(tmp_path / "ix")
+    for asked in (index, again):
+        assert len(asked) == 151
+        np.testing.assert_array_equal(
+            asked.search(base[:50], 5, effort=150).ids, index.search(base[:50], 5, effort=150).ids
+        )
+
+
+def test_a_removed_id_can_be_given_again(pipeline: Pipeline, base: Vectors) -> None:
+    index = SearchIndex.build(pipeline, base[:300])
+    index.remove([7])
+    index.add(base[400:401], [7])
+    assert index.search(base[400:401], 1).ids[0, 0] == 7
+
+
+def test_codes_alone_read_no_full_vectors(pipeline: Pipeline, base: Vectors, queries: Vectors) -> None:
+    def never(_ids: npt.NDArray[np.int64]) -> Vectors:
+        raise AssertionError("full vectors were read")
+
+    index = SearchIndex.build(pipeline, base, fetch=never)
+    found = index.search(queries, 10, depth=0)
+    assert (found.read == 0).all()
+    assert overlap(found.ids, exact(base, queries, 10, "cosine")) > 0.6
+
+
+def test_full_vectors_come_from_a_function_or_a_file(
+    pipeline: Pipeline, base: Vectors, queries: Vectors, tmp_path: Path
+) -> None:
+    asked: list[int] = []
+
+    def fetch(ids: npt.NDArray[np.int64]) -> Vectors:
+        asked.extend(ids.tolist())
+        return base[ids - 100]
+
+    wanted = SearchIndex.build(pipeline, base).search(queries, 10)
+    fetched = SearchIndex.build(pipeline, base, ids=np.arange(len(base)) + 100, fetch=fetch)
+    np.testing.assert_array_equal(fetched.search(queries, 10).ids, wanted.ids + 100)
+    assert asked
+    assert min(asked) >= 100
+    fetched.save(tmp_path / "fetched")
+    with pytest.raises(ParameterError, match="fetch"):
+        SearchIndex.load(tmp_path / "fetched")
+    again = SearchIndex.load(tmp_path / "fetched", fetch=fetch)
+    np.testing.assert_array_equal(again.search(queries, 10).ids, wanted.ids + 100)
+    for name in ("base.npy", "half.npy"):
+        np.save(tmp_path / name, base.astype(np.float16) if name == "half.npy" else base)
+        index = SearchIndex.build(pipeline, tmp_path / name)
+        assert overlap(index.search(queries, 10).ids, wanted.ids) > 0.99
+        index.save(tmp_path / "ix")
+        assert not list((tmp_path / "ix").glob("vectors*")), "a file is not copied"
+        assert overlap(SearchIndex.load(tmp_path / "ix").search(queries, 10).ids, wanted.ids) > 0.99
+    np.save(tmp_path / "half.npy", base[:10].astype(np.float16))
+    with pytest.raises(FileError, match=r"half\.npy: has 10 vectors"):
+        SearchIndex.load(tmp_path / "ix")
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+@pytest.mark.parametrize("spec", ["NearFold72,F16", "NearFold48,AQ12"])
+def test_certified_search_is_exact_and_need_not_read_everything(
+    base: Vectors, queries: Vectors, metric: Metric, spec: str, tmp_path: Path
+) -> None:
+    index = SearchIndex.build(fit_pipeline(base, spec, metric=metric), base, certify=True)
+    index.remove([3])
+    index.add(base[3:4], [9999])
+    index.save(tmp_path / "ix")
+    truth = exact(base, queries, 10, metric)
+    truth[truth == 3] = 9999
+    found = SearchIndex.load(tmp_path / "ix").search(queries, 10, certified=True)
+    assert overlap(found.ids, truth) == 1.0
+    assert found.read.max() <= len(base)
+    if spec.endswith("F16"):
+        assert found.read.mean() < len(base) / 2
+    with pytest.raises(ParameterError, match="certif"):
+        SearchIndex.build(index.pipeline, base).search(queries, 10, certified=True)
+
+
+def test_threads_search_while_another_changes(pipeline: Pipeline, base: Vectors) -> None:
+    index = SearchIndex.build(pipeline, base[:1000])
+    failures: list[BaseException] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            try:
+                found = index.search(base[:20], 3)
+                assert (found.ids[:, 0] == np.arange(20)).all()
+            except BaseException as error:
+                failures.append(error)
+                return
+
+    askers = [threading.Thread(target=ask) for _ in range(4)]
+    for asker in askers:
+        asker.start()
+    for round_ in range(20):
+        index.add(base[1000:1100], np.arange(100) + 10_000 + 100 * round_)
+        index.remove(np.arange(100) + 10_000 + 100 * round_)
+    done.set()
+    for asker in askers:
+        asker.join()
+    assert not failures
+    assert len(index) == 1000
+
+
+def test_a_reader_sees_the_old_index_or_the_new_one(
+    pipeline: Pipeline, base: Vectors, tmp_path: Path
+) -> None:
+    old, new = (SearchIndex.build(pipeline, base[:n]) for n in (300, 400))
+    old.save(tmp_path / "ix")
+    sizes: set[int] = set()
+    failures: list[BaseException] = []
+    done = threading.Event()
+
+    def load() -> None:
+        while not done.is_set():
+            try:
+                sizes.add(len(SearchIndex.load(tmp_path / "ix")))
+            except BaseException as error:
+                failures.append(error)
+                return
+
+    reader = threading.Thread(target=load)
+    reader.start()
+    for _ in range(15):
+        new.save(tmp_path / "ix")
+        old.save(tmp_path / "ix")
+    done.set()
+    reader.join()
+    assert not failures
+    assert sizes <= {300, 400}
+    assert sizes
+
+
+def test_damage_is_named(pipeline: Pipeline, base: Vectors, tmp_path: Path) -> None:
+    SearchIndex.build(pipeline, base[:300]).save(tmp_path / "ix")
+    with pytest.raises(FileError, match="not an index"):
+        SearchIndex.load(tmp_path)
+    for path in sorted((tmp_path / "ix").iterdir()):
+        whole = path.read_bytes()
+        for damaged in (b"", whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1])):
+            path.write_bytes(damaged)
+            if path.name.startswith("vectors") and len(damaged) == len(whole):
+                continue
+            with pytest.raises(NearfoldError, match=path.name.split(".")[0]):
+                SearchIndex.load(tmp_path / "ix")
+        path.unlink()
+        with pytest.raises(NearfoldError):
+            SearchIndex.load(tmp_path / "ix")
+        path.write_bytes(whole)
+    manifest = json.loads((tmp_path / "ix" / "index.json").read_text())
+    manifest["parts"]["index.faiss"] = "../elsewhere"
+    (tmp_path / "ix" / "index.json").write_text(json.dumps(manifest))
+    with pytest.raises(FileError):
+        SearchIndex.load(tmp_path / "ix")
+
+
+def test_bad_input_is_refused(pipeline: Pipeline, base: Vectors, queries: Vectors, tmp_path: Path) -> None:
+    index = SearchIndex.build(pipeline, base[:300])
+    with pytest.raises(DataError, match="96"):
+        index.search(queries[:, :5])
+    with pytest.raises(ParameterError, match="k="):
+        index.search(queries, 0)
+    with pytest.raises(DataError, match="there already"):
+        index.add(base[:2], [1, 1])
+    with pytest.raises(DataError, match="there already"):
+        index.add(base[:1], [299])
+    with pytest.raises(DataError, match="one id for each"):
+        index.add(base[:2], [1000])
+    with pytest.raises(DataError, match="whole numbers"):
+        index.add(base[:1], [0.5])
+    with pytest.raises(DataError, match="id 777 is not"):
+        index.remove([1, 777])
+    assert len(index) == 300
+    with pytest.raises(ParameterError, match="kind"):
+        SearchIndex.build(pipeline, base, kind="tree")
+    with pytest.raises(DataError, match="row 4"):
+        SearchIndex.build(pipeline, np.where(np.arange(300)[:, None] == 4, np.nan, base[:300]))
+    with pytest.raises(FileError):
+        SearchIndex.build(pipeline, tmp_path / "none.npy")
+    few = SearchIndex.build(pipeline, base[:3]).search(queries[:2], 5)
+    assert (few.ids[:, :3] >= 0).all()
+    assert (few.ids[:, 3:] == -1).all()
+    assert np.isneginf(few.scores[:, 3:]).all()
