@@ -18,7 +18,7 @@ from nearfold.cli.console import interval
 from nearfold.evaluation.intervals import estimate
 from nearfold.evaluation.truth import Truth
 from nearfold.pipeline.fitting import PipelineFitter
-from nearfold.quantizers.base import filled
+from nearfold.planning.halving import judged
 
 console = Console(width=150, highlight=False)
 
@@ -120,17 +120,15 @@ def main() -> None:
             began = time.perf_counter()
             pipeline = fitter.fit(spec)
             fitted = time.perf_counter()
-            codes = pipeline.encode(base)
-            encoded = time.perf_counter()
-            found = filled(pipeline.index(), codes).search(pipeline.queries(queries), 10)[1]
-            kept[spec] = shares(found, truth)
+            judgement, encoding = judged(pipeline, truth, 10, 0)
+            kept[spec] = judgement.per_query["P@10"]
             table.add_row(
                 spec,
                 str(pipeline.bytes_per_vector),
                 f"{pipeline.shared_bytes / 1e6:.1f} MB",
                 interval(estimate(kept[spec][:, None])[0]),
                 f"{fitted - began:.1f}",
-                f"{len(base) / (encoded - fitted):,.0f}",
+                f"{len(base) / encoding:,.0f}",
             )
         for factory in (*race.named, *race.beyond):
             kept[factory], size, seconds = faiss_alone(factory, base, queries, truth)

@@ -152,7 +152,7 @@ def test_files_of_other_kinds_are_told_apart(sample: Vectors, tmp_path: Path) ->
 
 def test_rotations_are_orthonormal(rng: np.random.Generator) -> None:
     rows = rng.standard_normal((600, 16)).astype(np.float32) * np.linspace(3, 0.1, 16, dtype=np.float32)
-    for rotation in (random_rotation(16, 0), balanced_rotation(rows, [4] * 4), opq_rotation(rows, 4, 16, 0)):
+    for rotation in (random_rotation(16, 0), balanced_rotation(rows, [4] * 4), opq_rotation(rows, 4, 16)):
         np.testing.assert_allclose(rotation @ rotation.T, np.eye(16), atol=1e-4)
     shares = np.var(rows @ balanced_rotation(rows, [4] * 4).T, axis=0).reshape(4, 4)
     in_order = np.sort(shares.ravel()).reshape(4, 4)

@@ -113,10 +113,9 @@ def _fit_in_memory(
     estimator: FoldEstimator, source: Source, rows: int | None, seed: int, budget: int, *, watch: bool
 ) -> tuple[Fold, Float32]:
     """Fit to all rows, or a sample of them, if memory allows it; return the fold and the rows."""
+    from nearfold.cli.inputs import rows_in_memory
     from nearfold.errors import ParameterError
     from nearfold.evaluation.watch import held_back_figures, with_figures
-    from nearfold.io.vectors import checked_rows, read_source
-    from nearfold.sampling import sampled_rows
 
     layout = source.layout
     wanted = layout.rows if rows is None else min(rows, layout.rows)
@@ -127,11 +126,7 @@ def _fit_in_memory(
             f"this method holds its rows in memory: {wanted} need some {needed / 1e9:.1f}GB; allow it "
             f"with --memory, or give --rows, or use a method that scans (nearfold, pca, rae-exact)"
         )
-    if wanted < layout.rows:
-        chosen = sampled_rows(layout.rows, wanted, seed)
-        vectors = checked_rows(source.take(chosen), chosen, source.path)
-    else:
-        vectors = read_source(source)
+    vectors = rows_in_memory(source, rows, seed)
     fold = estimator.fit(vectors).encoder_
     return with_figures(fold, held_back_figures(estimator, vectors)) if watch else fold, vectors
 

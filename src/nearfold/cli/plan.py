@@ -77,23 +77,18 @@ def plan(
     on queries it hasn't seen. The best is saved for `apply`, `index` and `search`.
     """
     from nearfold.cli.console import print_json, showing_progress
+    from nearfold.cli.inputs import rows_in_memory
     from nearfold.errors import ParameterError
     from nearfold.evaluation.split import base_and_queries
-    from nearfold.io.vectors import checked_rows, open_source, read_source, read_vectors
+    from nearfold.io.vectors import open_source, read_vectors
     from nearfold.planning.choice import plan as run
-    from nearfold.sampling import sampled_rows
 
     if (n_bytes is None) == (recall is None):
         raise ParameterError(
             "give either --bytes or --recall: how small vectors must be, or how much to keep"
         )
     with showing_progress(quiet or as_json):
-        source = open_source(base, column)
-        if source.layout.rows > rows:
-            chosen = sampled_rows(source.layout.rows, rows, seed)
-            vectors = checked_rows(source.take(chosen), chosen, source.path)
-        else:
-            vectors = read_source(source)
+        vectors = rows_in_memory(open_source(base, column), rows, seed)
         given = None if queries is None else read_vectors(queries, column)
         vectors, asked = base_and_queries(vectors, given, n_queries, seed)
         result = run(

@@ -173,7 +173,7 @@ def check_graph_neighbors(n_neighbors: int, rows: int) -> None:
         )
 
 
-def sample_rows(X: Float32, max_rows: int, rng: np.random.RandomState) -> Float32:
+def sample_rows(X: Float32, max_rows: int, rng: np.random.RandomState | np.random.Generator) -> Float32:
     """Return X, or `max_rows` of its rows drawn at random and kept in their order."""
     if len(X) <= max_rows:
         return X

@@ -28,7 +28,7 @@ from nearfold.scan import Anchors, Blocks, Request, Scan
 from nearfold.scanner import scan_array
 from nearfold.threads import blas_threads, shared_work
 
-__all__ = ["NearFold", "batches", "one_cycle", "train_on_blocks"]
+__all__ = ["NearFold", "batches", "one_cycle", "thread_bounds", "train_on_blocks"]
 
 _DEFAULT_NEIGHBORS = 64
 
@@ -147,8 +147,8 @@ def train_on_blocks(
     adam = Adam(W)
     order = batches(n_blocks, blocks_per_step, len(rates), rng)
     batch = order.shape[1]
-    n_threads = max(1, min(blas_threads(), batch // _BLOCKS_A_THREAD))
-    bounds = [batch * i // n_threads for i in range(n_threads + 1)]
+    bounds = thread_bounds(batch)
+    n_threads = len(bounds) - 1
     slopes = np.empty((n_threads, *W.shape), np.float32)
     with stage("NearFold", len(rates), "steps") as advance, shared_work(n_threads) as share:
         for chosen, rate in zip(order, rates, strict=True):
@@ -181,6 +181,12 @@ def batches(n_blocks: int, batch: int, n_steps: int, rng: np.random.Generator) -
     rounds = -(-n_steps * batch // n_blocks)
     order = np.concatenate([rng.permutation(n_blocks) for _ in range(rounds)])
     return order[: n_steps * batch].reshape(n_steps, batch)
+
+
+def thread_bounds(batch: int) -> list[int]:
+    """Return where a batch of blocks is cut into nearly equal shares, one a thread: 0, ..., batch."""
+    n_threads = max(1, min(blas_threads(), batch // _BLOCKS_A_THREAD))
+    return [batch * i // n_threads for i in range(n_threads + 1)]
 
 
 class NearFold(ScanFold):

@@ -12,6 +12,7 @@ from nearfold.arrays import Float32, Metric, as_vectors, check_metric
 from nearfold.encoder import Encoder
 from nearfold.errors import ParameterError
 from nearfold.fold import Fold
+from nearfold.methods.base import sample_rows
 from nearfold.methods.nearfold import NearFold
 from nearfold.methods.registry import make
 from nearfold.pipeline.learning import CodeLearning, learn_codes
@@ -19,7 +20,7 @@ from nearfold.pipeline.pipeline import Pipeline
 from nearfold.pipeline.rotations import opq_rotation, random_rotation
 from nearfold.pipeline.sides import OneSide
 from nearfold.pipeline.spec import PipelineSpec, parse_spec
-from nearfold.quantizers.base import Quantizer
+from nearfold.quantizers.base import CODEWORDS, Quantizer
 from nearfold.quantizers.product import Product, sign_codebooks
 from nearfold.quantizers.rabitq import RABITQ, RaBitQ
 from nearfold.quantizers.scalar import FLOATS, SCALARS, Floats, Scalar
@@ -124,10 +125,7 @@ class PipelineFitter:
 
     def _plain(self, wanted: PipelineSpec, fold: Fold | None) -> Pipeline:
         """Return a pipeline whose quantiser knows the folded vectors alone."""
-        rows = self._base
-        if len(rows) > _TRAINING_ROWS:
-            drawn = np.random.default_rng(self._seed).choice(len(rows), _TRAINING_ROWS, replace=False)
-            rows = rows[np.sort(drawn)]
+        rows = sample_rows(self._base, _TRAINING_ROWS, np.random.default_rng(self._seed))
         unrotated = OneSide(fold, None, self._metric, self._base.shape[1])
         vectors = unrotated.base(rows)
         rotation = self._rotation(wanted, vectors)
@@ -143,7 +141,7 @@ class PipelineFitter:
             if not 0 < target <= width:
                 raise ParameterError(f"{wanted}: OPQ can't rotate {width} dimensions to {target}")
             _check_groups(wanted, target, len(vectors))
-            return opq_rotation(vectors, wanted.n_bytes, target, self._seed)
+            return opq_rotation(vectors, wanted.n_bytes, target)
         if wanted.quantizer in ("SQ4", "Binary") or wanted.quantizer in RABITQ:
             return random_rotation(width, self._seed)
         return None
@@ -171,5 +169,5 @@ def _check_groups(wanted: PipelineSpec, width: int, rows: int) -> None:
             f"{wanted}: {wanted.n_bytes} bytes don't divide {width} dimensions evenly; fold to a multiple of "
             f"{wanted.n_bytes}"
         )
-    if rows < 256:
-        raise ParameterError(f"{wanted}: codebooks need at least 256 rows, there are {rows}; use SQ8")
+    if rows < CODEWORDS:
+        raise ParameterError(f"{wanted}: codebooks need at least {CODEWORDS} rows, there are {rows}; use SQ8")

@@ -21,30 +21,21 @@ import scipy.sparse
 from nearfold.arrays import Float32, Metric
 from nearfold.errors import DataError, ParameterError
 from nearfold.methods.adam import Adam
-from nearfold.methods.nearfold import batches, one_cycle
+from nearfold.methods.nearfold import batches, one_cycle, thread_bounds
 from nearfold.methods.objective import distinguishes, score_spread, soft_neighbors, softened
 from nearfold.pipeline.rotations import balanced_rotation
-from nearfold.pipeline.sides import LearnedSides, padded, with_half_square
+from nearfold.pipeline.sides import LearnedSides, widened
 from nearfold.progress import stage
-from nearfold.quantizers.additive import (
-    CODEWORDS,
-    Additive,
-    first_codes,
-    groups_of,
-    home_slices,
-    refine,
-)
-from nearfold.quantizers.base import Codes
+from nearfold.quantizers.additive import Additive, first_codes, groups_of, home_slices, refine
+from nearfold.quantizers.base import CODEWORDS, Codes
 from nearfold.quantizers.product import centroids_of
 from nearfold.scan import Blocks
-from nearfold.threads import blas_threads, shared_work
+from nearfold.threads import shared_work
 
 __all__ = ["CodeLearning", "learn_codes"]
 
 # Codebooks of a group: choosing codes costs their number times the group's dimensions.
 _BOOKS_A_GROUP = 24
-
-_BLOCKS_A_THREAD = 4
 
 
 @dataclass(frozen=True)
@@ -124,14 +115,14 @@ def learn_codes(
             f"AQ{n_bytes} has more bytes than the {len(start)} dimensions before it; fold to more or use SQ8"
         )
     # Rates are for vectors of norm 1; dividing both sides by a constant can't change an order.
-    unit = np.float32(1 / max(float(np.linalg.norm(vectors, axis=1).mean(dtype=np.float64)), 1e-30))
+    unit = np.float32(1)
     if metric != "cosine":
+        unit = np.float32(1 / max(float(np.linalg.norm(vectors, axis=1).mean(dtype=np.float64)), 1e-30))
         vectors = vectors * unit
     trainer = _Trainer(start, Blocks(vectors, blocks.index, blocks.foreign), metric, n_bytes, seed)
     trainer.train(how, seed)
-    scale = np.float32(1) if metric == "cosine" else unit
     sides = LearnedSides(
-        trainer.base * scale, trainer.query * scale, metric, trainer.width, center, trainer.constant
+        trainer.base * unit, trainer.query * unit, metric, trainer.width, center, trainer.constant
     )
     return sides, Additive(f"AQ{n_bytes}", trainer.codebooks)
 
@@ -164,10 +155,7 @@ class _Trainer:
 
     def images(self, vectors: Float32) -> Float32:
         """Return base images, shape (n, width)."""
-        mapped = vectors @ self.base.T
-        if self._metric == "l2":
-            return with_half_square(mapped, self.width, self.constant, base=True)
-        return padded(mapped, self.width)
+        return widened(vectors @ self.base.T, self._metric, self.width, self.constant, base=True)
 
     def train(self, how: CodeLearning, seed: int) -> None:
         """Take the steps."""
@@ -183,8 +171,8 @@ class _Trainer:
         peaks = how.map_rate, how.map_rate, how.codebook_rate
         order = batches(len(index), how.blocks_per_step, how.n_steps, np.random.default_rng(seed))
         batch = order.shape[1]
-        n_threads = max(1, min(blas_threads(), batch // _BLOCKS_A_THREAD))
-        bounds = [batch * i // n_threads for i in range(n_threads + 1)]
+        bounds = thread_bounds(batch)
+        n_threads = len(bounds) - 1
         found: list[_Gradients | None] = [None] * n_threads
         schedule = one_cycle(len(order), 1.0)
         with stage("codes", len(order), "steps") as advance, shared_work(n_threads) as share:

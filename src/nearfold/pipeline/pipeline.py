@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from nearfold.arrays import Float32, Metric, as_rows, chunk_rows
 from nearfold.errors import FileError, ParameterError
 from nearfold.files import replacing
 from nearfold.fold import FORMAT_VERSION, Fold, FoldFile, read_fold_file, safetensors_bytes
-from nearfold.loading import fold_of, load
+from nearfold.loading import fold_of
 from nearfold.pipeline.sides import LearnedSides, OneSide, Sides
 from nearfold.quantizers.additive import Additive
 from nearfold.quantizers.base import Codes, Quantizer, Tensors
@@ -24,9 +24,8 @@ from nearfold.quantizers.product import Product
 from nearfold.quantizers.rabitq import RaBitQ
 from nearfold.quantizers.scalar import Floats, Scalar
 
-__all__ = ["Pipeline", "load_any"]
+__all__ = ["Applied", "Pipeline", "load_any"]
 
-_FORMAT = "nearfold.pipeline"
 _QUANTIZERS: dict[str, type[Quantizer]] = {
     kind.kind: kind for kind in (Floats, Scalar, Product, RaBitQ, Additive)
 }
@@ -48,7 +47,7 @@ class Pipeline:
         What training saw; anything JSON can hold.
     """
 
-    format_name: ClassVar[str] = _FORMAT
+    format_name: ClassVar[str] = "nearfold.pipeline"
     """What its file is marked with."""
 
     def __init__(
@@ -152,7 +151,7 @@ class Pipeline:
         """
         fold = self.sides.fold if isinstance(self.sides, OneSide) else None
         metadata = {
-            "format": _FORMAT,
+            "format": self.format_name,
             "format_version": str(FORMAT_VERSION),
             "metric": self.metric,
             "method": self.spec,
@@ -187,11 +186,15 @@ class Pipeline:
         FileError
             Missing, truncated, corrupt, not a pipeline, or written by a later format version.
         """
-        content = read_fold_file(path)
-        if content.format_name != _FORMAT:
+        return cls.from_file(Path(path), read_fold_file(path))
+
+    @classmethod
+    def from_file(cls, path: Path, content: FoldFile) -> Pipeline:
+        """Return the pipeline that a file's content describes; raises as `load`."""
+        if content.format_name != cls.format_name:
             raise FileError(f"{path}: holds an encoder alone; give a pipeline, which `plan` or `fit` wrote")
         try:
-            return cls._of(Path(path), content)
+            return cls._of(path, content)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise FileError(f"{path}: not a usable pipeline: {error}") from error
 
@@ -230,8 +233,13 @@ def _origin(fold: Fold) -> dict[str, Any]:
     }
 
 
-def load_any(path: str | os.PathLike[str]) -> Fold | Pipeline:
+Applied: TypeAlias = Fold | Pipeline
+"""What can be applied to vectors: `n_features` in, `n_components` out by `transform`."""
+
+
+def load_any(path: str | os.PathLike[str]) -> Applied:
     """Read a saved fold or pipeline, whichever the file holds; raises as their own `load`."""
-    if read_fold_file(path).format_name == _FORMAT:
-        return Pipeline.load(path)
-    return load(path)
+    content = read_fold_file(path)
+    if content.format_name == Pipeline.format_name:
+        return Pipeline.from_file(Path(path), content)
+    return fold_of(Path(path), content)

@@ -13,7 +13,6 @@ __all__ = ["balanced_rotation", "opq_rotation", "random_rotation"]
 
 # Rounds of OPQ: from a balanced start the codes change little after these.
 _OPQ_ROUNDS = 10
-_OPQ_ROWS = 1 << 16
 
 
 def random_rotation(width: int, seed: int) -> Float32:
@@ -51,12 +50,12 @@ def balanced_rotation(vectors: Float32, sizes: Sequence[int]) -> Float32:
     return np.ascontiguousarray(axes[[axis for group in dealt for axis in group]], np.float32)
 
 
-def opq_rotation(vectors: Float32, groups: int, width: int, seed: int) -> Float32:
+def opq_rotation(vectors: Float32, groups: int, width: int) -> Float32:
     """Return the rotation to `width` dimensions that product quantisation of `groups` bytes loses least by.
 
     Ge, He, Ke, Sun, CVPR 2013, by faiss, from the parametric solution as the start.
     """
-    rows = np.ascontiguousarray(_some(vectors, _OPQ_ROWS, seed))
+    rows = np.ascontiguousarray(vectors)
     start = balanced_rotation(rows, [width // groups] * groups)
     matrix = faiss.OPQMatrix(vectors.shape[1], groups, width)
     matrix.niter = _OPQ_ROUNDS
@@ -70,9 +69,3 @@ def opq_rotation(vectors: Float32, groups: int, width: int, seed: int) -> Float3
     matrix.train(rows)
     rotation: Float32 = faiss.vector_to_array(matrix.A).reshape(width, -1)
     return rotation
-
-
-def _some(vectors: Float32, rows: int, seed: int) -> Float32:
-    if len(vectors) <= rows:
-        return vectors
-    return vectors[np.sort(np.random.default_rng(seed).choice(len(vectors), rows, replace=False))]

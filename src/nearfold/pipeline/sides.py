@@ -13,7 +13,7 @@ from nearfold.errors import DataError
 from nearfold.fold import Fold
 from nearfold.quantizers.base import Score
 
-__all__ = ["LearnedSides", "OneSide", "Sides", "with_half_square"]
+__all__ = ["LearnedSides", "OneSide", "Sides", "widened"]
 
 
 class Sides(ABC):
@@ -152,11 +152,13 @@ class LearnedSides(Sides):
 
     def base(self, X: npt.ArrayLike) -> Float32:
         """Return the images of base vectors (n, d): shape (n, width)."""
-        return self._wide(self.prepared(X) @ self.base_weight.T, base=True)
+        mapped = self.prepared(X) @ self.base_weight.T
+        return widened(mapped, self.metric, self.width, self.scale, base=True)
 
     def queries(self, X: npt.ArrayLike) -> Float32:
         """Return the images of queries (q, d): shape (q, width)."""
-        return self._wide(self.prepared(X) @ self.query_weight.T, base=False)
+        mapped = self.prepared(X) @ self.query_weight.T
+        return widened(mapped, self.metric, self.width, self.scale, base=False)
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         """Return both maps, and for l2 the centre and the scale."""
@@ -172,24 +174,17 @@ class LearnedSides(Sides):
         weights = tensors["base_weight"], tensors["query_weight"]
         return cls(*weights, metric, width, tensors.get("center"), scale)
 
-    def _wide(self, mapped: Float32, *, base: bool) -> Float32:
-        if self.metric == "l2":
-            return with_half_square(mapped, self.width, self.scale, base=base)
-        return padded(mapped, self.width)
 
+def widened(mapped: Float32, metric: Metric, width: int, scale: float, *, base: bool) -> Float32:
+    """Return mapped vectors (n, m) with zeros behind, (n, width); for l2 with what stands for norms first.
 
-def padded(mapped: Float32, width: int) -> Float32:
-    """Return vectors (n, m) with zeros behind: shape (n, width)."""
-    if mapped.shape[1] == width:
+    The dimension behind the m makes inner products rank as distances do; see `LearnedSides`.
+    """
+    m = mapped.shape[1]
+    if m == width:
         return mapped
     wide = np.zeros((len(mapped), width), np.float32)
-    wide[:, : mapped.shape[1]] = mapped
-    return wide
-
-
-def with_half_square(mapped: Float32, width: int, scale: float, *, base: bool) -> Float32:
-    """Return vectors (n, m) with the dimension behind that makes inner products rank as distances do."""
-    wide = padded(mapped, width) if mapped.shape[1] < width else mapped
-    m = mapped.shape[1]
-    wide[:, m] = -np.einsum("ij,ij->i", mapped, mapped) / (2 * scale) if base else scale
+    wide[:, :m] = mapped
+    if metric == "l2":
+        wide[:, m] = -np.einsum("ij,ij->i", mapped, mapped) / (2 * scale) if base else scale
     return wide

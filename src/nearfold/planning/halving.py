@@ -23,7 +23,7 @@ from nearfold.pipeline.spec import PipelineSpec
 from nearfold.progress import stage
 from nearfold.quantizers.base import filled
 
-__all__ = ["RUNGS", "Rung", "Trial", "exhaustive", "judged", "successive_halving"]
+__all__ = ["RUNGS", "Rung", "Trial", "judged", "successive_halving"]
 
 
 @dataclass(frozen=True)
@@ -186,24 +186,3 @@ def _survivors(
         )
         kept += [(t.quality(column), t.spec, size) for t in group[: max(1, round(keep * len(group)))]]
     return [(spec, size) for _, spec, size in sorted(kept, key=lambda entry: entry[0], reverse=True)]
-
-
-def exhaustive(
-    base: Float32,
-    queries: Float32,
-    specs: Sequence[PipelineSpec],
-    *,
-    metric: Metric,
-    k: int,
-    depth: int,
-    seed: int,
-) -> list[Trial]:
-    """Return a trial of each pipeline on all rows: what successive halving is measured against."""
-    truth = Truth.compute(base, queries, k, metric)
-    fitter = PipelineFitter(base, metric=metric, seed=seed)
-    trials = []
-    with stage("grid", len(specs), "pipelines") as advance:
-        for spec in specs:
-            trials.append(_trial(fitter, spec, len(RUNGS) - 1, RUNGS[-1], truth, k, depth, len(base)))
-            advance(1)
-    return trials

@@ -11,19 +11,16 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Self
 
-import faiss
 import numpy as np
 
 from nearfold.arrays import Float32
 from nearfold.errors import ParameterError
 from nearfold.progress import stage
-from nearfold.quantizers.base import Codes, Quantizer, Score, Tensors, faiss_metric, own_lists
+from nearfold.quantizers.base import CODEWORDS, Codes, Quantizer, Score, Tensors
+from nearfold.quantizers.product import product_index, product_lists_index
 from nearfold.threads import blas_threads, in_order
 
-__all__ = ["CODEWORDS", "Additive", "decoded", "first_codes", "groups_of", "home_slices", "refine"]
-
-CODEWORDS = 256
-"""Codewords of a codebook: a code is one byte."""
+__all__ = ["Additive", "decoded", "first_codes", "groups_of", "home_slices", "refine"]
 
 _ROWS = 4096
 
@@ -159,19 +156,15 @@ class Additive(Quantizer):
         """
         if score != "ip":
             raise ParameterError("additive codes are compared by inner product")
-        groups, books, _, each = self._codebooks.shape
-        index = faiss.IndexPQ(groups * books * each, groups * books, 8, faiss_metric(score))
-        faiss.copy_array_to_vector(self._codebooks.ravel(), index.pq.centroids)
-        index.is_trained = True
-        return index
+        return product_index(self._as_product(), score)
 
     def lists_index(self, lists: int, score: Score) -> Any:
         """Return an empty faiss index of inverted lists."""
-        groups, books, _, each = self._codebooks.shape
-        size = groups * books
-        index = own_lists(faiss.IndexIVFPQ, size * each, lists, score, size, 8, faiss_metric(score))
-        faiss.copy_array_to_vector(self._codebooks.ravel(), index.pq.centroids)
-        return index
+        return product_lists_index(self._as_product(), lists, score)
+
+    def _as_product(self) -> Float32:
+        """Return the codebooks as those of a product quantiser of repeated queries: (books, 256, s)."""
+        return self._codebooks.reshape(-1, *self._codebooks.shape[2:])
 
     def asked(self, queries: Float32) -> Float32:
         """Return queries (q, width) repeated as an index searches with them."""

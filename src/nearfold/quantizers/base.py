@@ -12,10 +12,23 @@ import numpy.typing as npt
 from nearfold.arrays import Float32
 from nearfold.errors import ParameterError
 
-__all__ = ["Codes", "FaissQuantizer", "Quantizer", "Score", "Tensors", "faiss_metric", "filled", "own_lists"]
+__all__ = [
+    "CODEWORDS",
+    "Codes",
+    "FaissQuantizer",
+    "Quantizer",
+    "Score",
+    "Tensors",
+    "faiss_metric",
+    "filled",
+    "own_lists",
+]
 
 Codes: TypeAlias = npt.NDArray[np.uint8]
 Tensors: TypeAlias = dict[str, npt.NDArray[Any]]
+
+CODEWORDS = 256
+"""Codewords of a codebook: a code is one byte."""
 
 Score: TypeAlias = Literal["ip", "l2"]
 """How a query is compared with what codes stand for: by inner product or by Euclidean distance."""

@@ -10,11 +10,9 @@ import numpy as np
 from nearfold.arrays import Float32
 from nearfold.errors import ParameterError
 from nearfold.progress import stage
-from nearfold.quantizers.base import FaissQuantizer, Score, Tensors, faiss_metric, own_lists
+from nearfold.quantizers.base import CODEWORDS, FaissQuantizer, Score, Tensors, faiss_metric, own_lists
 
-__all__ = ["Product", "centroids_of", "sign_codebooks"]
-
-_CODEWORDS = 256
+__all__ = ["Product", "centroids_of", "product_index", "product_lists_index", "sign_codebooks"]
 
 
 # faiss's k-means is several times slower in four dimensions or fewer than in five.
@@ -30,7 +28,7 @@ def centroids_of(vectors: Float32, seed: int) -> Float32:
     wide[:, :width] = vectors
     kmeans = faiss.Kmeans(
         wide.shape[1],
-        _CODEWORDS,
+        CODEWORDS,
         niter=_KMEANS_ROUNDS,
         seed=seed,
         max_points_per_centroid=_KMEANS_ROWS_A_WORD,
@@ -39,6 +37,23 @@ def centroids_of(vectors: Float32, seed: int) -> Float32:
     kmeans.train(wide)
     centroids: Float32 = np.ascontiguousarray(np.asarray(kmeans.centroids)[:, :width])
     return centroids
+
+
+def product_index(codebooks: Float32, score: Score) -> Any:
+    """Return an empty faiss index of product codes; codebooks (groups, 256, s) for groups s dimensions."""
+    groups, _, each = codebooks.shape
+    index = faiss.IndexPQ(groups * each, groups, 8, faiss_metric(score))
+    faiss.copy_array_to_vector(codebooks.ravel(), index.pq.centroids)
+    index.is_trained = True
+    return index
+
+
+def product_lists_index(codebooks: Float32, lists: int, score: Score) -> Any:
+    """Return an empty faiss index of inverted lists of product codes, as `product_index`."""
+    groups, _, each = codebooks.shape
+    index = own_lists(faiss.IndexIVFPQ, groups * each, lists, score, groups, 8, faiss_metric(score))
+    faiss.copy_array_to_vector(codebooks.ravel(), index.pq.centroids)
+    return index
 
 
 class Product(FaissQuantizer):
@@ -77,16 +92,13 @@ class Product(FaissQuantizer):
     def from_tensors(cls, name: str, width: int, tensors: Tensors) -> Self:
         """Return the quantiser that a file describes."""
         groups, words, each = tensors["codebooks"].shape
-        if words != _CODEWORDS or groups * each != width:
+        if words != CODEWORDS or groups * each != width:
             raise ValueError(f"{name} of {width} dimensions has codebooks {tensors['codebooks'].shape}")
         return cls(name, tensors["codebooks"])
 
     def index(self, score: Score) -> Any:
         """Return an empty faiss index."""
-        index = faiss.IndexPQ(self.width, len(self._codebooks), 8, faiss_metric(score))
-        faiss.copy_array_to_vector(self._codebooks.ravel(), index.pq.centroids)
-        index.is_trained = True
-        return index
+        return product_index(self._codebooks, score)
 
     def graph_index(self, links: int, score: Score) -> Any:
         """Return an empty faiss graph, to which vectors (n, width) are added.
@@ -104,10 +116,7 @@ class Product(FaissQuantizer):
 
     def lists_index(self, lists: int, score: Score) -> Any:
         """Return an empty faiss index of inverted lists."""
-        books = len(self._codebooks)
-        index = own_lists(faiss.IndexIVFPQ, self.width, lists, score, books, 8, faiss_metric(score))
-        faiss.copy_array_to_vector(self._codebooks.ravel(), index.pq.centroids)
-        return index
+        return product_lists_index(self._codebooks, lists, score)
 
 
 def sign_codebooks(vectors: Float32) -> Float32:
@@ -119,6 +128,6 @@ def sign_codebooks(vectors: Float32) -> Float32:
     counts = np.maximum(above.sum(axis=0), 1), np.maximum((~above).sum(axis=0), 1)
     high = np.where(above, vectors, 0).sum(axis=0, dtype=np.float64) / counts[0]
     low = np.where(above, 0, vectors).sum(axis=0, dtype=np.float64) / counts[1]
-    bits = (np.arange(_CODEWORDS)[:, None] >> np.arange(8)) & 1
+    bits = (np.arange(CODEWORDS)[:, None] >> np.arange(8)) & 1
     values = np.where(bits[None], high.reshape(-1, 1, 8), low.reshape(-1, 1, 8))
     return np.ascontiguousarray(values, np.float32)

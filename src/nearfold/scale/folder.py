@@ -15,11 +15,10 @@ import numpy.typing as npt
 
 from nearfold.errors import FileError, NearfoldError
 from nearfold.files import checksum, held
-from nearfold.fold import Fold
 from nearfold.io.base import Source
 from nearfold.io.location import Location
 from nearfold.io.vectors import WRITABLE, as_source, open_sink, open_source
-from nearfold.pipeline.pipeline import Pipeline
+from nearfold.pipeline.pipeline import Applied
 from nearfold.progress import stage
 from nearfold.scale.engine import Engine
 from nearfold.scale.engines import engine_for
@@ -57,7 +56,7 @@ class Folded(NamedTuple):
 class _Task(NamedTuple):
     """A shard to fold, wherever that is done."""
 
-    encoder: Fold | Pipeline
+    encoder: Applied
     path: str
     column: str | None
     start: int
@@ -72,7 +71,7 @@ class _BadInputError(Exception):
 
 
 def fold_folder(
-    encoder: Fold | Pipeline,
+    encoder: Applied,
     source: str | os.PathLike[str] | Source,
     out: str | os.PathLike[str],
     engine: Engine | None = None,
@@ -196,7 +195,7 @@ def _fold_shard(task: _Task) -> Entry:
 
 
 def _tasks(
-    encoder: Fold | Pipeline,
+    encoder: Applied,
     source: Source,
     column: str | None,
     folder: Path,
@@ -245,7 +244,7 @@ def _suffix_of(source: Source) -> str:
     return suffix if suffix in (".npy", ".parquet", ".arrow", ".feather") else ".parquet"
 
 
-def _identity(encoder: Fold | Pipeline) -> str:
+def _identity(encoder: Applied) -> str:
     """Return a digest of all that an encoder's results depend on."""
     tensors = sorted(encoder.tensors().items())
     parts = b"".join(name.encode() + str(t.shape).encode() + t.tobytes() for name, t in tensors)

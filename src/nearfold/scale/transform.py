@@ -13,11 +13,10 @@ import numpy.typing as npt
 
 from nearfold.arrays import check_finite
 from nearfold.errors import DataError, FileError, NearfoldWarning
-from nearfold.fold import Fold
 from nearfold.io.base import Chunk, Layout, Source
 from nearfold.io.location import Location
 from nearfold.io.vectors import checked_chunks, located_chunks, open_sink
-from nearfold.pipeline.pipeline import Pipeline
+from nearfold.pipeline.pipeline import Applied
 from nearfold.progress import stage
 from nearfold.threads import blas_threads, in_order
 
@@ -29,15 +28,13 @@ def _keeps_columns(suffix: str) -> bool:
     return suffix in (".parquet", ".arrow", ".feather")
 
 
-def folded_layout(
-    encoder: Fold | Pipeline, have: Layout, rows: int, suffix: str, dtype: npt.DTypeLike
-) -> Layout:
+def folded_layout(encoder: Applied, have: Layout, rows: int, suffix: str, dtype: npt.DTypeLike) -> Layout:
     """Return the layout of folded vectors in a file of some ending."""
     others = have.others if _keeps_columns(suffix) else None
     return Layout(rows, encoder.n_components, np.dtype(dtype), have.name, others)
 
 
-def check_output(encoder: Fold | Pipeline, source: Source, out: str, suffix: str) -> None:
+def check_output(encoder: Applied, source: Source, out: str, suffix: str) -> None:
     """Refuse vectors that the encoder does not take, and to write over them; warn of columns lost."""
     have = source.layout
     if have.n_features != encoder.n_features:
@@ -57,7 +54,7 @@ def check_output(encoder: Fold | Pipeline, source: Source, out: str, suffix: str
 
 
 def folded_chunks(
-    encoder: Fold | Pipeline,
+    encoder: Applied,
     source: Source,
     start: int,
     stop: int | None,
@@ -72,9 +69,7 @@ def folded_chunks(
         first += len(chunk.vectors)
 
 
-def _fold_chunk(
-    encoder: Fold | Pipeline, chunk: Chunk, path: str, first_row: int, dtype: npt.DTypeLike
-) -> Chunk:
+def _fold_chunk(encoder: Applied, chunk: Chunk, path: str, first_row: int, dtype: npt.DTypeLike) -> Chunk:
     try:
         folded = encoder.transform(chunk.vectors, dtype=dtype)
     except DataError:
@@ -83,12 +78,12 @@ def _fold_chunk(
     return Chunk(folded, chunk.others)
 
 
-def _fold_located(located: tuple[Chunk, str, int], encoder: Fold | Pipeline, dtype: npt.DTypeLike) -> Chunk:
+def _fold_located(located: tuple[Chunk, str, int], encoder: Applied, dtype: npt.DTypeLike) -> Chunk:
     return _fold_chunk(encoder, *located, dtype)
 
 
 def fold_file(
-    encoder: Fold | Pipeline, source: Source, out: str | os.PathLike[str], dtype: npt.DTypeLike = np.float32
+    encoder: Applied, source: Source, out: str | os.PathLike[str], dtype: npt.DTypeLike = np.float32
 ) -> Layout:
     """Fold every vector of `source` and write the result to one file, in order.
 

@@ -74,10 +74,10 @@ class Certificates:
         none = np.empty((0, 3), np.float32)
         return cls(pipeline.metric, back.astype(np.float32), plane.astype(np.float32), center, none)
 
-    def of(self, pipeline: Pipeline, vectors: Float32) -> Float32:
-        """Return the numbers of vectors (n, d): shape (n, 3)."""
-        seen = _seen(vectors, self.metric, self.center)
-        error = seen - pipeline.decode(pipeline.encode(vectors)) @ self.back
+    def of(self, vectors: Float32, decoded: Float32) -> Float32:
+        """Return the numbers of vectors (n, d) whose codes stand for `decoded` (n, width): shape (n, 3)."""
+        seen = self.seen(vectors)
+        error = seen - decoded @ self.back
         inside = error @ self.plane.T
         outside = error - inside @ self.plane
         half = 0.5 * np.einsum("ij,ij->i", seen, seen)

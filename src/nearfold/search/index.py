@@ -275,7 +275,7 @@ class SearchIndex:
                 arrays |= {f"certificates.{name}": a for name, a in self._certificates.arrays().items()}
             settings = {"kind": self.kind, "fetched": self._full.fetch is not None}
             index, segments = self._reduced.index, self._full.segments
-            self._full.segments = write_index(folder, settings, self.pipeline.save, arrays, index, segments)
+            self._full.segments = write_index(folder, self.pipeline, settings, arrays, index, segments)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, fetch: Fetch | None = None) -> SearchIndex:
@@ -321,7 +321,7 @@ class SearchIndex:
             raise FileError(f"{folder}: not a usable index: {error}") from error
 
     def _append(self, segment: Segment, ids: npt.ArrayLike | None) -> None:
-        """Add a segment's vectors; the index is as it was where that fails."""
+        """Add a segment's vectors."""
         n = segment.rows
         if ids is None:
             numbers = (self._ids.max(initial=-1) + 1 + np.arange(n)).astype(np.int64)
@@ -341,9 +341,13 @@ class SearchIndex:
                 vectors = as_vectors(segment.take(rows), "vectors")
                 if self.pipeline.metric == "cosine":
                     pieces.append(norms_of(vectors))
-                if self._certificates is not None:
-                    proofs.append(self._certificates.of(self.pipeline, vectors))
-                self._reduced.add(vectors)
+                if self._certificates is None:
+                    self._reduced.add(vectors)
+                else:
+                    assert isinstance(self._reduced, Flat)
+                    codes = self.pipeline.encode(vectors)
+                    proofs.append(self._certificates.of(vectors, self.pipeline.decode(codes)))
+                    self._reduced.add_codes(codes)
                 advance(len(rows))
         assert len(self._reduced) == codes_before + n
         self._ids = np.concatenate([self._ids, numbers])

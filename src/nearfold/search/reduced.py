@@ -88,7 +88,11 @@ class Flat(Reduced):
 
     def add(self, vectors: Float32) -> None:
         """Add vectors (n, d)."""
-        self.index.add_sa_codes(self._pipeline.encode(vectors))
+        self.add_codes(self._pipeline.encode(vectors))
+
+    def add_codes(self, codes: Codes) -> None:
+        """Add vectors by their codes (n, bytes)."""
+        self.index.add_sa_codes(codes)
 
     def search(self, queries: Float32, depth: int, effort: int) -> Int64:  # noqa: ARG002
         """Return each query's nearest numbers; see the base class."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -29,25 +29,20 @@ _FORMAT, _VERSION = "nearfold.index", 1
 _TRIES = 5
 
 
-class SavedIndex:
-    """What a folder holds: settings, arrays, the faiss index and the segments of full vectors."""
+class SavedIndex(NamedTuple):
+    """What a folder holds: a pipeline, settings, arrays, the faiss index and segments of full vectors."""
 
-    def __init__(
-        self,
-        settings: dict[str, Any],
-        pipeline: Pipeline,
-        arrays: dict[str, npt.NDArray[Any]],
-        index: Any,
-        segments: list[Segment],
-    ) -> None:
-        self.settings, self.pipeline, self.arrays = settings, pipeline, arrays
-        self.index, self.segments = index, segments
+    pipeline: Pipeline
+    settings: dict[str, Any]
+    arrays: dict[str, npt.NDArray[Any]]
+    index: Any
+    segments: list[Segment]
 
 
 def write_index(
     folder: str | os.PathLike[str],
+    pipeline: Pipeline,
     settings: dict[str, Any],
-    save_pipeline: Any,
     arrays: dict[str, npt.NDArray[Any]],
     index: Any,
     segments: list[Segment],
@@ -58,10 +53,10 @@ def write_index(
     ----------
     folder
         Made if missing; an index there is replaced.
+    pipeline
+        What makes the codes.
     settings
         Anything JSON can hold.
-    save_pipeline
-        Called with a path, writes the pipeline there.
     arrays
         By name.
     index
@@ -87,7 +82,7 @@ def write_index(
             part: f"{generation:06}.{part}"
             for part in ("pipeline.safetensors", "index.faiss", "rows.safetensors")
         }
-        save_pipeline(home / names["pipeline.safetensors"])
+        pipeline.save(home / names["pipeline.safetensors"])
         with replacing(home / names["index.faiss"]) as file:
             faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
         with replacing(home / names["rows.safetensors"]) as file:
@@ -119,7 +114,7 @@ def _named(home: Path, segment: Segment) -> str:
 def _segment_file(
     home: Path, segment: Segment, generation: int, number: int, files: dict[str, list[Any]]
 ) -> Segment:
-    """Return a segment as a file; files inside the folder are listed with their checksum."""
+    """Return a segment as a file; files inside the folder are listed, their size alone."""
     gone = segment.path is not None and segment.array is not None and not Path(segment.path).exists()
     if segment.path is None or gone:
         # Another index saved here may have removed the file; what is mapped can still be read.
@@ -193,4 +188,4 @@ def _read(home: Path, manifest: dict[str, Any]) -> SavedIndex:
             )
         segments.append(segment)
     pipeline = Pipeline.load(home / parts["pipeline.safetensors"])
-    return SavedIndex(manifest["settings"], pipeline, arrays, index, segments)
+    return SavedIndex(pipeline, manifest["settings"], arrays, index, segments)

@@ -1,0 +1,22 @@
+"""What several commands read before they work in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nearfold.arrays import Float32
+    from nearfold.io.base import Source
+
+__all__ = ["rows_in_memory"]
+
+
+def rows_in_memory(source: Source, rows: int | None, seed: int) -> Float32:
+    """Return all rows of a source, or a sample of `rows` where it has more; shape (n, d)."""
+    from nearfold.io.vectors import checked_rows, read_source
+    from nearfold.sampling import sampled_rows
+
+    if rows is None or rows >= source.layout.rows:
+        return read_source(source)
+    chosen = sampled_rows(source.layout.rows, rows, seed)
+    return checked_rows(source.take(chosen), chosen, source.path)
