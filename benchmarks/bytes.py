@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
 import numpy.typing as npt
-from data import Float32, data_folder, load
+from data import Float32, load
 from rich.console import Console
 from rich.table import Table
 
@@ -107,9 +109,16 @@ def faiss_alone(
 
 
 def main() -> None:
-    folder = data_folder()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument(
+        "--bytes", type=int, choices=[race.n_bytes for race in RACES], help="run this size alone"
+    )
+    arguments = parser.parse_args()
     for race in RACES:
-        base, queries = (normalize_rows(part) for part in load(folder, race.data))
+        if arguments.bytes not in (None, race.n_bytes):
+            continue
+        base, queries = (normalize_rows(part) for part in load(arguments.data, race.data))
         truth = Truth.compute(base, queries, 10, "cosine")
         table = Table(title=f"{race.data}, {len(base):,} rows, P@10 of {len(queries):,} held-out queries")
         for heading in ("pipeline", "bytes", "shared", "P@10", "fit s", "rows/s encoded"):

@@ -113,6 +113,41 @@ def test_a_removed_id_can_be_given_again(pipeline: Pipeline, base: Vectors) -> N
     assert index.search(base[400:401], 1).ids[0, 0] == 7
 
 
+@pytest.mark.parametrize(
+    ("kind", "certify"), [("flat", False), ("ivf", False), ("hnsw", False), ("flat", True)]
+)
+def test_an_addition_refused_midway_leaves_nothing_behind(
+    base: Vectors,
+    queries: Vectors,
+    kind: str,
+    certify: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("nearfold.search.index._CHUNK_BYTES", 100 * 96 * 4)
+    # Without a fold a zero row has no direction to encode.
+    pipeline = fit_pipeline(base, "SQ8")
+    index = SearchIndex.build(pipeline, base[:500], kind=kind, certify=certify)
+    before = index.search(queries, 10, depth=50, effort=500)
+    refused = base[500:900].copy()
+    refused[350] = 0
+    with pytest.raises(DataError, match="zero"):
+        index.add(refused)
+    assert len(index) == 500
+    kept = index.search(queries, 10, depth=50, effort=500)
+    assert overlap(kept.ids, before.ids) > 0.99
+    index.add(base[500:900])
+    index.save(tmp_path / "index")
+    again = SearchIndex.load(tmp_path / "index")
+    assert len(again) == 900
+    for held in (index, again):
+        found = held.search(base[:900], 1, depth=50, effort=900)
+        assert (found.ids[:, 0] == np.arange(900)).mean() > 0.99
+    if certify:
+        truth = exact(base[:900], queries, 10, "cosine")
+        assert overlap(index.search(queries, 10, certified=True).ids, truth) == 1
+
+
 def test_codes_alone_read_no_full_vectors(pipeline: Pipeline, base: Vectors, queries: Vectors) -> None:
     def never(_ids: npt.NDArray[np.int64]) -> Vectors:
         raise AssertionError("full vectors were read")

@@ -89,9 +89,9 @@ class Certificates:
         """Return what they are made of, by name."""
         return {"back": self.back, "plane": self.plane, "center": self.center, "rows": self.rows}
 
-    def append(self, pieces: list[Float32]) -> None:
-        """Add the numbers of further rows."""
-        self.rows = np.concatenate([self.rows, *pieces])
+    def append(self, pieces: list[Float32], rows: int) -> None:
+        """Add the numbers of further rows, up to so many in all."""
+        self.rows = np.concatenate([self.rows, *pieces])[:rows]
 
     def upper(self, queries: Float32, decoded: Float32) -> Float32:
         """Return an upper bound of each score <q, b> (minus |b|^2 / 2 for l2): shape (q, n).

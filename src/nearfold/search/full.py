@@ -65,6 +65,12 @@ class Segment(NamedTuple):
             )
         return cls(source.layout.rows, None, source, path)
 
+    def first(self, rows: int) -> Segment:
+        """Return the first rows alone."""
+        if rows == self.rows:
+            return self
+        return self._replace(rows=rows, array=None if self.array is None else self.array[:rows])
+
     def take(self, rows: Int64) -> npt.NDArray[Any]:
         """Return rows by number."""
         if self.array is not None:

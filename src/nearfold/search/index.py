@@ -335,29 +335,32 @@ class SearchIndex:
         pieces: list[Float32] = []
         proofs: list[Float32] = []
         codes_before = len(self._reduced)
-        with stage("index", n) as advance:
-            for start in range(0, n, step):
-                rows = np.arange(start, min(n, start + step))
-                vectors = as_vectors(segment.take(rows), "vectors")
-                if self.pipeline.metric == "cosine":
-                    pieces.append(norms_of(vectors))
-                if self._certificates is None:
-                    self._reduced.add(vectors)
-                else:
-                    assert isinstance(self._reduced, Flat)
-                    codes = self.pipeline.encode(vectors)
-                    proofs.append(self._certificates.of(vectors, self.pipeline.decode(codes)))
-                    self._reduced.add_codes(codes)
-                advance(len(rows))
-        assert len(self._reduced) == codes_before + n
-        self._ids = np.concatenate([self._ids, numbers])
-        self._removed = np.concatenate([self._removed, np.zeros(n, bool)])
-        if self._norms is not None:
-            self._norms = np.concatenate([self._norms, *pieces])
-        if self._certificates is not None:
-            self._certificates.append(proofs)
-        if self._full.fetch is None:
-            self._full.append(segment)
+        try:
+            with stage("index", n) as advance:
+                for start in range(0, n, step):
+                    rows = np.arange(start, min(n, start + step))
+                    vectors = as_vectors(segment.take(rows), "vectors")
+                    if self.pipeline.metric == "cosine":
+                        pieces.append(norms_of(vectors))
+                    if self._certificates is None:
+                        self._reduced.add(vectors)
+                    else:
+                        assert isinstance(self._reduced, Flat)
+                        codes = self.pipeline.encode(vectors)
+                        proofs.append(self._certificates.of(vectors, self.pipeline.decode(codes)))
+                        self._reduced.add_codes(codes)
+                    advance(len(rows))
+        finally:
+            # Codes can't be taken out again: where a later row was refused, those before it are removed ones.
+            done = len(self._reduced) - codes_before
+            self._ids = np.concatenate([self._ids, numbers if done == n else np.full(done, -1)])
+            self._removed = np.concatenate([self._removed, np.full(done, done < n)])
+            if self._norms is not None:
+                self._norms = np.concatenate([self._norms, *pieces])[: len(self._ids)]
+            if self._certificates is not None:
+                self._certificates.append(proofs, len(self._ids))
+            if self._full.fetch is None and done:
+                self._full.append(segment.first(done))
 
     def _candidates(self, asked: Float32, depth: int, effort: int | None) -> Int64:
         """Return the row numbers of `depth` candidates, none of them removed, -1 where there are fewer."""
