@@ -32,6 +32,10 @@ $(VENV)/.browser: $(VENV)/.test
 	$(PIP) -e '.[browser]'
 	touch $@
 
+$(VENV)/.bench: $(VENV)/.core
+	$(PIP) -e '.[bench]'
+	touch $@
+
 demo: $(VENV)/.core
 	$(BIN)/nearfold demo
 
@@ -61,11 +65,14 @@ format: $(VENV)/.dev
 
 # DATA is a folder with the vectors that benchmarks/README.md names.
 DATA ?= ../shared/data
-bench: $(VENV)/.torch
+bench: $(VENV)/.torch $(VENV)/.bench
 	$(BIN)/python benchmarks/quality.py --data $(DATA)
 	$(BIN)/python benchmarks/speed.py --data $(DATA)
 	$(BIN)/python benchmarks/paper.py --data $(DATA)
 	$(BIN)/python benchmarks/objective.py --data $(DATA)
+	$(BIN)/python benchmarks/bytes.py --data $(DATA)
+	$(BIN)/python benchmarks/plans.py --data $(DATA)
+	$(BIN)/python benchmarks/search.py --data $(DATA)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -107,6 +107,7 @@ def successive_halving(
     column: str,
     seed: int,
     seconds: float | None,
+    rungs: Sequence[Rung] = RUNGS,
 ) -> tuple[list[Trial], list[tuple[PipelineSpec, str]]]:
     """Try pipelines, and return the last trial of each, and those that could not be fitted, with the reason.
 
@@ -120,6 +121,8 @@ def successive_halving(
         What is searched with; what is judged; the judgement's column that decides; of all draws.
     seconds
         Begin no further fit after so long; None for no limit. The first round is always finished.
+    rungs
+        The rounds; those of too few rows are left out.
 
     Raises
     ------
@@ -130,14 +133,14 @@ def successive_halving(
     alive = list(zip(specs, sizes, strict=True))
     best: dict[PipelineSpec, Trial] = {}
     failed: list[tuple[PipelineSpec, str]] = []
-    rungs = [rung for rung in RUNGS if rung.share == 1 or rung.share * len(base) >= _LEAST_ROWS]
+    rounds = [rung for rung in rungs if rung.share == 1 or rung.share * len(base) >= _LEAST_ROWS]
     order = np.random.default_rng(seed).permutation(len(base))
-    for number, rung in enumerate(rungs):
+    for number, rung in enumerate(rounds):
         rows = base[np.sort(order[: max(2, round(rung.share * len(base)))])]
         truth = Truth.compute(rows, queries, k, metric)
         fitter = PipelineFitter(rows, metric=metric, seed=seed)
         tried: list[tuple[Trial, int]] = []
-        with stage(f"round {number + 1} of {len(rungs)}", len(alive), "pipelines") as advance:
+        with stage(f"round {number + 1} of {len(rounds)}", len(alive), "pipelines") as advance:
             for spec, size in alive:
                 if number and seconds is not None and time.monotonic() - began > seconds:
                     break
