@@ -21,7 +21,7 @@ $(VENV)/.dev: $(VENV)/.test
 	touch $@
 
 $(VENV)/.torch: $(VENV)/.test
-	$(PIP) -e '.[torch]'
+	$(PIP) -e '.[test-torch]'
 	touch $@
 
 $(VENV)/.manifold: $(VENV)/.test

@@ -55,6 +55,7 @@ LINKS = 16
 class Engine(NamedTuple):
     """One index, built: `search` takes queries and a setting, and returns ids (q, K)."""
 
+    group: str
     name: str
     n_bytes: float
     seconds: float
@@ -96,7 +97,9 @@ def of_faiss(base: Float32, threads: int) -> Iterator[Engine]:
     lists = round(4 * len(base) ** 0.5)
     inner = faiss.METRIC_INNER_PRODUCT
 
-    def built(name: str, factory: str, settings: Sequence[int], parameters: Callable[[int], Any]) -> Engine:
+    def built(
+        group: str, name: str, factory: str, settings: Sequence[int], parameters: Callable[[int], Any]
+    ) -> Engine:
         began = time.perf_counter()
         index = faiss.index_factory(d, factory, inner)
         graph = faiss.downcast_index(index)
@@ -106,7 +109,9 @@ def of_faiss(base: Float32, threads: int) -> Iterator[Engine]:
         index.add(base)
         seconds = time.perf_counter() - began
         size = faiss.serialize_index(index).size / len(base)
-        return Engine(name, size, seconds, settings, lambda q, s: index.search(q, K, params=parameters(s))[1])
+        return Engine(
+            group, name, size, seconds, settings, lambda q, s: index.search(q, K, params=parameters(s))[1]
+        )
 
     def follow(effort: int) -> Any:
         return faiss.SearchParametersHNSW(efSearch=effort)
@@ -118,14 +123,14 @@ def of_faiss(base: Float32, threads: int) -> Iterator[Engine]:
 
         return parameters
 
-    yield built("faiss Flat", "Flat", (0,), lambda _: None)
-    yield built(f"faiss HNSW{LINKS}", f"HNSW{LINKS},Flat", EFFORTS, follow)
-    yield built(f"faiss HNSW{2 * LINKS}", f"HNSW{2 * LINKS},Flat", EFFORTS, follow)
-    yield built(f"faiss HNSW{LINKS},SQ8", f"HNSW{LINKS},SQ8", EFFORTS, follow)
+    yield built("faiss Flat", "faiss Flat", "Flat", (0,), lambda _: None)
+    yield built("faiss HNSW", f"faiss HNSW{LINKS}", f"HNSW{LINKS},Flat", EFFORTS, follow)
+    yield built("faiss HNSW", f"faiss HNSW{2 * LINKS}", f"HNSW{2 * LINKS},Flat", EFFORTS, follow)
+    yield built("faiss HNSW,SQ8", f"faiss HNSW{LINKS},SQ8", f"HNSW{LINKS},SQ8", EFFORTS, follow)
     product = f"IVF{lists},PQ{d // 4}x4fs,RFlat"
-    yield built(f"faiss {product}", product, PROBES, refined(10))
+    yield built("faiss IVF-PQ", f"faiss {product}", product, PROBES, refined(10))
     one_bit = f"IVF{lists},RaBitQ,Refine(SQ8)"
-    yield built(f"faiss {one_bit}", one_bit, PROBES, refined(10))
+    yield built("faiss IVF-RaBitQ", f"faiss {one_bit}", one_bit, PROBES, refined(10))
 
 
 def of_hnswlib(base: Float32, threads: int) -> Iterator[Engine]:
@@ -142,7 +147,7 @@ def of_hnswlib(base: Float32, threads: int) -> Iterator[Engine]:
             return index.knn_query(queries, K)[0]
 
         size = index.index_file_size() / len(base)
-        yield Engine(f"hnswlib M={links}", size, seconds, EFFORTS, search)
+        yield Engine("hnswlib", f"hnswlib M={links}", size, seconds, EFFORTS, search)
 
 
 def of_usearch(base: Float32, threads: int) -> Iterator[Engine]:
@@ -163,7 +168,7 @@ def of_usearch(base: Float32, threads: int) -> Iterator[Engine]:
             return index.search(queries, K, threads=threads).keys
 
         size = index.serialized_length / len(base)
-        yield Engine(f"usearch {kind}", size, seconds, EFFORTS, search)
+        yield Engine(f"usearch {kind}", f"usearch {kind}", size, seconds, EFFORTS, search)
 
 
 def of_svs(base: Float32, threads: int, scratch: Path) -> Iterator[Engine]:
@@ -171,14 +176,14 @@ def of_svs(base: Float32, threads: int, scratch: Path) -> Iterator[Engine]:
     saved = str(scratch / "base.fvecs")
     svs.write_vecs(base, saved)
     vectors = svs.VectorDataLoader(saved, svs.DataType.float32, dims=d)
-    yield _vamana("svs Vamana", vectors, threads, scratch)
+    yield _vamana("svs Vamana", "svs Vamana", vectors, threads, scratch)
     dims = (d // 4, d // 3, d // 2)
     if "GenuineIntel" in Path("/proc/cpuinfo").read_text():
         kinds = svs.LeanVecKind
         for width in dims:
             for name, first in (("4x8", kinds.lvq4), ("8x8", kinds.lvq8)):
                 lean = svs.LeanVecLoader(vectors, width, primary_kind=first, secondary_kind=kinds.lvq8)
-                yield _vamana(f"svs LeanVec{name}, {width} dims", lean, threads, scratch)
+                yield _vamana("svs LeanVec", f"svs LeanVec{name}, {width} dims", lean, threads, scratch)
         return
     # svs refuses LeanVec on processors of other makers and ends the process. What it is made of goes
     # everywhere: projection on principal axes (its own default), svs's graph over 8-bit integers, and
@@ -209,13 +214,20 @@ def of_svs(base: Float32, threads: int, scratch: Path) -> Iterator[Engine]:
                 return np.take_along_axis(found, order, 1)
 
             size = width + 4 * (2 * LINKS + 1)
-            yield Engine(f"LeanVec's parts, {width} dims, {depth} re-ranked", size, 0.0, EFFORTS, search)
+            yield Engine(
+                "LeanVec's parts",
+                f"LeanVec's parts, {width} dims, {depth} re-ranked",
+                size,
+                0.0,
+                EFFORTS,
+                search,
+            )
 
 
 _GRAPH = svs.VamanaBuildParameters(alpha=0.95, graph_max_degree=2 * LINKS, window_size=CONSTRUCTION)
 
 
-def _vamana(name: str, loader: Any, threads: int, scratch: Path) -> Engine:
+def _vamana(group: str, name: str, loader: Any, threads: int, scratch: Path) -> Engine:
     began = time.perf_counter()
     index = svs.Vamana.build(_GRAPH, loader, svs.DistanceType.MIP, num_threads=threads)
     seconds = time.perf_counter() - began
@@ -228,7 +240,7 @@ def _vamana(name: str, loader: Any, threads: int, scratch: Path) -> Engine:
         index.search_window_size = effort
         return index.search(queries, K)[0]
 
-    return Engine(name, size, seconds, EFFORTS, search)
+    return Engine(group, name, size, seconds, EFFORTS, search)
 
 
 def of_nearfold(base: Float32, threads: int, specs: Sequence[str], scratch: Path) -> Iterator[Engine]:
@@ -252,7 +264,7 @@ def of_nearfold(base: Float32, threads: int, specs: Sequence[str], scratch: Path
             def search(queries: Float32, effort: int, index: SearchIndex = index, depth: int = depth) -> Any:
                 return index.search(queries, K, depth=depth, effort=effort).ids
 
-            yield Engine(f"{name} {kind}, {depth} re-ranked", size, seconds, efforts, search)
+            yield Engine("nearfold", f"{name} {kind}, {depth} re-ranked", size, seconds, efforts, search)
 
 
 def measured(engines: Sequence[Engine], queries: Float32, neighbors: Int64) -> list[Point]:
@@ -338,14 +350,12 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 def write_page(points: Sequence[Point], title: str, least: float, data: dict[str, str], path: Path) -> None:
     """Write the plot, and a table of each engine's front."""
-    lowest = least - 0.15
-    series: dict[str, tuple[list[float], list[float]]] = {}
+    lowest = least - 0.1
+    groups: dict[str, list[Point]] = {}
     rows: list[list[Cell]] = []
     for engine in {id(point.engine): point.engine for point in points}.values():
-        own = front([point for point in points if point.engine is engine])
-        seen = [point for point in own if point.recall >= lowest]
-        if seen:
-            series[engine.name] = [p.recall for p in seen], [p.rate for p in seen]
+        own = [point for point in points if point.engine is engine]
+        groups.setdefault(engine.group, []).extend(own)
         rows += [
             [
                 Cell(engine.name),
@@ -355,31 +365,37 @@ def write_page(points: Sequence[Point], title: str, least: float, data: dict[str
                 Cell(f"{engine.n_bytes:,.0f}", engine.n_bytes),
                 Cell(f"{engine.seconds:.1f}", engine.seconds),
             ]
-            for p in own
+            for p in front(own)
         ]
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for name, own in groups.items():
+        seen = [point for point in front(own) if point.recall >= lowest]
+        if seen:
+            sizes = {round(p.engine.n_bytes) for p in seen}
+            label = f"{name}, {min(sizes):,} bytes" if len(sizes) == 1 else f"{name}, to {max(sizes):,} bytes"
+            series[label] = [p.recall for p in seen], [p.rate for p in seen]
     measure = (
         f"Recall is the share of the true {K} nearest among the {K} returned, with the file's own truth. All "
         f"queries are asked in one batch; the best of {REPEATS} times counts, taken in turn. Bytes are those "
         f"of the saved index for each vector; nearfold's full vectors stay in a file, mapped into memory."
     )
     page = Page(title, f"recall@{K} against queries a second", measure, data, command_line())
-    chart = lines(series, f"recall@{K}", "queries a second", log_y=True)
-    page.add("Recall and speed", Chart(chart, "Up and right is better."))
+    chart = lines(series, f"recall@{K}", "queries a second")
+    page.add(
+        "Recall and speed",
+        Chart(chart, "Up and right is better; each line is the best of its kind's settings and variants."),
+    )
     headings = ["engine", "setting", "recall", "queries/s", "bytes a vector", "build, s"]
     page.add("All points that no other of the same engine beats", PageTable(headings, rows, None))
     page.write(path)
 
 
 def shown(points: Sequence[Point], engines: Sequence[Engine], recall: float, title: str) -> None:
-    reference = max(
-        (
-            found
-            for e in engines
-            if "HNSW" in e.name or "hnswlib" in e.name or e.name == "usearch f32"
-            if "SQ8" not in e.name and (found := fastest(points, e.name, recall))
-        ),
-        key=lambda point: point.rate,
-    )
+    graphs = ("faiss HNSW", "hnswlib", "usearch f32")
+    found = [fastest(points, engine.name, recall) for engine in engines if engine.group in graphs]
+    reference = max((point for point in found if point), key=lambda point: point.rate, default=None)
+    if reference is None:
+        raise SystemExit(f"no HNSW on full vectors reaches recall {recall} here")
     table = Table(title=f"{title}\nfastest setting of recall@{K} >= {recall}")
     for heading in (
         "engine",
@@ -393,18 +409,18 @@ def shown(points: Sequence[Point], engines: Sequence[Engine], recall: float, tit
     ):
         table.add_column(heading, justify="left" if heading == "engine" else "right")
     for engine in engines:
-        found = fastest(points, engine.name, recall)
+        point = fastest(points, engine.name, recall)
         row = [engine.name, f"{engine.n_bytes:,.0f}", f"{engine.seconds:.1f}"]
-        if found is None:
+        if point is None:
             most = max((p for p in points if p.engine is engine), key=lambda p: p.recall)
             table.add_row(*row, "", f"at most {most.recall:.3f}", "", "", "")
         else:
             table.add_row(
                 *row,
-                str(found.setting),
-                f"{found.recall:.3f}",
-                f"{found.rate:,.0f}",
-                f"{found.rate / reference.rate:.2f}",
+                str(point.setting),
+                f"{point.recall:.3f}",
+                f"{point.rate:,.0f}",
+                f"{point.rate / reference.rate:.2f}",
                 f"{engine.n_bytes / reference.engine.n_bytes:.2f}",
             )
     console.print(table)

@@ -7,6 +7,7 @@ import glob
 import hashlib
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from nearfold.errors import FileError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["cause", "checksum", "held", "remove_beside", "replacing", "sync_folder"]
+__all__ = ["cause", "checksum", "held", "new_folder", "remove_beside", "replacing", "sync_folder"]
 
 # The ending of files that are being written.
 _BESIDE = ".part"
@@ -70,6 +71,38 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         # After a successful rename there is nothing left under this name.
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Make a folder beside `path` to be filled; on success it gets that name, files synced.
+
+    When anything fails inside, an interrupt included, it is removed.
+
+    Raises
+    ------
+    FileError
+        There is something at `path` already, or the folder can't be written.
+    """
+    target = Path(path)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise FileError(f"{target}: is there already; name a folder that is not")
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(8)}{_BESIDE}")
+    try:
+        beside.mkdir()
+        yield beside
+        for file in beside.rglob("*"):
+            handle = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        beside.replace(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise FileError(f"{target}: can't be written: {cause(error)}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _open_held(path: Path) -> BinaryIO:

@@ -18,6 +18,7 @@ from nearfold.cli import (
     demo,
     drift,
     evaluate,
+    export,
     fit,
     index,
     inspect,
@@ -52,6 +53,7 @@ app.command("plan")(plan.plan)
 app.command("index")(index.index)
 app.command("search")(search.search)
 app.command("inspect")(inspect.inspect)
+app.command("export")(export.export)
 app.command("update")(update.update)
 app.command("methods")(methods.methods)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nearfold.report.charts import scatter
+from nearfold.report.charts import dots, scatter
 from nearfold.report.comparison import estimate_cell
 from nearfold.report.page import Cell, Chart, Page, Part, Table, Text
 
 if TYPE_CHECKING:
     from nearfold.planning.choice import Plan
+    from nearfold.planning.halving import Trial
 
 __all__ = ["plan_page"]
 
@@ -73,17 +74,23 @@ def plan_page(result: Plan, title: str, provenance: dict[str, str], command: str
         headings = ["pipeline", "bytes", result.column, "shared, MB", "fit, s", "encode, s", "on the front"]
         table = Table(headings, rows, trials.index(chosen) if chosen in trials else None)
         heading = "All rows" if rung == last else f"Left behind in round {rung + 1}"
-        chart = Chart(
-            scatter(
-                [str(t.spec) for t in trials],
-                [t.pipeline.bytes_per_vector for t in trials],
-                [t.quality(result.column) for t in trials],
-                "bytes a vector",
-                result.column,
-            ),
-            f"{trials[0].rows:,} rows; up and left is better.",
-        )
+        chart = _chart(result, trials)
         page.add(f"{heading}: {trials[0].rows:,} rows", *([chart, table] if len(trials) > 1 else [table]))
     if result.failed:
         page.add("Not tried", *(Text(f"{spec}: {reason}", soft=True) for spec, reason in result.failed))
     return page
+
+
+def _chart(result: Plan, trials: list[Trial]) -> Chart:
+    """Return what trials keep against their bytes, or in rows where all are of about one size."""
+    names = [str(trial.spec) for trial in trials]
+    sizes = [trial.pipeline.bytes_per_vector for trial in trials]
+    seen = f"{trials[0].rows:,} rows"
+    if max(sizes) < 2 * min(sizes):
+        kept = [result.kept(trial) for trial in trials]
+        means, lows, highs = ([getattr(one, part) for one in kept] for part in ("mean", "low", "high"))
+        figure = dots(names, {result.column: (means, lows, highs)}, result.column)
+        return Chart(figure, f"{seen}; right is better. Lines are 95% intervals.")
+    qualities = [trial.quality(result.column) for trial in trials]
+    figure = scatter(names, sizes, qualities, "bytes a vector", result.column, log_x=True)
+    return Chart(figure, f"{seen}; up and left is better.")

@@ -1,0 +1,120 @@
+"""`nearfold export`: a fold in the file of another tool."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nearfold.cli.options import AsJson
+
+__all__ = ["export"]
+
+
+class Target(StrEnum):
+    """What the file is for."""
+
+    onnx = "onnx"
+    faiss = "faiss"
+    sentence_transformers = "sentence-transformers"
+    model2vec = "model2vec"
+    json = "json"
+    npy = "npy"
+    sql = "sql"
+
+
+_BY_SUFFIX = {
+    ".onnx": Target.onnx,
+    ".faiss": Target.faiss,
+    ".index": Target.faiss,
+    ".json": Target.json,
+    ".npy": Target.npy,
+    ".sql": Target.sql,
+}
+
+
+def export(
+    encoder: Annotated[Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER")],
+    out: Annotated[Path, typer.Argument(help="The file to write, or the folder of a model.", metavar="OUT")],
+    to: Annotated[
+        Target | None, typer.Option(help="What for; told by the ending of OUT unless given.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="The saved model to add the fold to (sentence-transformers, model2vec)."),
+    ] = None,
+    index: Annotated[
+        str | None, typer.Option(help="What holds folded vectors, as faiss names it (faiss): Flat, HNSW32.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the function (sql).")] = None,
+    half: Annotated[bool, typer.Option("--half", help="Weights and results as float16 (onnx).")] = False,
+    normalize: Annotated[
+        bool | None,
+        typer.Option(
+            "--normalize/--no-normalize",
+            help="Scale folded vectors to norm 1: where cosine is searched, unless given; in SQL never.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a fold for another tool, which then needs no nearfold.
+
+    ONNX models, faiss indexes that plain faiss reads, sentence-transformers and model2vec models with the
+    fold as their last layer, a function for PostgreSQL with pgvector, or plain numbers as JSON and .npy.
+    """
+    from nearfold.cli.console import output, print_json
+    from nearfold.errors import ParameterError
+    from nearfold.loading import load
+
+    if to is None:
+        to = _BY_SUFFIX.get(out.suffix.lower())
+    if to is None:
+        raise ParameterError(
+            f"{out}: its ending doesn't tell what for; use --to with one of {', '.join(Target)}"
+        )
+    taken = {
+        "--model": (model, (Target.sentence_transformers, Target.model2vec)),
+        "--index": (index, (Target.faiss,)),
+        "--name": (name, (Target.sql,)),
+        "--half": (half or None, (Target.onnx,)),
+        "--normalize": (normalize, (Target.onnx, Target.faiss, Target.sentence_transformers, Target.sql)),
+    }
+    for option, (value, targets) in taken.items():
+        if value is not None and to not in targets:
+            raise ParameterError(f"{option} goes with {' and '.join(targets)}, not with {to}")
+    fold = load(encoder)
+    if to is Target.onnx:
+        from nearfold.export.onnx import write_onnx
+
+        write_onnx(fold, out, normalize=normalize, half=half)
+    elif to is Target.faiss:
+        from nearfold.export.faiss_index import write_faiss
+
+        write_faiss(fold, out, index or "Flat", normalize=normalize)
+    elif to is Target.sql:
+        from nearfold.export.sql import write_sql
+
+        write_sql(fold, out, name or "fold", normalize=normalize)
+    elif to is Target.json:
+        from nearfold.export.plain import write_json
+
+        write_json(fold, out)
+    elif to is Target.npy:
+        from nearfold.export.plain import write_npy
+
+        write_npy(fold, out)
+    else:
+        from nearfold.export.models import write_model2vec, write_sentence_transformer
+
+        if model is None:
+            raise ParameterError(f"{to} needs --model: the folder of the saved model to add the fold to")
+        if to is Target.model2vec:
+            write_model2vec(fold, model, out)
+        else:
+            write_sentence_transformer(fold, model, out, normalize=normalize)
+    if as_json:
+        print_json({"encoder": str(encoder), "to": to.value, "out": str(out)})
+    else:
+        output().print(f"saved: {out} ({to}, {fold.n_features} -> {fold.n_components})", markup=False)

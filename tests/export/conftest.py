@@ -1,0 +1,38 @@
+"""Folds of each kind, to be exported."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from nearfold import Encoder, MLPEncoder, NearFold
+
+Vectors = npt.NDArray[np.float32]
+
+
+@pytest.fixture(scope="session")
+def base(sample: Vectors) -> Vectors:
+    return np.ascontiguousarray(sample[:1000, :64] + 0.02)
+
+
+@pytest.fixture(scope="session")
+def fold(base: Vectors) -> Encoder:
+    """Return a linear fold 64 -> 16 for cosine, without bias."""
+    return NearFold(n_components=16, n_steps=20).fit(base).encoder_
+
+
+@pytest.fixture(scope="session")
+def biased(fold: Encoder) -> Encoder:
+    return Encoder(fold.weight, bias=np.linspace(-0.1, 0.2, 16, dtype=np.float32), metric="l2")
+
+
+@pytest.fixture(scope="session")
+def network() -> MLPEncoder:
+    rng = np.random.default_rng(1)
+    shapes = [(32, 64), (24, 32), (16, 24)]
+    layers = [
+        (rng.standard_normal(s).astype(np.float32) / 6, rng.standard_normal(s[0]).astype(np.float32) / 9)
+        for s in shapes
+    ]
+    return MLPEncoder(layers, skip=rng.standard_normal((16, 64)).astype(np.float32) / 8)

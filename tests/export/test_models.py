@@ -1,0 +1,132 @@
+"""Folds inside saved models, which their own libraries load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from model2vec import StaticModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from nearfold import Encoder, MLPEncoder
+from nearfold.arrays import normalize_rows
+from nearfold.errors import FileError, ParameterError
+from nearfold.export.models import write_model2vec, write_sentence_transformer
+
+Vectors = npt.NDArray[np.float32]
+TEXTS = ["word1 word2", "word3", "word7 word7 word9 word2"]
+
+
+def tokenizer() -> Tokenizer:
+    made = Tokenizer(
+        models.WordLevel({"[UNK]": 0, **{f"word{i}": i for i in range(1, 50)}}, unk_token="[UNK]")
+    )
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    return made
+
+
+@pytest.fixture
+def static(base: Vectors, tmp_path: Path) -> Path:
+    folder = tmp_path / "static"
+    StaticModel(base[:50], tokenizer(), normalize=True).save_pretrained(str(folder))
+    return folder
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+def test_model2vec_encodes_folded_texts(static: Path, fold: Encoder, tmp_path: Path) -> None:
+    before = fingerprint(static)
+    write_model2vec(fold, static, tmp_path / "folded")
+    assert fingerprint(static) == before
+    full, folded = (StaticModel.from_pretrained(str(path)) for path in (static, tmp_path / "folded"))
+    wanted = normalize_rows(fold.transform(full.encode(TEXTS)))
+    np.testing.assert_allclose(folded.encode(TEXTS), wanted, atol=1e-5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folded", "static"]
+
+
+def test_what_a_static_model_cannot_take_is_refused(
+    static: Path, fold: Encoder, biased: Encoder, network: MLPEncoder, tmp_path: Path
+) -> None:
+    out = tmp_path / "folded"
+    with pytest.raises(ParameterError, match="bias"):
+        write_model2vec(biased, static, out)
+    with pytest.raises(ParameterError, match="network"):
+        write_model2vec(network, static, out)
+    with pytest.raises(FileError, match="64 dimensions"):
+        write_model2vec(Encoder(np.eye(3, 20)), static, out)
+    with pytest.raises(FileError, match="saved model"):
+        write_model2vec(fold, tmp_path / "nowhere", out)
+    with pytest.raises(FileError, match="there already"):
+        write_model2vec(fold, static, static)
+    (static / "config.json").write_text("{")
+    with pytest.raises(FileError, match="not JSON"):
+        write_model2vec(fold, static, out)
+    assert not out.exists()
+
+
+def _transformer(folder: Path, pooled: bool, vectors: Vectors) -> Any:
+    """Save a small sentence-transformers model without downloads."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Normalize, StaticEmbedding
+
+    modules: list[Any] = [StaticEmbedding(tokenizer(), embedding_weights=vectors[:50])]
+    if pooled:
+        modules.append(Normalize())
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder))
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["fold", "biased"])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_sentence_transformers_loads_the_fold_as_its_last_layers(
+    kind: str, pooled: bool, base: Vectors, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    fold: Encoder = request.getfixturevalue(kind)
+    source, out = tmp_path / "model", tmp_path / "folded"
+    _transformer(source, pooled, base)
+    before = fingerprint(source)
+    write_sentence_transformer(fold, source, out)
+    assert fingerprint(source) == before
+    full, folded = (SentenceTransformer(str(path), device="cpu") for path in (source, out))
+    wanted = fold.transform(full.encode(TEXTS))
+    if fold.metric == "cosine":
+        wanted = normalize_rows(wanted)
+    np.testing.assert_allclose(folded.encode(TEXTS), wanted, atol=1e-5)
+    assert folded.get_sentence_embedding_dimension() == 16
+    folded.save_pretrained(str(tmp_path / "again"))
+    again = SentenceTransformer(str(tmp_path / "again"), device="cpu")
+    np.testing.assert_allclose(again.encode(TEXTS), wanted, atol=1e-5)
+
+
+def test_a_model_of_other_dimensions_is_refused(fold: Encoder, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    (model / "1_Pooling").mkdir(parents=True)
+    modules = [{"idx": 0, "path": ""}, {"idx": 1, "path": "1_Pooling"}]
+    (model / "modules.json").write_text(json.dumps(modules))
+    pooling = {"word_embedding_dimension": 384, "pooling_mode_mean_tokens": True}
+    (model / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    with pytest.raises(FileError, match="384 dimensions, the fold takes 64"):
+        write_sentence_transformer(fold, model, tmp_path / "out")
+    pooling["word_embedding_dimension"] = 64
+    (model / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    (model / "config_sentence_transformers.json").write_text('{"truncate_dim": 32}')
+    with pytest.raises(FileError, match="truncate_dim"):
+        write_sentence_transformer(fold, model, tmp_path / "out")
+    (model / "modules.json").write_text("{}")
+    with pytest.raises(FileError, match="no list"):
+        write_sentence_transformer(fold, model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
