@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-torch test-manifold test-browser check format bench clean
+.PHONY: demo test test-databases test-torch test-manifold test-browser check format bench clean
 
 # One stamp a dependency set: re-installed only when pyproject.toml changes.
 $(VENV)/.core: pyproject.toml
@@ -18,6 +18,10 @@ $(VENV)/.test: $(VENV)/.core
 
 $(VENV)/.dev: $(VENV)/.test
 	$(PIP) -e '.[dev]'
+	touch $@
+
+$(VENV)/.databases: $(VENV)/.test
+	$(PIP) -e '.[databases]'
 	touch $@
 
 $(VENV)/.torch: $(VENV)/.test
@@ -48,6 +52,9 @@ test-torch: $(VENV)/.torch
 
 test-manifold: $(VENV)/.manifold
 	$(BIN)/python -m pytest -m manifold
+
+test-databases: $(VENV)/.databases
+	$(BIN)/python -m pytest -m databases
 
 # Needs Chromium on the PATH (Debian's package chromium).
 test-browser: $(VENV)/.browser
