@@ -6,6 +6,7 @@ Applying one needs numpy alone; reading and writing one needs safetensors.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
@@ -13,12 +14,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from nearfold.arrays import Float32, Metric, as_rows, check_finite, check_metric, chunk_rows
+from nearfold.card import card_path, card_text
 from nearfold.errors import DataError, FileError, ParameterError
 from nearfold.files import cause, replacing
 
@@ -132,14 +134,52 @@ class Fold(ABC):
             _check_folded(vectors, out[start : start + step], start)
         return out
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a safetensors file, atomically.
+    def with_facts(self, **facts: Any) -> Self:
+        """Return the same fold with further facts."""
+        changed = copy.copy(self)
+        object.__setattr__(changed, "facts", MappingProxyType({**self.facts, **copy.deepcopy(facts)}))
+        return changed
+
+    def card(self) -> str:
+        """Return what `save` writes beside the fold: what it is, keeps and is not for, as Markdown."""
+        return self._card(self._content())
+
+    def save(self, path: str | os.PathLike[str], *, card: bool = True) -> None:
+        """Write to a safetensors file, atomically, and a card beside it.
+
+        Parameters
+        ----------
+        path
+            Of the file.
+        card
+            Write the card too: fold.card.md beside fold.safetensors.
 
         Raises
         ------
         FileError
             The file can't be written.
         """
+        content = self._content()
+        with replacing(path) as file:
+            file.write(content)
+        if card:
+            with replacing(card_path(Path(path))) as file:
+                file.write(self._card(content).encode())
+
+    def _card(self, content: bytes) -> str:
+        return card_text(
+            kind=self.format_name,
+            n_features=self.n_features,
+            n_components=self.n_components,
+            metric=self.metric,
+            method=self.method,
+            parameters=self.parameters,
+            facts=self.facts,
+            checksum=hashlib.sha256(content).hexdigest(),
+        )
+
+    def _content(self) -> bytes:
+        """Return the file's bytes."""
         metadata = {
             "format": self.format_name,
             "format_version": str(FORMAT_VERSION),
@@ -148,8 +188,7 @@ class Fold(ABC):
             "parameters": json.dumps(dict(self.parameters), sort_keys=True),
             "facts": json.dumps(dict(self.facts), sort_keys=True),
         }
-        with replacing(path) as file:
-            file.write(safetensors_bytes(self.tensors(), metadata))
+        return safetensors_bytes(self.tensors(), metadata)
 
     def _freeze_origin(self) -> None:
         """Check the metric, and make parameters and facts read-only copies."""

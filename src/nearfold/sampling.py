@@ -7,16 +7,21 @@ when rows are added behind.
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["sampled_rows"]
+__all__ = ["fingerprint_of", "fingerprint_rows", "sampled_rows"]
 
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
 
 # Numbers mixed at a time.
 _STEP = 1 << 20
+
+# Rows that stand for all of them in a fingerprint.
+_FINGERPRINTED = 256
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
@@ -53,6 +58,21 @@ def sampled_rows(n_rows: int, count: int, seed: int, *, start: int = 0) -> Int64
             best = np.argpartition(lowest, count - 1)[:count]
             kept, lowest = kept[best], lowest[best]
     return np.sort(kept)
+
+
+def fingerprint_rows(n_rows: int) -> Int64:
+    """Return the numbers of the rows, evenly spaced, whose values stand for the data."""
+    return np.unique(np.linspace(0, n_rows - 1, min(n_rows, _FINGERPRINTED)).astype(np.int64))
+
+
+def fingerprint_of(rows: npt.NDArray[np.float32], n_rows: int) -> str:
+    """Return a short hash of data of `n_rows` rows, of which `rows` are those of `fingerprint_rows`.
+
+    Other data of the same shape has another one, unless it is equal in all of those rows.
+    """
+    digest = hashlib.sha256(repr((n_rows, rows.shape[1])).encode())
+    digest.update(np.ascontiguousarray(rows, np.float32).data)
+    return digest.hexdigest()[:16]
 
 
 def _priorities(rows: Int64, seed: int) -> UInt64:

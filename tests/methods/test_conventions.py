@@ -148,6 +148,20 @@ def test_it_lives_in_pipelines(name: str, clusters: np.ndarray) -> None:
     assert pickle.loads(pickle.dumps(pipeline)).transform(clusters[:2]).shape == (2, 4)
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames_go_in_and_come_out(library: str, clusters: np.ndarray) -> None:
+    frames = pytest.importorskip(library)
+    columns = [f"x{column}" for column in range(clusters.shape[1])]
+    frame = frames.DataFrame(dict(zip(columns, clusters.T, strict=True)))
+    pipeline = make_pipeline(StandardScaler(), NearFold(n_components=4, n_steps=20))
+    pipeline.set_output(transform=library)
+    folded = pipeline.fit_transform(frame)
+    assert isinstance(folded, frames.DataFrame)
+    assert list(folded.columns) == [f"nearfold{column}" for column in range(4)]
+    plain = make_pipeline(StandardScaler(), NearFold(n_components=4, n_steps=20)).fit_transform(clusters)
+    np.testing.assert_allclose(folded.to_numpy(), plain, rtol=1e-5, atol=1e-6)
+
+
 def test_registry_names() -> None:
     assert resolve_methods("all") == list(METHODS)
     assert resolve_methods("linear") == list(LINEAR)

@@ -76,14 +76,20 @@ def inspect(
             page.write(report)
         results["data"] = {"base": str(base), **inspection.as_dict()}
     if as_json:
-        print_json(results)
+        print_json({**results, "card": loaded.card()})
         return
     flat = {f"parameters.{name}": value for name, value in loaded.parameters.items()}
     flat |= {f"facts.{name}": value for name, value in readable_facts(loaded).items()}
     print_mapping(
         {name: v for name, v in results.items() if name not in ("parameters", "facts", "data")} | flat
     )
-    if base is not None:
+    if base is None:
+        from rich.markdown import Markdown
+
+        from nearfold.cli.console import output
+
+        output().print(Markdown(loaded.card().partition("## How it was learned")[0]))
+    else:
         _print_inspection(inspection)
 
 

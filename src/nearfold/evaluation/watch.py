@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -23,7 +22,6 @@ from nearfold.evaluation.truth import Truth
 from nearfold.fold import Fold
 from nearfold.methods.base import FoldEstimator
 from nearfold.methods.objective import loss_of_fold
-from nearfold.mlp import MLPEncoder
 from nearfold.moments import Moments
 from nearfold.neighbors import nearest_others
 from nearfold.sampling import sampled_rows
@@ -138,10 +136,7 @@ def held_back_figures(estimator: FoldEstimator, X: Float32, **fit_options: Any) 
 
 def with_figures(fold: AnyFold, figures: Sequence[Figures]) -> AnyFold:
     """Return a fold whose facts hold its figures; the fold itself where there are none."""
-    if not figures or not isinstance(fold, Encoder | MLPEncoder):
-        return fold
-    kept: AnyFold = replace(fold, facts={**fold.facts, "watch": [entry._asdict() for entry in figures]})
-    return kept
+    return fold.with_facts(watch=[entry._asdict() for entry in figures]) if figures else fold
 
 
 def readable_facts(fold: Fold) -> dict[str, object]:

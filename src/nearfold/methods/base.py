@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from nearfold.arrays import Float32, Metric, as_rows, as_vectors, check_metric, 
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, ParameterError
 from nearfold.fold import Fold
+from nearfold.sampling import fingerprint_of, fingerprint_rows
 from nearfold.scan import Request
 
 __all__ = [
@@ -21,8 +22,12 @@ __all__ = [
     "LinearFold",
     "check_graph_neighbors",
     "check_rows_for_components",
+    "fingerprinted",
     "sample_rows",
 ]
+
+
+AnyFold = TypeVar("AnyFold", bound=Fold)
 
 
 class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -76,7 +81,8 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             A parameter is out of range for this data.
         """
         vectors = self._checked(X)
-        self.encoder_ = self._learn(vectors, resolve_components(self.n_components, vectors.shape[1]))
+        fold = self._learn(vectors, resolve_components(self.n_components, vectors.shape[1]))
+        self.encoder_ = fingerprinted(fold, vectors)
         return self
 
     def transform(self, X: npt.ArrayLike) -> Float32:
@@ -137,6 +143,11 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def fingerprinted(fold: AnyFold, X: Float32) -> AnyFold:
+    """Return a fold whose facts hold a fingerprint of the data X that it was learned from."""
+    return fold.with_facts(fingerprint=fingerprint_of(X[fingerprint_rows(len(X))], len(X)))
 
 
 class LinearFold(FoldEstimator):

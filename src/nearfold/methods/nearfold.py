@@ -18,7 +18,7 @@ from nearfold.arrays import (
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, ParameterError
 from nearfold.methods.adam import Adam
-from nearfold.methods.base import check_rows_for_components
+from nearfold.methods.base import check_rows_for_components, fingerprinted
 from nearfold.methods.objective import distinguishes, gradient, loss, score_spread, soft_neighbors
 from nearfold.methods.pca import principal_axes
 from nearfold.methods.scanned import ScanFold
@@ -286,7 +286,8 @@ class NearFold(ScanFold):
             raise DataError(f"queries has {asked.shape[1]} dimensions where X has {base.shape[1]}")
         n_components = resolve_components(self.n_components, base.shape[1])
         request = self.scan_request(len(base), n_components, asked)
-        self.encoder_ = self.learn_from_scan(*scan_array(base, request), n_components, request)
+        encoder = self.learn_from_scan(*scan_array(base, request), n_components, request)
+        self.encoder_ = fingerprinted(encoder, base)
         return self
 
     def scan_request(self, rows: int, n_components: int, queries: Float32 | None = None) -> Request:

@@ -141,7 +141,7 @@ class PipelineFitter:
             if not 0 < target <= width:
                 raise ParameterError(f"{wanted}: OPQ can't rotate {width} dimensions to {target}")
             _check_groups(wanted, target, len(vectors))
-            return opq_rotation(vectors, wanted.n_bytes, target)
+            return opq_rotation(vectors, wanted.n_bytes, target, self._seed)
         if wanted.quantizer in ("SQ4", "Binary") or wanted.quantizer in RABITQ:
             return random_rotation(width, self._seed)
         return None

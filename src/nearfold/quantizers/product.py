@@ -6,14 +6,21 @@ from typing import Any, Self
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 
 from nearfold.arrays import Float32
 from nearfold.errors import ParameterError
 from nearfold.progress import stage
 from nearfold.quantizers.base import CODEWORDS, FaissQuantizer, Score, Tensors, faiss_metric, own_lists
 
-__all__ = ["Product", "centroids_of", "product_index", "product_lists_index", "sign_codebooks"]
-
+__all__ = [
+    "Product",
+    "centroids_of",
+    "nearest_centroids",
+    "product_index",
+    "product_lists_index",
+    "sign_codebooks",
+]
 
 # faiss's k-means is several times slower in four dimensions or fewer than in five.
 _KMEANS_DIMENSIONS = 5
@@ -23,9 +30,8 @@ _KMEANS_ROWS_A_WORD = 128
 
 def centroids_of(vectors: Float32, seed: int) -> Float32:
     """Return 256 centroids of vectors (n, s) by k-means: shape (256, s)."""
-    n, width = vectors.shape
-    wide = np.zeros((n, max(width, _KMEANS_DIMENSIONS)), np.float32)
-    wide[:, :width] = vectors
+    width = vectors.shape[1]
+    wide = _widened(vectors)
     kmeans = faiss.Kmeans(
         wide.shape[1],
         CODEWORDS,
@@ -37,6 +43,22 @@ def centroids_of(vectors: Float32, seed: int) -> Float32:
     kmeans.train(wide)
     centroids: Float32 = np.ascontiguousarray(np.asarray(kmeans.centroids)[:, :width])
     return centroids
+
+
+def nearest_centroids(vectors: Float32, centroids: Float32) -> npt.NDArray[np.int64]:
+    """Return the number of the centroid (k, s) nearest each vector (n, s)."""
+    wide = _widened(centroids)
+    index = faiss.IndexFlatL2(wide.shape[1])
+    index.add(wide)
+    nearest: npt.NDArray[np.int64] = index.search(_widened(vectors), 1)[1][:, 0]
+    return nearest
+
+
+def _widened(vectors: Float32) -> Float32:
+    """Return vectors with zeros behind, up to as many dimensions as faiss is fast in."""
+    wide = np.zeros((len(vectors), max(vectors.shape[1], _KMEANS_DIMENSIONS)), np.float32)
+    wide[:, : vectors.shape[1]] = vectors
+    return wide
 
 
 def product_index(codebooks: Float32, score: Score) -> Any:

@@ -26,7 +26,7 @@ from nearfold.methods.base import FoldEstimator
 from nearfold.methods.nearfold import NearFold
 from nearfold.methods.scanned import ScanFold
 from nearfold.progress import stage
-from nearfold.sampling import sampled_rows
+from nearfold.sampling import fingerprint_of, fingerprint_rows, sampled_rows
 from nearfold.scale.engine import Engine
 from nearfold.scale.engines import engine_for
 from nearfold.scale.state import ScanState, input_digests, read_state, write_state
@@ -125,8 +125,9 @@ def fit_files(
     if request.queries is None:
         rows = sampled_rows(layout.rows, request.n_anchors, request.seed)
     watched_rows = sampled_rows(layout.rows, SAMPLE_SIZES[-1], request.seed + 1)
-    # Both samples by one reading, where files can only be read through.
-    together = np.union1d(rows, watched_rows)
+    marks = fingerprint_rows(layout.rows)
+    # All samples by one reading, where files can only be read through.
+    together = np.union1d(np.union1d(rows, watched_rows), marks)
     drawn = checked_rows(engine.take(source, column, together), together, source.path)
     if request.normalize and len(zero := np.flatnonzero(row_norms(drawn) == 0)):
         # Said with the row's own number, which nobody knows later.
@@ -144,6 +145,9 @@ def fit_files(
     assert finished.scan is not None
     n_components = resolve_components(estimator.n_components, layout.n_features)
     encoder = estimator.learn_from_scan(finished.scan, finished.anchors, n_components, request)
+    encoder = encoder.with_facts(
+        fingerprint=fingerprint_of(drawn[np.searchsorted(together, marks)], layout.rows)
+    )
     if watch and layout.rows >= IN_SAMPLE_ROWS:
         encoder = with_figures(encoder, figures_of(encoder, sample.vectors))
     elif watch:

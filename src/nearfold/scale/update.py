@@ -123,7 +123,7 @@ def update_files(
     if not after < before * (1 - min_gain):
         return Update(encoder, grown, False, source.layout.rows, before, after)
     learned = estimator.learn_from_scan(scan, anchors, encoder.n_components, state.request)
-    learned = replace(learned, facts={**learned.facts, "rows_before_update": state.rows})
+    learned = learned.with_facts(rows_before_update=state.rows)
     if total >= IN_SAMPLE_ROWS:
         learned = with_figures(learned, figures_of(learned, sample.vectors))
     return Update(learned, grown, True, source.layout.rows, before, after)
