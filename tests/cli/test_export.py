@@ -71,6 +71,5 @@ def test_bad_input_is_one_line(encoder: str, run: Run, tmp_path: Path) -> None:
         assert ended.stdout == ""
         assert len(ended.stderr.splitlines()) == 1, ended.stderr
         assert said in ended.stderr
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("f")) == [
-        "fold.safetensors"
-    ]
+    written = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("f"))
+    assert written == ["fold.card.md", "fold.safetensors"]
