@@ -39,6 +39,12 @@ def fitted(base: Vectors) -> Encoder:
     return NearFold(n_components=DIMENSIONS, metric="cosine").fit(base).encoder_
 
 
+def reranked(query: Vectors, ids: Sequence[int], vectors: Vectors) -> list[int]:
+    """Return the K of the ids whose full vectors, shape (c, d), are nearest a query by cosine."""
+    scores = vectors @ query / np.linalg.norm(vectors, axis=1)
+    return [int(ids[place]) for place in np.argsort(-scores)[:K]]
+
+
 def recall(side: Side, truth: Side) -> float:
     """Return the share of truth's neighbours that a side found."""
     pairs = zip(side.found, truth.found, strict=True)

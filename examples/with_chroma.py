@@ -7,7 +7,7 @@ from pathlib import Path
 
 import chromadb
 import numpy as np
-from frame import DEPTH, K, Side, Vectors, fitted, sample, show
+from frame import DEPTH, K, Side, Vectors, fitted, reranked, sample, show
 
 
 def run(folder: Path) -> tuple[Side, Side]:
@@ -27,8 +27,7 @@ def run(folder: Path) -> tuple[Side, Side]:
     for query, ids in zip(queries, candidates, strict=True):
         rows = items.get(ids=ids, include=["embeddings"])
         vectors = np.asarray(rows["embeddings"], np.float32)
-        scores = vectors @ query / np.linalg.norm(vectors, axis=1)
-        found.append([int(rows["ids"][place]) for place in np.argsort(-scores)[:K]])
+        found.append(reranked(query, rows["ids"], vectors))
     return full, Side("folded, re-ranked", found, size)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import hnswlib
 import numpy as np
-from frame import DEPTH, K, Side, Vectors, fitted, sample, show
+from frame import DEPTH, K, Side, Vectors, fitted, reranked, sample, show
 
 
 def run(folder: Path) -> tuple[Side, Side]:
@@ -23,9 +23,7 @@ def run(folder: Path) -> tuple[Side, Side]:
     found = []
     candidates = folded.knn_query(fold.transform(queries), DEPTH)[0].astype(np.int64)
     for query, ids in zip(queries, candidates, strict=True):
-        rows = vectors[ids]
-        scores = rows @ query / np.linalg.norm(rows, axis=1)
-        found.append(ids[np.argsort(-scores)[:K]].tolist())
+        found.append(reranked(query, ids, vectors[ids]))
     return full, Side("folded, re-ranked", found, folded.index_file_size())
 
 

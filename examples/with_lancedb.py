@@ -8,7 +8,7 @@ from pathlib import Path
 import lancedb
 import numpy as np
 import pyarrow as pa
-from frame import DEPTH, K, Side, Vectors, fitted, sample, show
+from frame import DEPTH, K, Side, Vectors, fitted, reranked, sample, show
 from lancedb.index import IvfFlat
 
 
@@ -31,9 +31,7 @@ def run(folder: Path) -> tuple[Side, Side]:
     found = []
     for query, z in zip(queries, fold.transform(queries), strict=True):
         candidates = nearest(table, z, "folded", DEPTH)
-        vectors = matrix(candidates["vector"])
-        scores = vectors @ query / np.linalg.norm(vectors, axis=1)
-        found.append(candidates["id"].to_numpy()[np.argsort(-scores)[:K]].tolist())
+        found.append(reranked(query, candidates["id"].to_pylist(), matrix(candidates["vector"])))
     return full, Side("folded, re-ranked", found, size)
 
 

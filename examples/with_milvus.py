@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from frame import DEPTH, K, Side, Vectors, fitted, sample, show
+from frame import DEPTH, K, Side, Vectors, fitted, reranked, sample, show
 from pymilvus import DataType, MilvusClient
 
 
@@ -32,8 +32,7 @@ def run(folder: Path) -> tuple[Side, Side]:
     for query, hits in zip(queries, client.search("folded", data=asked, limit=DEPTH), strict=True):
         rows = client.get("items", ids=[hit["id"] for hit in hits], output_fields=["id", "vector"])
         vectors = np.array([row["vector"] for row in rows], np.float32)
-        scores = vectors @ query / np.linalg.norm(vectors, axis=1)
-        found.append([rows[place]["id"] for place in np.argsort(-scores)[:K]])
+        found.append(reranked(query, [row["id"] for row in rows], vectors))
     client.close()
     return full, Side("folded, re-ranked", found, size(path, "folded"))
 

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from frame import DEPTH, K, Side, Vectors, fitted, sample, show
+from frame import DEPTH, K, Side, Vectors, fitted, reranked, sample, show
 from usearch.index import Index
 
 
@@ -23,9 +23,7 @@ def run(folder: Path) -> tuple[Side, Side]:
     found = []
     candidates = folded.search(fold.transform(queries), DEPTH).keys
     for query, ids in zip(queries, candidates, strict=True):
-        rows = vectors[ids]
-        scores = rows @ query / np.linalg.norm(rows, axis=1)
-        found.append(ids[np.argsort(-scores)[:K]].tolist())
+        found.append(reranked(query, ids, vectors[ids]))
     return full, Side("folded, re-ranked", found, folded.serialized_length)
 
 

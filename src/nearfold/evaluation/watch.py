@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.base import clone
@@ -20,7 +20,7 @@ from nearfold.errors import DataError, FileError, NearfoldWarning, ParameterErro
 from nearfold.evaluation.judge import judge
 from nearfold.evaluation.truth import Truth
 from nearfold.fold import Fold
-from nearfold.methods.base import FoldEstimator
+from nearfold.methods.base import AnyFold, FoldEstimator
 from nearfold.methods.objective import loss_of_fold
 from nearfold.moments import Moments
 from nearfold.neighbors import nearest_others
@@ -49,8 +49,6 @@ IN_SAMPLE_ROWS = 50_000
 _MAX_QUERIES = 500
 _K = 10
 _BLOCKS, _BLOCK_NEIGHBORS = 256, 32
-
-AnyFold = TypeVar("AnyFold", bound=Fold)
 
 
 class Figures(NamedTuple):

@@ -1,4 +1,1 @@
-"""Folds in the files of other tools, which then need no nearfold: one module a format.
-
-`registry` lists them.
-"""
+"""Folds in the files of other tools, which then need no nearfold: one module a format."""

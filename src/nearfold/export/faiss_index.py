@@ -8,12 +8,23 @@ from typing import Any
 import faiss
 import numpy as np
 
+from nearfold.arrays import Float32
 from nearfold.errors import ParameterError
 from nearfold.export.linear import linear_only, normalized
 from nearfold.files import replacing
 from nearfold.fold import Fold
 
-__all__ = ["faiss_index", "faiss_transforms", "write_faiss"]
+__all__ = ["faiss_index", "faiss_transforms", "linear_transform", "write_faiss"]
+
+
+def linear_transform(weight: Float32, bias: Float32 | None = None) -> Any:
+    """Return x -> weight x + bias as a faiss.LinearTransform; weight of shape (m, d), bias (m,)."""
+    linear = faiss.LinearTransform(weight.shape[1], weight.shape[0], bias is not None)
+    faiss.copy_array_to_vector(np.ascontiguousarray(weight).ravel(), linear.A)
+    if bias is not None:
+        faiss.copy_array_to_vector(np.ascontiguousarray(bias), linear.b)
+    linear.is_trained = True
+    return linear
 
 
 def faiss_transforms(fold: Fold, *, normalize: bool | None = None) -> list[Any]:
@@ -32,11 +43,7 @@ def faiss_transforms(fold: Fold, *, normalize: bool | None = None) -> list[Any]:
         The fold is a network.
     """
     encoder = linear_only(fold, "a faiss index")
-    linear = faiss.LinearTransform(encoder.n_features, encoder.n_components, encoder.bias is not None)
-    faiss.copy_array_to_vector(np.ascontiguousarray(encoder.weight).ravel(), linear.A)
-    if encoder.bias is not None:
-        faiss.copy_array_to_vector(np.ascontiguousarray(encoder.bias), linear.b)
-    linear.is_trained = True
+    linear = linear_transform(encoder.weight, encoder.bias)
     if not normalized(fold, normalize):
         return [linear]
     return [linear, faiss.NormalizationTransform(encoder.n_components, 2.0)]

@@ -18,6 +18,7 @@ from nearfold.sampling import fingerprint_of, fingerprint_rows
 from nearfold.scan import Request
 
 __all__ = [
+    "AnyFold",
     "FoldEstimator",
     "LinearFold",
     "check_graph_neighbors",

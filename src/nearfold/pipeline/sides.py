@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
 from nearfold.arrays import Float32, Metric, as_vectors, normalize_rows
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError
+from nearfold.export.faiss_index import linear_transform
 from nearfold.fold import Fold
 from nearfold.quantizers.base import Score
 
@@ -75,6 +75,8 @@ class OneSide(Sides):
             raise ValueError(f"a rotation of {rotation.shape[1]} dimensions behind a fold to {folded}")
         if fold is not None and fold.n_features != n_features:
             raise ValueError(f"a fold of {fold.n_features} dimensions for vectors of {n_features}")
+        self._folded = _QueryMap(fold.weight, fold.bias) if isinstance(fold, Encoder) else None
+        self._rotated = None if rotation is None else _QueryMap(rotation)
 
     @property
     def score(self) -> Score:
@@ -92,14 +94,12 @@ class OneSide(Sides):
 
     def queries(self, X: npt.ArrayLike) -> Float32:
         """Return the same as `base`, but for rounding."""
-        if not isinstance(self.fold, Encoder):
+        if self._folded is None:
             return self.base(X)
-        folded = _mapped(self._checked(X), self.fold.weight)
-        if self.fold.bias is not None:
-            folded += self.fold.bias
+        folded = self._folded(self._checked(X))
         if self.metric == "cosine":
             folded = normalize_rows(folded, keep_zero=True)
-        return folded if self.rotation is None else _mapped(folded, self.rotation)
+        return folded if self._rotated is None else self._rotated(folded)
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         """Return the rotation, where there is one."""
@@ -146,6 +146,7 @@ class LearnedSides(Sides):
             center is not None and center.shape != (self.n_features,)
         ):
             raise ValueError("a centre is for l2, and as wide as the vectors")
+        self._asked = _QueryMap(query_weight)
 
     @property
     def score(self) -> Score:
@@ -166,7 +167,7 @@ class LearnedSides(Sides):
 
     def queries(self, X: npt.ArrayLike) -> Float32:
         """Return the images of queries (q, d): shape (q, width)."""
-        mapped = _mapped(self.prepared(X), self.query_weight)
+        mapped = self._asked(self.prepared(X))
         return widened(mapped, self.metric, self.width, self.scale, base=False)
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
@@ -184,17 +185,25 @@ class LearnedSides(Sides):
         return cls(*weights, metric, width, tensors.get("center"), scale)
 
 
-def _mapped(X: Float32, weight: Float32) -> Float32:
-    """Return X weight^T by faiss's BLAS.
+class _QueryMap:
+    """X -> X weight^T + bias by faiss's BLAS.
 
     After a product numpy's BLAS keeps its threads spinning for some 20 ms, on the cores that a search by
     faiss needs next: that takes twice the time.
     """
-    linear = faiss.LinearTransform(weight.shape[1], weight.shape[0], False)
-    faiss.copy_array_to_vector(np.ascontiguousarray(weight).ravel(), linear.A)
-    linear.is_trained = True
-    mapped: Float32 = linear.apply(np.ascontiguousarray(X))
-    return mapped
+
+    def __init__(self, weight: Float32, bias: Float32 | None = None) -> None:
+        self._weight, self._bias = weight, bias
+        # Made once: for a single query that takes longer than the search.
+        self._transform = linear_transform(weight, bias)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # faiss's objects can't be pickled.
+        return type(self), (self._weight, self._bias)
+
+    def __call__(self, X: Float32) -> Float32:
+        mapped: Float32 = self._transform.apply(np.ascontiguousarray(X))
+        return mapped
 
 
 def widened(mapped: Float32, metric: Metric, width: int, scale: float, *, base: bool) -> Float32:

@@ -13,7 +13,7 @@ from nearfold.arrays import Float32
 from nearfold.errors import ParameterError
 from nearfold.pipeline.pipeline import Pipeline
 from nearfold.quantizers.base import Codes, faiss_metric
-from nearfold.quantizers.product import Product
+from nearfold.quantizers.product import Product, nearest_centroids
 
 __all__ = ["KINDS", "IndexKind", "Reduced", "reduced_from", "reduced_index"]
 
@@ -121,9 +121,7 @@ class InvertedLists(Reduced):
         if not len(vectors):
             return
         images = np.ascontiguousarray(self._pipeline.sides.base(vectors))
-        nearest = faiss.IndexFlatL2(images.shape[1])
-        nearest.add(self.centroids)
-        lists = nearest.search(images, 1)[1][:, 0]
+        lists = nearest_centroids(images, self.centroids)
         codes = self._pipeline.quantizer.encode(images)
         first = len(self)
         for chosen in np.unique(lists):
