@@ -1,7 +1,9 @@
 """What `nearfold plan` chooses against the exhaustive grid: the difference on fresh queries, and the time.
 
-The grid fits every candidate of a size on all rows and takes the one that is best on the same validation
-queries; both choices are then judged on the last 1,000 rows, which neither has seen.
+The grid is dimensions x quantisers: each quantiser that fits into the bytes, behind a fold to each of the
+GRID's shares of the dimensions that it fits, and without one. Every cell is fitted on all rows, and the best
+on the same validation queries is the grid's choice; both choices are then judged on the last 1,000 rows,
+which neither has seen.
 """
 
 from __future__ import annotations
@@ -20,13 +22,51 @@ from nearfold.cli.console import interval
 from nearfold.evaluation.intervals import estimate
 from nearfold.evaluation.split import base_and_queries
 from nearfold.evaluation.truth import Truth
-from nearfold.planning.candidates import candidates
+from nearfold.pipeline.spec import PipelineSpec
 from nearfold.planning.choice import plan
 from nearfold.planning.halving import RUNGS, Trial, judged, successive_halving
+from nearfold.quantizers.rabitq import RABITQ, rabitq_bytes
+from nearfold.quantizers.scalar import FLOATS, SCALARS
 
 console = Console(width=130, highlight=False)
 
 COLUMN = "P@10"
+
+GRID = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 7 / 8)
+# Additive codes of more bytes take minutes to learn, and hardly differ from 8 bits a dimension.
+MOST_LEARNED_BYTES = 128
+
+
+def takes(name: str, m: int) -> int:
+    """Return the bytes of m dimensions."""
+    if name in FLOATS:
+        return FLOATS[name] * m
+    if name in RABITQ:
+        return rabitq_bytes(name, m)
+    return -(-SCALARS.get(name, 1) * m // 8)
+
+
+def grid_of(n_bytes: int, d: int) -> list[PipelineSpec]:
+    """Return every cell of the grid that takes at most `n_bytes` a vector, and more than half of them."""
+    widths = sorted({round(share * d) for share in GRID})
+    cells: list[PipelineSpec] = []
+    for name in (*FLOATS, *SCALARS, *RABITQ, "Binary"):
+        # The most dimensions that fit, in eights where the quantiser wants them; fewer only lose.
+        step = 8 if name in RABITQ or name == "Binary" else 1
+        most = max((m for m in range(step, d + 1, step) if takes(name, m) <= n_bytes), default=0)
+        if most == d:
+            cells.append(PipelineSpec(None, None, name))
+        elif most:
+            cells += [PipelineSpec(fold, most, name) for fold in ("nearfold", "pca-uncentred")]
+    if d % n_bytes == 0:
+        cells += [PipelineSpec(None, None, name, n_bytes) for name in ("PQ", "OPQ")]
+    for width in sorted({n_bytes * (width // n_bytes) for width in widths} - {0}):
+        cells.append(PipelineSpec(None, None, "OPQ", n_bytes, width))
+        for fold in ("nearfold", "pca-uncentred"):
+            cells += [PipelineSpec(fold, width, name, n_bytes) for name in ("PQ", "OPQ")]
+        if n_bytes <= MOST_LEARNED_BYTES:
+            cells.append(PipelineSpec("nearfold", width, "AQ", n_bytes))
+    return cells
 
 
 def main() -> None:
@@ -45,7 +85,7 @@ def main() -> None:
     table = Table(title=f"{arguments.set}, {len(rows):,} rows, P@10 of {len(fresh):,} fresh queries")
     headings = (
         "bytes",
-        "candidates",
+        "cells",
         "plan's choice",
         "grid's choice",
         "difference",
@@ -59,7 +99,7 @@ def main() -> None:
         began = time.perf_counter()
         chosen = plan(rows, n_bytes=size, full="nowhere", queries=validation).chosen
         planned = time.perf_counter() - began
-        specs = candidates(size, base.shape[1])
+        specs = grid_of(size, base.shape[1])
         began = time.perf_counter()
         trials, _ = successive_halving(
             rows,

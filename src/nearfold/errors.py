@@ -21,6 +21,10 @@ class FileError(NearfoldError):
     """A file that can't be read or written: missing, truncated, corrupt, of another format."""
 
 
+class DatabaseError(NearfoldError):
+    """A database that can't be reached, refuses, or doesn't hold what was asked for."""
+
+
 class MissingExtraError(NearfoldError, ImportError):
     """An optional dependency is not installed; the message names the extra."""
 

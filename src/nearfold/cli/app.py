@@ -23,6 +23,7 @@ from nearfold.cli import (
     index,
     inspect,
     methods,
+    migrate,
     plan,
     search,
     sweep,
@@ -54,6 +55,7 @@ app.command("index")(index.index)
 app.command("search")(search.search)
 app.command("inspect")(inspect.inspect)
 app.command("export")(export.export)
+app.command("migrate")(migrate.migrate)
 app.command("update")(update.update)
 app.command("methods")(methods.methods)
 

@@ -158,9 +158,12 @@ def _print_plan(result: Plan, out: Path | None) -> None:
         console.print("No pipeline reaches that recall for certain; this one keeps most.")
     if error is not None:
         assert result.runner_up is not None
+        assert result.against is not None
+        fewer = result.against.rows < chosen.rows
+        on = f", on {result.against.rows:,} rows" if fewer else ""
         console.print(
             f"If {result.runner_up.spec} is the better one after all, at most "
-            f"{short(max(0.0, error.high))} is lost (its difference: {interval(error)})."
+            f"{short(max(0.0, error.high))} is lost (its difference{on}: {interval(error)})."
         )
     if result.depth:
         console.print(

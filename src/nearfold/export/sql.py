@@ -30,7 +30,9 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def fold_sql(fold: Fold, name: str = "fold", *, normalize: bool | None = None) -> str:
+def fold_sql(
+    fold: Fold, name: str = "fold", *, normalize: bool | None = None, schema: str | None = None
+) -> str:
     """Return statements that make a function `name(vector(d)) -> vector(m)` in PostgreSQL.
 
     The weights go to a table beside it, `name_weights`, one row an axis. Run it again to put another fold
@@ -41,9 +43,11 @@ def fold_sql(fold: Fold, name: str = "fold", *, normalize: bool | None = None) -
     fold
         An `Encoder`.
     name
-        Of the function, in the schema that comes first in the search path.
+        Of the function.
     normalize
         Scale folded vectors to norm 1; None not to: pgvector's cosine distance does it itself.
+    schema
+        Where both go; None for the one that comes first in the search path.
 
     Raises
     ------
@@ -54,7 +58,8 @@ def fold_sql(fold: Fold, name: str = "fold", *, normalize: bool | None = None) -
     d, m = encoder.n_features, encoder.n_components
     if d > _MOST_DIMENSIONS:
         raise ParameterError(f"pgvector's vectors have at most {_MOST_DIMENSIONS} dimensions, this fold {d}")
-    function, table = quoted(name), quoted(f"{name}_weights")
+    within = "" if schema is None else f"{quoted(schema)}."
+    function, table = within + quoted(name), within + quoted(f"{name}_weights")
     rows = ",\n".join(
         f"({axis}, '[{','.join(map(str, row))}]', {0 if encoder.bias is None else encoder.bias[axis]})"
         for axis, row in enumerate(encoder.weight)

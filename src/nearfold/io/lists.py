@@ -17,8 +17,10 @@ __all__ = [
     "chunk_of",
     "file_error",
     "first_line",
+    "fixed_lists",
     "is_fixed",
     "layout_of",
+    "matrix_of",
     "vector_column",
     "vector_schema",
 ]
@@ -69,12 +71,17 @@ def vector_schema(layout: Layout) -> pa.Schema:
 
 def table_of(chunk: Chunk, layout: Layout) -> pa.Table:
     """Return a chunk as a table of `vector_schema(layout)`."""
-    flat = np.ascontiguousarray(chunk.vectors, layout.dtype).reshape(-1)
-    columns = {layout.name: pa.FixedSizeListArray.from_arrays(pa.array(flat), layout.n_features)}
+    columns: dict[str, Any] = {layout.name: fixed_lists(chunk.vectors.astype(layout.dtype, copy=False))}
     if chunk.others is not None:
         columns |= {name: chunk.others.column(name) for name in chunk.others.column_names}
     schema = vector_schema(layout)
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def fixed_lists(vectors: npt.NDArray[Any]) -> pa.FixedSizeListArray:
+    """Return an array of shape (n, width) as n lists of one length."""
+    flat = np.ascontiguousarray(vectors).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), vectors.shape[1])
 
 
 def chunk_of(path: str, batch: pa.RecordBatch, layout: Layout, first_row: int) -> Chunk:
@@ -82,11 +89,11 @@ def chunk_of(path: str, batch: pa.RecordBatch, layout: Layout, first_row: int) -
     table = pa.Table.from_batches([batch])
     lists = table.column(layout.name).combine_chunks()
     others = table.drop_columns([layout.name])
-    vectors = _matrix(path, lists, layout.n_features, first_row)
+    vectors = matrix_of(path, lists, layout.n_features, first_row)
     return Chunk(vectors, others if others.num_columns else None)
 
 
-def _matrix(path: str, lists: pa.Array, width: int, first_row: int) -> npt.NDArray[Any]:
+def matrix_of(path: str, lists: pa.Array, width: int, first_row: int) -> npt.NDArray[Any]:
     """Return lists of one length as an array of shape (rows, width)."""
     if lists.null_count:
         bad = first_row + int(np.flatnonzero(lists.is_null().to_numpy(zero_copy_only=False))[0])

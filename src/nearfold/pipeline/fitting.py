@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -70,25 +71,24 @@ class PipelineFitter:
         What the vectors are searched with.
     seed
         Of everything drawn at random.
+    effort
+        The share of the usual steps that rotations and codes are learned in: less than 1 to compare
+        pipelines, not to use them.
     """
 
-    def __init__(self, X: npt.ArrayLike, *, metric: Metric = "cosine", seed: int = 0) -> None:
+    def __init__(
+        self, X: npt.ArrayLike, *, metric: Metric = "cosine", seed: int = 0, effort: float = 1.0
+    ) -> None:
         self._base = as_vectors(X, min_rows=2)
-        self._metric, self._seed = check_metric(metric), seed
+        self._metric, self._seed, self._effort = check_metric(metric), seed, effort
         self._folds: dict[tuple[str, int | str], Fold] = {}
 
-    def fit(self, spec: str | PipelineSpec, learning: CodeLearning | None = None) -> Pipeline:
-        """Learn a pipeline; parameters and errors as for `fit_pipeline`.
-
-        `learning` says how the codes of AQ are learned; None for the defaults.
-        """
+    def fit(self, spec: str | PipelineSpec) -> Pipeline:
+        """Learn a pipeline; parameters and errors as for `fit_pipeline`."""
         wanted = parse_spec(spec) if isinstance(spec, str) else spec
         began = time.perf_counter()
         fold = None if wanted.method is None else self.fold(wanted.method, wanted.n_components or 0)
-        if wanted.quantizer == "AQ":
-            pipeline = self._learned(wanted, fold, learning)
-        else:
-            pipeline = self._plain(wanted, fold)
+        pipeline = self._learned(wanted, fold) if wanted.quantizer == "AQ" else self._plain(wanted, fold)
         facts = {"rows": len(self._base), "fit_seconds": round(time.perf_counter() - began, 3)}
         return Pipeline(pipeline.spec, pipeline.sides, pipeline.quantizer, facts)
 
@@ -110,7 +110,7 @@ class PipelineFitter:
         centered = self._metric == "l2"
         return scan.blocks(anchors), scan.mean.astype(np.float32) if centered else None
 
-    def _learned(self, wanted: PipelineSpec, fold: Fold | None, learning: CodeLearning | None) -> Pipeline:
+    def _learned(self, wanted: PipelineSpec, fold: Fold | None) -> Pipeline:
         if fold is None:
             start = np.eye(self._base.shape[1], dtype=np.float32)
         elif isinstance(fold, Encoder):
@@ -118,9 +118,9 @@ class PipelineFitter:
         else:
             raise ParameterError(f"{wanted}: AQ learns linear maps; fold by a linear method before it")
         blocks, center = self._neighborhoods
-        sides, quantizer = learn_codes(
-            start, blocks, self._metric, wanted.n_bytes, self._seed, center, learning
-        )
+        how = CodeLearning()
+        how = replace(how, n_steps=max(1, round(self._effort * how.n_steps)))
+        sides, quantizer = learn_codes(start, blocks, self._metric, wanted.n_bytes, self._seed, center, how)
         return Pipeline(str(wanted), sides, quantizer)
 
     def _plain(self, wanted: PipelineSpec, fold: Fold | None) -> Pipeline:
@@ -141,7 +141,7 @@ class PipelineFitter:
             if not 0 < target <= width:
                 raise ParameterError(f"{wanted}: OPQ can't rotate {width} dimensions to {target}")
             _check_groups(wanted, target, len(vectors))
-            return opq_rotation(vectors, wanted.n_bytes, target, self._seed)
+            return opq_rotation(vectors, wanted.n_bytes, target, self._seed, self._effort)
         if wanted.quantizer in ("SQ4", "Binary") or wanted.quantizer in RABITQ:
             return random_rotation(width, self._seed)
         return None
@@ -159,7 +159,7 @@ class PipelineFitter:
                 raise ParameterError(f"{wanted}: Binary needs dimensions that 8 divides, not {width}")
             return Product(name, sign_codebooks(vectors))
         _check_groups(wanted, width, len(vectors))
-        return Product.train(f"{name}{wanted.n_bytes}", vectors, wanted.n_bytes, self._seed)
+        return Product.train(f"{name}{wanted.n_bytes}", vectors, wanted.n_bytes, self._seed, self._effort)
 
 
 def _check_groups(wanted: PipelineSpec, width: int, rows: int) -> None:

@@ -14,6 +14,8 @@ __all__ = ["candidates", "ladder"]
 _FOLDS = ("nearfold", "pca-uncentred")
 # Dimensions for each byte of product codes, and of additive ones.
 _DIMENSIONS_A_BYTE = (4, 8)
+# The share of the dimensions from which on fewer bits for more of them may not pay.
+_MANY = 1 / 3
 # Trained codes of more bytes keep hardly more than 8 bits a dimension, and take long to learn.
 _MOST_LEARNED_BYTES = 128
 
@@ -33,40 +35,45 @@ def candidates(n_bytes: int, n_features: int) -> list[PipelineSpec]:
 
 
 def _candidates(n_bytes: int, d: int) -> Iterator[PipelineSpec]:
-    for name, width in _numeric(n_bytes):
-        if width >= d:
+    for name, size in FLOATS.items():
+        # Behind a fold, 8 bits for more dimensions are always better.
+        if n_bytes >= size * d:
             yield PipelineSpec(None, None, name)
-        elif width >= 1:
-            # Less than 8 bits a dimension pays where the dimensions would be many; floats never do.
-            for fold in _FOLDS if name == "SQ8" else _FOLDS[:1]:
-                yield PipelineSpec(fold, width, name)
+    for family in _numeric(n_bytes):
+        # Of the quantisers of a kind, more dimensions of fewer bits are better until dimensions are many.
+        widest = max((width for _, width in family), default=0)
+        whole = min(((width, name) for name, width in family if width >= d), default=None)
+        if whole:
+            yield PipelineSpec(None, None, whole[1])
+        for name, width in family:
+            if width in range(1, d) and (width == widest or width >= _MANY * d):
+                # Neighbourhoods can be worth less than variance where hardly any dimension is left out.
+                for fold in _FOLDS if name == "SQ8" and width >= _MANY * d else _FOLDS[:1]:
+                    yield PipelineSpec(fold, width, name)
     if n_bytes <= d and d % n_bytes == 0:
-        yield PipelineSpec(None, None, "PQ", n_bytes)
         yield PipelineSpec(None, None, "OPQ", n_bytes)
     for width in sorted({_multiple(n_bytes, each, d) for each in _DIMENSIONS_A_BYTE} - {0}):
         yield PipelineSpec(None, None, "OPQ", n_bytes, width)
         yield PipelineSpec("nearfold", width, "OPQ", n_bytes)
-        yield PipelineSpec("pca-uncentred", width, "PQ", n_bytes)
         if n_bytes <= _MOST_LEARNED_BYTES:
             yield PipelineSpec("nearfold", width, "AQ", n_bytes)
 
 
-def _numeric(n_bytes: int) -> Iterator[tuple[str, int]]:
-    """Yield quantisers of single dimensions, and how many of those fit."""
-    for name, size in FLOATS.items():
-        yield name, n_bytes // size
-    for name, bits in SCALARS.items():
-        yield name, 8 * n_bytes // bits
-    yield "Binary", 8 * n_bytes
+def _numeric(n_bytes: int) -> Iterator[list[tuple[str, int]]]:
+    """Yield kinds of quantisers of single dimensions: names, and how many dimensions fit."""
+    yield [(name, 8 * n_bytes // bits) for name, bits in SCALARS.items()]
+    yield [("Binary", 8 * n_bytes)]
+    fitting = []
     for name in RABITQ:
-        fitting = [width for width in range(8, 8 * n_bytes + 1, 8) if rabitq_bytes(name, width) <= n_bytes]
-        if fitting:
-            yield name, fitting[-1]
+        widths = [width for width in range(8, 8 * n_bytes + 1, 8) if rabitq_bytes(name, width) <= n_bytes]
+        fitting += [(name, widths[-1])] if widths else []
+    yield fitting
 
 
 def _multiple(n_bytes: int, each: int, d: int) -> int:
-    """Return `each` dimensions a byte, or as many as there are; 0 where a byte has no whole ones."""
-    return n_bytes * min(each, (d - 1) // n_bytes)
+    """Return `each` dimensions a byte, or as many as there are; 0 for one, which 8 bits keep as well."""
+    most = min(each, (d - 1) // n_bytes)
+    return n_bytes * most if most > 1 else 0
 
 
 def ladder(n_features: int) -> list[int]:

@@ -49,7 +49,10 @@ class Plan:
     chosen
         The recommended trial.
     runner_up
-        The best other pipeline of at most as many bytes that got as far; None where there is none.
+        The other pipeline of at most as many bytes that got farthest, the best of those; None where there is
+        none. It is compared with the chosen one in the last round that both were in.
+    against
+        The chosen one's trial of the runner-up's last round, to compare the two.
     reached
         Whether a recall that was asked for is reached (its interval's lower end); None where none was.
     """
@@ -65,6 +68,7 @@ class Plan:
     failed: tuple[tuple[PipelineSpec, str], ...]
     chosen: Trial
     runner_up: Trial | None
+    against: Trial | None
     reached: bool | None
 
     @property
@@ -91,9 +95,9 @@ class Plan:
 
     def cost_of_error(self) -> Estimate | None:
         """Return runner-up minus chosen, paired by query: what is lost if the runner-up is the better one."""
-        if self.runner_up is None:
+        if self.runner_up is None or self.against is None:
             return None
-        return _difference(self.runner_up, self.chosen, self.column)
+        return _difference(self.runner_up, self.against, self.column)
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything measured as JSON holds it."""
@@ -108,6 +112,7 @@ class Plan:
             "chosen": str(self.chosen.spec),
             "reached": self.reached,
             "runner_up": None if self.runner_up is None else str(self.runner_up.spec),
+            "compared_on_rows": None if self.against is None else self.against.rows,
             "runner_up_minus_chosen": None if error is None else error._asdict(),
             "trials": [
                 {
@@ -197,7 +202,7 @@ def plan(
     if reranked >= len(base):
         raise ParameterError(f"depth={reranked} is not below the base's {len(base)} rows; ask for fewer")
     specs, sizes = _wanted(pipelines, n_bytes, recall, base.shape[1])
-    trials, failed = successive_halving(
+    rounds, failed = successive_halving(
         base,
         asked,
         specs,
@@ -209,15 +214,17 @@ def plan(
         seed=seed,
         seconds=seconds,
     )
+    trials = list({trial.spec: trial for trial in rounds}.values())
     chosen, reached = _chosen(trials, n_bytes, recall, column)
     others = [
         trial
         for trial in trials
-        if trial is not chosen
-        and trial.rung == chosen.rung
-        and trial.pipeline.bytes_per_vector <= chosen.pipeline.bytes_per_vector
+        if trial is not chosen and trial.pipeline.bytes_per_vector <= chosen.pipeline.bytes_per_vector
     ]
-    runner_up = max(others, key=lambda trial: trial.quality(column), default=None)
+    runner_up = max(others, key=lambda trial: (trial.rung, trial.quality(column)), default=None)
+    against = next(
+        (t for t in rounds if runner_up and (t.spec, t.rung) == (chosen.spec, runner_up.rung)), None
+    )
     return Plan(
         metric,
         k,
@@ -230,6 +237,7 @@ def plan(
         tuple(failed),
         chosen,
         runner_up,
+        against,
         reached,
     )
 

@@ -17,7 +17,6 @@ from nearfold.errors import NearfoldError, ParameterError
 from nearfold.evaluation.judge import Judgement, judge_found
 from nearfold.evaluation.truth import Truth
 from nearfold.pipeline.fitting import PipelineFitter
-from nearfold.pipeline.learning import CodeLearning
 from nearfold.pipeline.pipeline import Pipeline
 from nearfold.pipeline.spec import PipelineSpec
 from nearfold.progress import stage
@@ -35,17 +34,20 @@ class Rung:
     share
         Of the rows.
     keep
-        The share of the candidates of one size that go on to the next round, at least one.
-    steps
-        Of the training of codes.
+        The share of the candidates of one size that may go on to the next round, at least one.
+    within
+        Those go on that miss at most so much more than the best one does: of what is lost, a share.
+    effort
+        The share of the usual steps that learning takes.
     """
 
     share: float
     keep: float
-    steps: int
+    within: float
+    effort: float
 
 
-RUNGS = (Rung(1 / 8, 0.25, 40), Rung(1 / 3, 0.34, 75), Rung(1.0, 0.0, CodeLearning().n_steps))
+RUNGS = (Rung(1 / 8, 0.25, 0.2, 0.25), Rung(1 / 3, 0.5, 0.05, 0.4), Rung(1.0, 0.0, 0.0, 1.0))
 
 # Fewer rows than these say little of neighbours, so smaller data skips rounds.
 _LEAST_ROWS = 2000
@@ -109,7 +111,7 @@ def successive_halving(
     seconds: float | None,
     rungs: Sequence[Rung] = RUNGS,
 ) -> tuple[list[Trial], list[tuple[PipelineSpec, str]]]:
-    """Try pipelines, and return the last trial of each, and those that could not be fitted, with the reason.
+    """Try pipelines, and return all trials, and those that could not be fitted, with the reason.
 
     Parameters
     ----------
@@ -131,61 +133,66 @@ def successive_halving(
     """
     began = time.monotonic()
     alive = list(zip(specs, sizes, strict=True))
-    best: dict[PipelineSpec, Trial] = {}
+    done: list[Trial] = []
     failed: list[tuple[PipelineSpec, str]] = []
     rounds = [rung for rung in rungs if rung.share == 1 or rung.share * len(base) >= _LEAST_ROWS]
     order = np.random.default_rng(seed).permutation(len(base))
     for number, rung in enumerate(rounds):
+        if 0 < number < len(rounds) - 1 and len(alive) == len(set(sizes)):
+            # One is left of each size: only its last fit tells more.
+            continue
         rows = base[np.sort(order[: max(2, round(rung.share * len(base)))])]
         truth = Truth.compute(rows, queries, k, metric)
-        fitter = PipelineFitter(rows, metric=metric, seed=seed)
+        fitter = PipelineFitter(rows, metric=metric, seed=seed, effort=rung.effort)
         tried: list[tuple[Trial, int]] = []
         with stage(f"round {number + 1} of {len(rounds)}", len(alive), "pipelines") as advance:
             for spec, size in alive:
                 if number and seconds is not None and time.monotonic() - began > seconds:
                     break
                 try:
-                    trial = _trial(fitter, spec, number, rung, truth, k, depth, len(rows))
+                    trial = _trial(fitter, spec, number, truth, k, depth, len(rows))
                 except NearfoldError as error:
                     failed.append((spec, str(error)))
                 else:
-                    best[spec] = trial
+                    done.append(trial)
                     tried.append((trial, size))
                 advance(1)
             else:
-                alive = _survivors(tried, rung.keep, column)
+                alive = _survivors(tried, rung, column)
                 continue
         break
-    if not best:
+    if not done:
         raise ParameterError(f"no pipeline could be fitted: {failed[0][1] if failed else 'none was given'}")
-    return list(best.values()), failed
+    return done, failed
 
 
 def _trial(
     fitter: PipelineFitter,
     spec: PipelineSpec,
     number: int,
-    rung: Rung,
     truth: Truth,
     k: int,
     depth: int,
     rows: int,
 ) -> Trial:
     began = time.perf_counter()
-    pipeline = fitter.fit(spec, CodeLearning(n_steps=rung.steps))
+    pipeline = fitter.fit(spec)
     seconds = time.perf_counter() - began
     judgement, encoding = judged(pipeline, truth, k, depth)
     return Trial(spec, number, pipeline, judgement, seconds, encoding, rows)
 
 
-def _survivors(
-    tried: Sequence[tuple[Trial, int]], keep: float, column: str
-) -> list[tuple[PipelineSpec, int]]:
-    """Return the best of each size, the best first."""
+def _survivors(tried: Sequence[tuple[Trial, int]], rung: Rung, column: str) -> list[tuple[PipelineSpec, int]]:
+    """Return those of each size that may be best, the best first."""
     kept: list[tuple[float, PipelineSpec, int]] = []
     for size in {size for _, size in tried}:
         group = sorted(
             (trial for trial, own in tried if own == size), key=lambda t: t.quality(column), reverse=True
         )
-        kept += [(t.quality(column), t.spec, size) for t in group[: max(1, round(keep * len(group)))]]
+        least = (1 + rung.within) * group[0].quality(column) - rung.within
+        kept += [
+            (t.quality(column), t.spec, size)
+            for t in group[: max(1, round(rung.keep * len(group)))]
+            if t is group[0] or t.quality(column) >= least
+        ]
     return [(spec, size) for _, spec, size in sorted(kept, key=lambda entry: entry[0], reverse=True)]

@@ -28,14 +28,14 @@ _KMEANS_ROUNDS = 20
 _KMEANS_ROWS_A_WORD = 128
 
 
-def centroids_of(vectors: Float32, seed: int) -> Float32:
-    """Return 256 centroids of vectors (n, s) by k-means: shape (256, s)."""
+def centroids_of(vectors: Float32, seed: int, effort: float = 1.0) -> Float32:
+    """Return 256 centroids of vectors (n, s) by k-means, in a share of its rounds: shape (256, s)."""
     width = vectors.shape[1]
     wide = _widened(vectors)
     kmeans = faiss.Kmeans(
         wide.shape[1],
         CODEWORDS,
-        niter=_KMEANS_ROUNDS,
+        niter=max(1, round(effort * _KMEANS_ROUNDS)),
         seed=seed,
         max_points_per_centroid=_KMEANS_ROWS_A_WORD,
         min_points_per_centroid=1,
@@ -96,13 +96,16 @@ class Product(FaissQuantizer):
         self.width = codebooks.shape[0] * codebooks.shape[2]
 
     @classmethod
-    def train(cls, name: str, vectors: Float32, groups: int, seed: int) -> Self:
-        """Return the quantiser whose codebooks are k-means of vectors (n, width); groups divides width."""
+    def train(cls, name: str, vectors: Float32, groups: int, seed: int, effort: float = 1.0) -> Self:
+        """Return the quantiser whose codebooks are k-means of vectors (n, width); groups divides width.
+
+        `effort` is the share of the rounds of k-means that are done.
+        """
         parts = np.split(vectors, groups, axis=1)
         with stage("codebooks", groups, "codebooks") as advance:
             codebooks = []
             for j, part in enumerate(parts):
-                codebooks.append(centroids_of(part, seed + j))
+                codebooks.append(centroids_of(part, seed + j, effort))
                 advance(1)
         return cls(name, np.stack(codebooks))
 

@@ -1,0 +1,102 @@
+"""`nearfold migrate`: folded vectors beside the full ones of a database."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nearfold.cli.options import AsJson, Quiet, Seed
+
+__all__ = ["migrate"]
+
+
+class StoredDtype(StrEnum):
+    """How folded vectors are stored."""
+
+    float16 = "float16"
+    float32 = "float32"
+
+
+def migrate(
+    encoder: Annotated[Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER")],
+    where: Annotated[
+        str,
+        typer.Argument(
+            help="postgresql://USER@HOST/NAME, lancedb:FOLDER, or qdrant:FOLDER with edge shards in it.",
+            metavar="DATABASE",
+        ),
+    ],
+    table: Annotated[str, typer.Option(help="The table (Qdrant: the shard) of full vectors.")],
+    column: Annotated[
+        str | None, typer.Option(help="Of the full vectors, where there are several such.")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--id", help="The column that tells rows apart, if not the primary key (PostgreSQL)."),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Of what is made: TABLE_folded, COLUMN_folded (LanceDB), TABLE-folded (Qdrant)."),
+    ] = None,
+    dtype: Annotated[StoredDtype, typer.Option(help="Of folded vectors.")] = StoredDtype.float16,
+    index: Annotated[bool, typer.Option(help="Build an index over folded vectors.")] = True,
+    k: Annotated[int, typer.Option("-k", help="Neighbours that a search wants.", min=1)] = 10,
+    depth: Annotated[
+        int, typer.Option(help="Candidates of the first stage, put in order by full vectors.", min=1)
+    ] = 100,
+    recall: Annotated[
+        float, typer.Option(help="The share of the true k nearest that must be found.", min=0, max=1)
+    ] = 0.95,
+    n_queries: Annotated[int, typer.Option(help="Rows to verify with.", min=1)] = 200,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put folded vectors beside the full ones of a database, and verify that they find these.
+
+    A run that was killed is gone on with by running it again, and so are vectors that came since folded. Full
+    vectors are only read. The query to use is printed at the end.
+    """
+    from nearfold.cli.console import interval, output, print_json, print_mapping, showing_progress
+    from nearfold.loading import load
+    from nearfold.migration.migrating import migrate as run
+    from nearfold.migration.stores import open_store
+
+    fold = load(encoder)
+    with (
+        showing_progress(quiet or as_json),
+        open_store(where, fold, table=table, column=column, key=key, name=name, dtype=dtype.value) as store,
+    ):
+        done = run(
+            fold,
+            store,
+            dtype=dtype.value,
+            k=k,
+            depth=depth,
+            recall=recall,
+            n_queries=n_queries,
+            index=index,
+            dry_run=dry_run,
+            seed=seed,
+        )
+    results = done.as_dict()
+    if as_json:
+        print_json({"dry_run": dry_run, **results})
+        return
+    shown = {each: results[each] for each in ("source", "target")}
+    shown["vectors"] = f"{done.survey.rows:,}, {done.survey.folded:,} of them folded before"
+    if dry_run:
+        shown["would make"] = "\n".join(results["makes"]) or "nothing: it is there"
+    else:
+        shown["folded now"] = f"{done.written:,}"
+    if done.recall is not None:
+        shown["recall"] = f"{k}-in-{depth} {interval(done.recall)}, {done.queries} rows asked with"
+    print_mapping(shown)
+    output().print("\nTo search:\n" if not dry_run else "\nTo search then:\n")
+    print(done.recipe, end="")

@@ -1,0 +1,114 @@
+"""PostgreSQL's binary COPY of two columns, an id and a vector, from and to arrays.
+
+The format is that of the PostgreSQL manual (COPY, "Binary Format"), the vectors are as pgvector's
+`vector_send` and `halfvec_send` write them: two int16 (dimensions, unused), then the numbers, all in
+network byte order.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.arrays import Float32
+from nearfold.errors import DataError
+
+__all__ = ["HEADER", "TRAILER", "Rows", "pack", "unpack"]
+
+HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+TRAILER = b"\xff\xff"
+
+_COLUMNS = 2
+_PREFIX = struct.Struct(">hi")
+_LENGTH = struct.Struct(">i")
+_VECTOR = struct.Struct(">ihh")
+
+
+class Rows(NamedTuple):
+    """Ids as the server sends them, and their vectors.
+
+    Parameters
+    ----------
+    ids
+        An array (n,) of bytes where all are equally long, else a list of bytes.
+    vectors
+        Shape (n, d).
+    """
+
+    ids: npt.NDArray[np.void] | list[bytes]
+    vectors: Float32
+
+
+def _row_type(id_bytes: int, width: int, number: str) -> np.dtype[Any]:
+    return np.dtype(
+        [
+            ("columns", ">i2"),
+            ("id_length", ">i4"),
+            ("id", f"V{id_bytes}"),
+            ("length", ">i4"),
+            ("width", ">i2"),
+            ("unused", ">i2"),
+            ("vector", number, width),
+        ]
+    )
+
+
+def unpack(messages: Sequence[bytes], width: int, id_bytes: int | None, where: str) -> Rows:
+    """Return the rows that COPY sent, a message each, without header and trailer.
+
+    Parameters
+    ----------
+    messages
+        From the server.
+    width
+        Dimensions that each vector must have.
+    id_bytes
+        How long an id is; None where that varies.
+    where
+        Named in errors.
+
+    Raises
+    ------
+    DataError
+        A vector has other dimensions.
+    """
+    joined = b"".join(messages)
+    if id_bytes is not None:
+        row = _row_type(id_bytes, width, ">f4")
+        if len(joined) == len(messages) * row.itemsize:
+            table = np.frombuffer(joined, row)
+            if (table["width"] == width).all():
+                return Rows(table["id"], table["vector"].astype(np.float32))
+    ids, parts = [], []
+    for message in messages:
+        _, length = _PREFIX.unpack_from(message)
+        start = _PREFIX.size + length
+        found = _VECTOR.unpack_from(message, start)[1]
+        if found != width:
+            raise DataError(f"{where}: a vector has {found} dimensions, the encoder takes {width}")
+        ids.append(bytes(message[_PREFIX.size : start]))
+        parts.append(message[start + _VECTOR.size :])
+    vectors = np.frombuffer(b"".join(parts), ">f4").reshape(-1, width)
+    return Rows(ids, vectors.astype(np.float32))
+
+
+def pack(rows: Rows) -> bytes:
+    """Return rows as COPY takes them; their vectors are float16 for halfvec or float32 for vector."""
+    number = ">f2" if rows.vectors.dtype == np.float16 else ">f4"
+    n, width = rows.vectors.shape
+    if not isinstance(rows.ids, list):
+        table = np.empty(n, _row_type(rows.ids.dtype.itemsize, width, number))
+        table["columns"], table["id_length"], table["id"] = _COLUMNS, rows.ids.dtype.itemsize, rows.ids
+        table["length"], table["width"], table["unused"] = 4 + width * int(number[-1]), width, 0
+        table["vector"] = rows.vectors
+        return table.tobytes()
+    head = _VECTOR.pack(4 + width * int(number[-1]), width, 0)
+    ordered = rows.vectors.astype(number)
+    return b"".join(
+        _PREFIX.pack(_COLUMNS, len(name)) + name + head + vector.tobytes()
+        for name, vector in zip(rows.ids, ordered, strict=True)
+    )
