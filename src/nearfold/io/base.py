@@ -120,7 +120,10 @@ class Sink(Protocol):
 
 
 class Format(Protocol):
-    """A module of this package that reads, and maybe writes, one format."""
+    """A module of this package that reads, and maybe writes, one format.
+
+    It has SUFFIXES, the endings of such files, and FOLDER where such a table is a folder.
+    """
 
     def read(self, location: Location, column: str | None) -> Source:
         """Open for reading; `column` names the vectors where a file holds several."""

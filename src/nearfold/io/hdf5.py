@@ -15,7 +15,10 @@ from nearfold.files import cause
 from nearfold.io.base import Chunk, Int64, Layout, Source, check_layout
 from nearfold.io.location import Location
 
-__all__ = ["read"]
+__all__ = ["SUFFIXES", "read"]
+
+# Endings of such files.
+SUFFIXES = (".hdf5", ".h5")
 
 # The dataset that ann-benchmarks keeps the base in.
 _BASE = "train"

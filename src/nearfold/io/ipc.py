@@ -24,7 +24,10 @@ from nearfold.io.lists import (
 )
 from nearfold.io.location import Location
 
-__all__ = ["read", "write"]
+__all__ = ["SUFFIXES", "read", "write"]
+
+# Endings of such files.
+SUFFIXES = (".arrow", ".feather")
 
 
 class IpcSource(Source):

@@ -15,7 +15,12 @@ from nearfold.io.base import Chunk, Int64, Source
 from nearfold.io.lists import chunk_of, first_line, is_fixed, layout_of, vector_column
 from nearfold.io.location import Location
 
-__all__ = ["read"]
+__all__ = ["FOLDER", "SUFFIXES", "read"]
+
+# Endings of such files.
+SUFFIXES = (".lance",)
+# Such a table is a folder.
+FOLDER = True
 
 
 class LanceSource(Source):

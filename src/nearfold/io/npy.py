@@ -16,7 +16,10 @@ from nearfold.io.base import Chunk, Int64, Layout, Source, check_layout
 from nearfold.io.location import Location
 from nearfold.io.records import RecordSource
 
-__all__ = ["ArraySink", "ArraySource", "read", "write"]
+__all__ = ["SUFFIXES", "ArraySink", "ArraySource", "read", "write"]
+
+# Endings of such files.
+SUFFIXES = (".npy",)
 
 
 class ArraySource(Source):

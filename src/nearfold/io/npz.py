@@ -17,7 +17,10 @@ from nearfold.io.base import Layout
 from nearfold.io.location import Location
 from nearfold.io.npy import ArraySink, ArraySource
 
-__all__ = ["read", "write"]
+__all__ = ["SUFFIXES", "read", "write"]
+
+# Endings of such files.
+SUFFIXES = (".npz",)
 
 
 def read(location: Location, column: str | None) -> ArraySource:

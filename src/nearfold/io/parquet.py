@@ -25,7 +25,10 @@ from nearfold.io.lists import (
 )
 from nearfold.io.location import Location
 
-__all__ = ["read", "write"]
+__all__ = ["SUFFIXES", "read", "write"]
+
+# Endings of such files.
+SUFFIXES = (".parquet",)
 
 # Pages are read as they are decoded: a row group of any size takes this much at a time.
 _READ_BYTES = 4 << 20

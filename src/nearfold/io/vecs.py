@@ -17,7 +17,10 @@ from nearfold.io.base import Chunk, Int64, Layout, check_layout
 from nearfold.io.location import Location
 from nearfold.io.records import RecordSource
 
-__all__ = ["read", "write"]
+__all__ = ["SUFFIXES", "read", "write"]
+
+# Endings of such files.
+SUFFIXES = (".fvecs", ".bvecs", ".ivecs")
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     ".fvecs": np.dtype("<f4"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold.arrays import Float32, check_finite, chunk_rows
+from nearfold.discovery import offering
 from nearfold.errors import DataError, FileError, NearfoldError
 from nearfold.files import cause
 from nearfold.io.base import Chunk, Format, Layout, Sink, Source
@@ -33,26 +33,15 @@ __all__ = [
     "read_vectors",
 ]
 
-# By ending: the module of this package that reads it, imported when first needed.
-FORMATS = {
-    ".npy": "npy",
-    ".npz": "npz",
-    ".parquet": "parquet",
-    ".arrow": "ipc",
-    ".feather": "ipc",
-    ".fvecs": "vecs",
-    ".bvecs": "vecs",
-    ".ivecs": "vecs",
-    ".hdf5": "hdf5",
-    ".h5": "hdf5",
-    ".lance": "lance",
-}
+_MODULES = offering("nearfold.io", "SUFFIXES", but="vectors")
 
-# Those that are also written; the last three hold numbers of one type each.
-WRITABLE = (".npy", ".npz", ".parquet", ".arrow", ".feather", ".fvecs", ".bvecs", ".ivecs")
+FORMATS = {suffix: module for module in _MODULES for suffix in module.SUFFIXES}
+"""By ending: the module of this package that reads it."""
 
-# A table that is a folder.
-_FOLDERS = (".lance",)
+WRITABLE = tuple(suffix for suffix, module in FORMATS.items() if hasattr(module, "write"))
+
+# Tables that are folders.
+_FOLDERS = tuple(suffix for suffix, module in FORMATS.items() if getattr(module, "FOLDER", False))
 
 # Rows read at a time: enough for matrix products to run at full speed, and below what the
 # allocator takes from the system anew each time (32 MiB).
@@ -62,7 +51,7 @@ _CHUNK_BYTES = 16 << 20
 def _format(name: str, suffix: str) -> Format:
     if suffix not in FORMATS:
         raise FileError(f"{name}: can't tell its format from its name; use {', '.join(FORMATS)}")
-    return cast(Format, importlib.import_module(f"nearfold.io.{FORMATS[suffix]}"))
+    return cast(Format, FORMATS[suffix])
 
 
 def open_source(

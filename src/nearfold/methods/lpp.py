@@ -11,9 +11,10 @@ from nearfold.arrays import Float32, Metric, check_finite, check_positive, norma
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError
 from nearfold.methods.base import LinearFold, check_graph_neighbors, check_rows_for_components, sample_rows
+from nearfold.methods.method import Method
 from nearfold.neighbors import neighbor_graph
 
-__all__ = ["LPP"]
+__all__ = ["LPP", "OFFERS"]
 
 # Added to the normalising matrix, as a share of its mean energy: rows that don't span the space
 # would leave it singular.
@@ -96,3 +97,8 @@ class LPP(LinearFold):
     @property
     def _method_name(self) -> str:
         return "lpp"
+
+
+OFFERS = {
+    "lpp": Method(LPP, "locality preserving projections", 20),
+}

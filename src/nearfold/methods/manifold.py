@@ -21,8 +21,9 @@ from nearfold.errors import NearfoldWarning, ParameterError
 from nearfold.extras import import_extra
 from nearfold.fold import Fold
 from nearfold.methods.base import FoldEstimator, check_graph_neighbors, check_rows_for_components, sample_rows
+from nearfold.methods.method import Method
 
-__all__ = ["UMAP", "Isomap", "ManifoldFold"]
+__all__ = ["OFFERS", "UMAP", "Isomap", "ManifoldFold"]
 
 Place = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
@@ -255,3 +256,9 @@ class UMAP(_Manifold):
     @property
     def _method_name(self) -> str:
         return "umap"
+
+
+OFFERS = {
+    "isomap": Method(Isomap, "distances along a neighbour graph", 90, linear=False, saves=False),
+    "umap": Method(UMAP, "fuzzy neighbour graph", 91, linear=False, needs=("umap", "manifold"), saves=False),
+}

@@ -14,10 +14,11 @@ from nearfold.arrays import Float32, Metric, check_finite, check_positive, norma
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, ParameterError
 from nearfold.methods.base import LinearFold, check_rows_for_components, sample_rows
+from nearfold.methods.method import Method
 from nearfold.methods.pca import principal_axes
 from nearfold.moments import Moments
 
-__all__ = ["MDS"]
+__all__ = ["MDS", "OFFERS"]
 
 
 class MDS(LinearFold):
@@ -128,3 +129,8 @@ class MDS(LinearFold):
     @property
     def _method_name(self) -> str:
         return "mds"
+
+
+OFFERS = {
+    "mds": Method(MDS, "multidimensional scaling of a sample, then ridge regression", 40),
+}

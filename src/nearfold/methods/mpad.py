@@ -10,9 +10,10 @@ from nearfold.arrays import Float32, Metric, check_finite, check_positive
 from nearfold.encoder import Encoder
 from nearfold.errors import ParameterError
 from nearfold.methods.base import LinearFold, check_rows_for_components
+from nearfold.methods.method import Method
 from nearfold.progress import track
 
-__all__ = ["MPAD", "mean_of_smallest"]
+__all__ = ["MPAD", "OFFERS", "mean_of_smallest"]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -167,3 +168,8 @@ class MPAD(LinearFold):
     @property
     def _method_name(self) -> str:
         return "mpad"
+
+
+OFFERS = {
+    "mpad": Method(MPAD, "largest differences of the nearest pairs (arXiv 2504.16335)", 30),
+}

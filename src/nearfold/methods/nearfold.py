@@ -19,6 +19,7 @@ from nearfold.encoder import Encoder
 from nearfold.errors import DataError, ParameterError
 from nearfold.methods.adam import Adam
 from nearfold.methods.base import check_rows_for_components, fingerprinted
+from nearfold.methods.method import Method
 from nearfold.methods.objective import distinguishes, gradient, loss, score_spread, soft_neighbors
 from nearfold.methods.pca import principal_axes
 from nearfold.methods.scanned import ScanFold
@@ -28,7 +29,7 @@ from nearfold.scan import Anchors, Blocks, Request, Scan
 from nearfold.scanner import scan_array
 from nearfold.threads import blas_threads, shared_work
 
-__all__ = ["NearFold", "batches", "one_cycle", "thread_bounds", "train_on_blocks"]
+__all__ = ["OFFERS", "NearFold", "batches", "one_cycle", "thread_bounds", "train_on_blocks"]
 
 _DEFAULT_NEIGHBORS = 64
 
@@ -366,3 +367,8 @@ class NearFold(ScanFold):
     @property
     def _method_name(self) -> str:
         return "nearfold"
+
+
+OFFERS = {
+    "nearfold": Method(NearFold, "learned from neighbourhoods, in the metric searched", 70),
+}

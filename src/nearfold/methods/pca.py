@@ -8,10 +8,11 @@ import numpy.typing as npt
 from nearfold.arrays import Metric
 from nearfold.encoder import Encoder
 from nearfold.methods.base import check_rows_for_components
+from nearfold.methods.method import Method
 from nearfold.methods.scanned import ScanFold
 from nearfold.scan import Anchors, Request, Scan
 
-__all__ = ["PCA", "principal_axes"]
+__all__ = ["OFFERS", "PCA", "principal_axes"]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -95,3 +96,9 @@ class PCA(ScanFold):
     @property
     def _method_name(self) -> str:
         return "pca" if self.center else "pca-uncentred"
+
+
+OFFERS = {
+    "pca": Method(PCA, "centred principal components", 50),
+    "pca-uncentred": Method(PCA, "principal components without centring", 51, {"center": False}),
+}

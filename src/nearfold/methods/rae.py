@@ -13,6 +13,7 @@ from nearfold.arrays import Float32, Metric, check_finite, check_positive
 from nearfold.encoder import Encoder
 from nearfold.errors import NearfoldWarning, ParameterError
 from nearfold.methods.base import check_rows_for_components
+from nearfold.methods.method import Method
 from nearfold.methods.rae_adam import cosine_rates, draw_batches, initial_autoencoder, train_autoencoder
 from nearfold.methods.rae_exact import exact_path
 from nearfold.methods.regularizers import Regularizer, check_regularizer, penalty
@@ -22,7 +23,7 @@ from nearfold.moments import Moments
 from nearfold.neighbors import neighbor_differences
 from nearfold.scan import Anchors, Request, Scan
 
-__all__ = ["LAMBDA_GRID", "RAE"]
+__all__ = ["LAMBDA_GRID", "OFFERS", "RAE"]
 
 LAMBDA_GRID = (1e-8, 1e-7, 3e-7, 1e-6, 3e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Lambdas that "auto" and sweeps try; denser where embeddings of norm 1 have their optimum."""
@@ -254,3 +255,9 @@ class RAE(ScanFold):
     @property
     def _method_name(self) -> str:
         return "rae-exact" if self.solver == "exact" else "rae"
+
+
+OFFERS = {
+    "rae": Method(RAE, "regularised autoencoder by Adam, as published", 60),
+    "rae-exact": Method(RAE, "the same objective's exact optimum", 61, {"solver": "exact"}),
+}

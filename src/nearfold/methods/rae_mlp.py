@@ -12,11 +12,12 @@ from nearfold.arrays import Float32, Metric, check_finite, check_positive
 from nearfold.errors import ParameterError
 from nearfold.extras import import_extra
 from nearfold.methods.base import FoldEstimator, check_rows_for_components
+from nearfold.methods.method import Method
 from nearfold.methods.rae_adam import cosine_rates, draw_batches
 from nearfold.mlp import MLPEncoder
 from nearfold.progress import track
 
-__all__ = ["MLPRAE"]
+__all__ = ["MLPRAE", "OFFERS"]
 
 
 class MLPRAE(FoldEstimator):
@@ -172,3 +173,8 @@ def _train(
         loss.backward()
         adam.step()
     return float("nan") if loss is None else float(loss.detach())
+
+
+OFFERS = {
+    "rae-mlp": Method(MLPRAE, "autoencoder with a ReLU network", 80, linear=False, needs=("torch", "torch")),
+}

@@ -11,8 +11,9 @@ from nearfold.arrays import Float32, Metric, check_finite
 from nearfold.encoder import Encoder
 from nearfold.errors import ParameterError
 from nearfold.methods.base import LinearFold
+from nearfold.methods.method import Method
 
-__all__ = ["RandomProjection"]
+__all__ = ["OFFERS", "RandomProjection"]
 
 
 class RandomProjection(LinearFold):
@@ -68,3 +69,9 @@ class RandomProjection(LinearFold):
     @property
     def _method_name(self) -> str:
         return f"random-{self.kind}"
+
+
+OFFERS = {
+    "random-gaussian": Method(RandomProjection, "random directions", 10),
+    "random-sparse": Method(RandomProjection, "random sparse directions", 11, {"kind": "sparse"}),
+}

@@ -2,65 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
-from dataclasses import dataclass, field
 from typing import Any
 
+from nearfold.discovery import offering
 from nearfold.errors import ParameterError
 from nearfold.extras import require_extra
 from nearfold.methods.base import FoldEstimator
+from nearfold.methods.method import Method
 
-__all__ = ["LINEAR", "METHODS", "Method", "make", "resolve_methods"]
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way to learn a fold.
-
-    Parameters
-    ----------
-    estimator
-        "module:class" below nearfold.methods; imported when first used.
-    summary
-        One line for tables and help.
-    fixed
-        Parameters that make this variant of the class.
-    linear
-        Whether the result is a linear `Encoder`, which saves and applies anywhere.
-    needs
-        The optional module it is learned with, and the extra that brings it.
-    saves
-        Whether its folds can be saved; those that only their fitted model can apply can't.
-    """
-
-    estimator: str
-    summary: str
-    fixed: dict[str, Any] = field(default_factory=dict)
-    linear: bool = True
-    needs: tuple[str, str] | None = None
-    saves: bool = True
+__all__ = ["LINEAR", "METHODS", "make", "resolve_methods"]
 
 
-METHODS: dict[str, Method] = {
-    "truncation": Method("truncation:Truncation", "the first dimensions, as Matryoshka models allow"),
-    "random-gaussian": Method("random:RandomProjection", "random directions"),
-    "random-sparse": Method("random:RandomProjection", "random sparse directions", {"kind": "sparse"}),
-    "lpp": Method("lpp:LPP", "locality preserving projections"),
-    "mpad": Method("mpad:MPAD", "largest differences of the nearest pairs (arXiv 2504.16335)"),
-    "mds": Method("mds:MDS", "multidimensional scaling of a sample, then ridge regression"),
-    "pca": Method("pca:PCA", "centred principal components"),
-    "pca-uncentred": Method("pca:PCA", "principal components without centring", {"center": False}),
-    "rae": Method("rae:RAE", "regularised autoencoder by Adam, as published"),
-    "rae-exact": Method("rae:RAE", "the same objective's exact optimum", {"solver": "exact"}),
-    "nearfold": Method("nearfold:NearFold", "learned from neighbourhoods, in the metric searched"),
-    "rae-mlp": Method(
-        "rae_mlp:MLPRAE", "autoencoder with a ReLU network", linear=False, needs=("torch", "torch")
-    ),
-    "isomap": Method("manifold:Isomap", "distances along a neighbour graph", linear=False, saves=False),
-    "umap": Method(
-        "manifold:UMAP", "fuzzy neighbour graph", linear=False, needs=("umap", "manifold"), saves=False
-    ),
-}
+def _registered() -> dict[str, Method]:
+    offers = [module.OFFERS for module in offering("nearfold.methods", "OFFERS", but="registry")]
+    found = {name: method for offer in offers for name, method in offer.items()}
+    return dict(sorted(found.items(), key=lambda entry: (entry[1].rank, entry[0])))
+
+
+METHODS: dict[str, Method] = _registered()
+"""What the modules of this package offer, simple ones first."""
 
 LINEAR = tuple(name for name, method in METHODS.items() if method.linear)
 
@@ -92,17 +52,14 @@ def make(name: str, n_components: int | str, **parameters: Any) -> FoldEstimator
     method = METHODS[name]
     if method.needs:
         require_extra(*method.needs, f"method {name}")
-    module, cls = method.estimator.split(":")
-    estimator_class = getattr(importlib.import_module(f"nearfold.methods.{module}"), cls)
-    known = set(estimator_class().get_params())
+    known = set(method.estimator().get_params())
     if "random_state" not in known:
         parameters.pop("random_state", None)
     if unknown := sorted(parameters.keys() - known):
         raise ParameterError(
             f"method {name!r} has no parameter {', '.join(unknown)}; it has {', '.join(sorted(known))}"
         )
-    estimator: FoldEstimator = estimator_class(n_components, **{**method.fixed, **parameters})
-    return estimator
+    return method.estimator(n_components, **{**method.fixed, **parameters})
 
 
 def resolve_methods(names: str) -> list[str]:

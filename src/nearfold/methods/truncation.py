@@ -7,8 +7,9 @@ import numpy as np
 from nearfold.arrays import Float32, Metric, check_finite
 from nearfold.encoder import Encoder
 from nearfold.methods.base import LinearFold
+from nearfold.methods.method import Method
 
-__all__ = ["Truncation"]
+__all__ = ["OFFERS", "Truncation"]
 
 
 class Truncation(LinearFold):
@@ -48,3 +49,8 @@ class Truncation(LinearFold):
     @property
     def _method_name(self) -> str:
         return "truncation"
+
+
+OFFERS = {
+    "truncation": Method(Truncation, "the first dimensions, as Matryoshka models allow", 0),
+}

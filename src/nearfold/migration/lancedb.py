@@ -22,7 +22,10 @@ from nearfold.fold import Fold
 from nearfold.io.lists import fixed_lists, matrix_of
 from nearfold.migration.base import Advance, FoldRows, Note, Sample, Store, Survey, chosen_column
 
-__all__ = ["LanceStore", "open_store"]
+__all__ = ["NAMED", "SCHEMES", "LanceStore", "open_store"]
+
+SCHEMES = ("lancedb",)
+NAMED = "lancedb:FOLDER"
 
 _DISTANCES: dict[Metric, str] = {"cosine": "cosine", "l2": "l2", "ip": "dot"}
 # Below it a scan is as fast as an index.

@@ -22,7 +22,10 @@ from nearfold.migration.base import Advance, FoldRows, Note, Sample, Store, Surv
 from nearfold.migration.pgcopy import HEADER, TRAILER, Rows, pack, unpack
 from nearfold.threads import in_order
 
-__all__ = ["PostgresStore", "open_store"]
+__all__ = ["NAMED", "SCHEMES", "PostgresStore", "open_store"]
+
+SCHEMES = ("postgresql", "postgres")
+NAMED = "postgresql://USER@HOST/NAME"
 
 _OPERATORS: dict[Metric, tuple[str, str]] = {
     "cosine": ("<=>", "cosine_ops"),

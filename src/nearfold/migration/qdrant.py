@@ -20,7 +20,10 @@ from nearfold.files import new_folder, replacing
 from nearfold.fold import Fold
 from nearfold.migration.base import Advance, FoldRows, Note, Sample, Store, Survey, chosen_column
 
-__all__ = ["QdrantStore", "open_store"]
+__all__ = ["NAMED", "SCHEMES", "QdrantStore", "open_store"]
+
+SCHEMES = ("qdrant",)
+NAMED = "qdrant:FOLDER"
 
 _DISTANCES: dict[Metric, str] = {"cosine": "Cosine", "l2": "Euclid", "ip": "Dot"}
 _CONFIG, _NOTE = "edge_config.json", "nearfold.json"

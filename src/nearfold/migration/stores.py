@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-
+from nearfold.discovery import offering
 from nearfold.errors import ParameterError
 from nearfold.fold import Fold
 from nearfold.migration.base import Store
 
 __all__ = ["DATABASES", "open_store"]
 
-# By scheme: the module of this package, imported when first needed.
 DATABASES = {
-    "postgresql": "postgres",
-    "postgres": "postgres",
-    "lancedb": "lancedb",
-    "qdrant": "qdrant",
+    scheme: module
+    for module in offering("nearfold.migration", "SCHEMES", but="stores")
+    for scheme in module.SCHEMES
 }
-
-# Those whose connection strings are URLs; before others the scheme is ours.
-_URLS = ("postgresql", "postgres")
+"""By what stands before the first colon: the module of this package that opens such a database."""
 
 
 def open_store(
@@ -62,13 +57,11 @@ def open_store(
     """
     scheme, colon, rest = where.partition(":")
     if not colon or scheme not in DATABASES:
-        raise ParameterError(
-            f"{where!r} names no database; use postgresql://USER@HOST/NAME, lancedb:FOLDER or qdrant:FOLDER"
-        )
+        named = " or ".join(module.NAMED for module in dict.fromkeys(DATABASES.values()))
+        raise ParameterError(f"{where!r} names no database; use {named}")
     if dtype not in ("float16", "float32"):
         raise ParameterError(f"dtype={dtype!r} must be float16 or float32")
-    module = importlib.import_module(f"nearfold.migration.{DATABASES[scheme]}")
-    store: Store = module.open_store(
-        where if scheme in _URLS else rest, fold, table=table, column=column, key=key, name=name, dtype=dtype
-    )
+    module = DATABASES[scheme]
+    place = where if rest.startswith("//") else rest
+    store: Store = module.open_store(place, fold, table=table, column=column, key=key, name=name, dtype=dtype)
     return store

@@ -1,0 +1,82 @@
+"""Queries that differ in kind from the base: what a fold learned with a sample of them keeps more.
+
+Two cases from real vectors. Words: nouns are the base, verbs and adjectives ask. Encoders: the base is by one
+sentence encoder, and queries come from another one, mapped into its space by ridge regression on rows that
+are in neither, as the towers of a two-tower model are near each other and not equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import numpy as np
+from data import load
+from rich.console import Console
+from rich.table import Table
+
+from nearfold import PCA, NearFold, evaluate
+from nearfold.arrays import Float32, normalize_rows
+from nearfold.cli.console import interval
+from nearfold.evaluation.intervals import estimate
+
+console = Console(width=130, highlight=False)
+
+# What glosses of nouns begin with.
+NOUN = re.compile(r"[^:]*: (?:\([^)]*\) )?(?:an?|the|any|one|someone|something|all|each|some) ")
+
+
+def words(data: Path) -> tuple[Float32, Float32]:
+    """Return nouns, and verbs and adjectives."""
+    vectors = np.concatenate(load(data, "wordnet-minilm-384"))
+    lines = (data / "wordnet.txt").read_text(encoding="utf-8").splitlines()
+    noun = np.array([NOUN.match(line) is not None for line in lines])
+    return normalize_rows(vectors[noun]), normalize_rows(vectors[~noun])
+
+
+def encoders(data: Path) -> tuple[Float32, Float32]:
+    """Return MiniLM's vectors, and MPNet's of other texts mapped into their space."""
+    mini = np.concatenate(load(data, "wordnet-minilm-384"))
+    wide = np.concatenate(load(data, "wordnet-mpnet-768"))
+    known, asked = slice(0, 6000), slice(6000, 15000)
+    gram = wide[known].T @ wide[known] + 10 * np.eye(wide.shape[1], dtype=np.float32)
+    across = np.linalg.solve(gram, wide[known].T @ mini[known])
+    return normalize_rows(mini[15000:]), normalize_rows(wide[asked] @ across)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("-d", "--dimensions", type=int, default=96)
+    given = parser.parse_args()
+    for name, case in (("nouns, asked by verbs and adjectives", words), ("MiniLM, asked by MPNet", encoders)):
+        base, others = case(given.data)
+        held, sample = others[-1000:], others[:-1000]
+        m = given.dimensions
+        folds = {
+            "PCA, uncentred": PCA(m, center=False).fit(base),
+            "NearFold": NearFold(m).fit(base),
+            "NearFold, 500 queries": NearFold(m).fit(base, queries=sample[:500]),
+            f"NearFold, {len(sample):,} queries": NearFold(m).fit(base, queries=sample),
+        }
+        table = Table(
+            title=f"{name}: {len(base):,} rows, {base.shape[1]} -> {m}, {len(held):,} other queries"
+        )
+        for heading in ("fold", "P@10", "minus NearFold without", "10-in-50"):
+            table.add_column(heading)
+        judged = {label: evaluate(fold.encoder_, base, held, depths=[50]) for label, fold in folds.items()}
+        plain = judged["NearFold"].per_query["P@10"]
+        for label, judgement in judged.items():
+            gain = estimate((judgement.per_query["P@10"] - plain)[:, None])[0]
+            table.add_row(
+                label,
+                interval(judgement.preservation[10]),
+                "" if label == "NearFold" else interval(gain),
+                interval(estimate(judgement.per_query["10-in-50"][:, None])[0]),
+            )
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Damaged files of every kind, some of them here, many by `python -m tests.fuzzing`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .fuzzing import TARGETS, cases
+
+SOME = {".lance": 40, "index": 60}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_file_gives_an_error_of_ours(name: str, tmp_path: Path) -> None:
+    wrong = [(number, said) for number, said in cases(name, range(SOME.get(name, 150)), tmp_path) if said]
+    assert not wrong, wrong[0]
