@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-databases test-torch test-manifold test-browser check format bench clean
+.PHONY: demo test test-databases test-torch test-manifold test-browser check docs figures format bench clean
 
 # One stamp a dependency set: re-installed only when pyproject.toml changes.
 $(VENV)/.core: pyproject.toml
@@ -40,6 +40,10 @@ $(VENV)/.bench: $(VENV)/.core
 	$(PIP) -e '.[bench]'
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.core
+	$(PIP) -e '.[docs]'
+	touch $@
+
 demo: $(VENV)/.core
 	$(BIN)/nearfold demo
 
@@ -66,6 +70,13 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Warnings are errors: a link to nowhere, a page in no menu, a name without a docstring.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+figures: $(VENV)/.docs
+	$(BIN)/python docs/figures/make.py
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -73,6 +84,7 @@ format: $(VENV)/.dev
 # DATA is a folder with the vectors that benchmarks/README.md names.
 DATA ?= ../shared/data
 bench: $(VENV)/.torch $(VENV)/.bench
+	$(BIN)/python benchmarks/page.py --data $(DATA)
 	$(BIN)/python benchmarks/quality.py --data $(DATA)
 	$(BIN)/python benchmarks/speed.py --data $(DATA)
 	$(BIN)/python benchmarks/paper.py --data $(DATA)
@@ -80,6 +92,7 @@ bench: $(VENV)/.torch $(VENV)/.bench
 	$(BIN)/python benchmarks/bytes.py --data $(DATA)
 	$(BIN)/python benchmarks/plans.py --data $(DATA)
 	$(BIN)/python benchmarks/search.py --data $(DATA)
+	$(BIN)/python benchmarks/queries.py --data $(DATA)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -41,8 +41,8 @@ def commands() -> str:
         "Results go to standard output, and alone as JSON with `--json`; progress and errors go to standard "
         "error. Exit status: 0, or 2 after one line that says what was wrong, or 130 after an interrupt; "
         "`drift` ends with 1 where vectors have drifted.\n",
-        "Before a command's name: `--log FILE` appends a JSON line an event, `--profile` says at the end where "
-        "time went.\n",
+        "Before a command's name: `--log FILE` appends a JSON line an event, `--profile` says at the end "
+        "where time went.\n",
     ]
     for name, command in root.commands.items():
         arguments = [param for param in command.params if param.param_type_name == "argument"]

@@ -1,4 +1,4 @@
-"""What is registered has docs and tests: one file makes a method, a format or a database, and this wants the rest."""
+"""What is registered has docs and tests: one file adds a method, format or database, this wants the rest."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from nearfold.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from nearfold.encoder import Encoder
     from nearfold.errors import NearfoldError, NearfoldWarning
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
     from nearfold.scale.state import read_state
     from nearfold.scale.update import update_files
     from nearfold.search.index import SearchIndex
-
-__version__ = "0.1.0"
 
 __all__ = [
     "LPP",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nearfold.errors import FileError
+from nearfold.logs import event
 
 if sys.platform != "win32":
     import fcntl
@@ -63,8 +64,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            written = os.fstat(file.fileno()).st_size
         beside.replace(target)
         sync_folder(target.parent)
+        event("wrote", path=str(target), bytes=written)
     except OSError as error:
         raise FileError(f"{target}: can't be written: {cause(error)}") from error
     finally:

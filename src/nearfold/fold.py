@@ -23,6 +23,7 @@ from nearfold.arrays import Float32, Metric, as_rows, check_finite, check_metric
 from nearfold.card import card_path, card_text
 from nearfold.errors import DataError, FileError, ParameterError
 from nearfold.files import cause, replacing
+from nearfold.version import __version__
 
 __all__ = [
     "FORMAT_VERSION",
@@ -183,6 +184,7 @@ class Fold(ABC):
         metadata = {
             "format": self.format_name,
             "format_version": str(FORMAT_VERSION),
+            "nearfold": __version__,
             "metric": self.metric,
             "method": self.method,
             "parameters": json.dumps(dict(self.parameters), sort_keys=True),

@@ -6,10 +6,13 @@ reporter with `reporting`; the command line installs one that draws bars.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol, TypeVar
+
+from nearfold.logs import event
 
 __all__ = ["Reporter", "reporting", "stage", "track"]
 
@@ -24,31 +27,37 @@ class Reporter(Protocol):
 
 T = TypeVar("T")
 
-_reporter: ContextVar[Reporter | None] = ContextVar("nearfold_progress", default=None)
+_reporters: ContextVar[tuple[Reporter, ...]] = ContextVar("nearfold_progress", default=())
 
 
 @contextmanager
 def reporting(reporter: Reporter | None) -> Iterator[None]:
-    """Send the progress of everything inside to `reporter` (None: to nobody)."""
-    token = _reporter.set(reporter)
+    """Send the progress of everything inside to `reporter` too (None: to nobody)."""
+    token = _reporters.set(() if reporter is None else (*_reporters.get(), reporter))
     try:
         yield
     finally:
-        _reporter.reset(token)
+        _reporters.reset(token)
 
 
 @contextmanager
 def stage(label: str, total: int, unit: str = "rows") -> Iterator[Callable[[int], None]]:
     """Yield `advance(steps)` for a stage of `total` steps."""
-    reporter = _reporter.get()
-    if reporter is None:
-        yield lambda _steps: None
-        return
-    advance, finish = reporter.start(label, total, unit)
+    bars = [reporter.start(label, total, unit) for reporter in _reporters.get()]
+    began, done = time.perf_counter(), 0
+
+    def advance(steps: int) -> None:
+        nonlocal done
+        done += steps
+        for moved, _ in bars:
+            moved(steps)
+
     try:
         yield advance
     finally:
-        finish()
+        for _, finish in bars:
+            finish()
+        event("stage", label=label, seconds=round(time.perf_counter() - began, 6), steps=done, unit=unit)
 
 
 def track(items: Iterable[T], label: str, total: int, unit: str = "steps") -> Iterator[T]:

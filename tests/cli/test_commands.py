@@ -142,7 +142,7 @@ def test_a_network_is_applied_and_inspected(base: Path, run: Run, tmp_path: Path
 
 def test_methods_are_listed(run: Run) -> None:
     listed = json.loads(run("methods", "--json").stdout)
-    assert set(listed) == set(METHODS)
+    assert set(listed) == {"version", *METHODS}
     assert listed["umap"]["extra"] == "manifold"
     assert "compare only" in run("methods").stdout
 

@@ -37,7 +37,7 @@ def written(kind: str, folder: Path) -> Path:
         np.save(path, np.asfortranarray(X))
     elif kind == ".parquet":
         pq.write_table(vectors_table(X), path, row_group_size=13)
-    elif kind == ".arrow":
+    elif kind in (".arrow", ".feather"):
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, vectors_table(X).schema) as writer:
             for start in range(0, 70, 13):
                 writer.write_table(vectors_table(X[start : start + 13], start))
@@ -46,7 +46,7 @@ def written(kind: str, folder: Path) -> Path:
         with open_sink(path, layout) as sink:
             sink.write(Chunk(X[:30].astype(OTHERS[kind])))
             sink.write(Chunk(X[30:].astype(OTHERS[kind])))
-    elif kind == ".hdf5":
+    elif kind in (".hdf5", ".h5"):
         with h5py.File(path, "w") as file:
             file["train"], file["test"] = X, X[:3] + 1
             file.create_dataset("neighbors", data=np.zeros((3, 10), np.int32))
@@ -65,7 +65,18 @@ def written(kind: str, folder: Path) -> Path:
     return path
 
 
-KINDS = [".npy", ".npy in Fortran order", ".parquet", ".arrow", *OTHERS, ".hdf5", ".lance", " a folder"]
+KINDS = [
+    ".npy",
+    ".npy in Fortran order",
+    ".parquet",
+    ".arrow",
+    ".feather",
+    *OTHERS,
+    ".hdf5",
+    ".h5",
+    ".lance",
+    " a folder",
+]
 
 
 @pytest.fixture(params=KINDS, scope="module")

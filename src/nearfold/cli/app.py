@@ -6,12 +6,15 @@ Nothing heavier than typer is imported until a command runs, so that help is ins
 from __future__ import annotations
 
 import sys
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from nearfold import __version__
 from nearfold.cli import (
     apply,
     compare,
@@ -30,6 +33,7 @@ from nearfold.cli import (
     update,
 )
 from nearfold.errors import NearfoldError, NearfoldWarning
+from nearfold.version import __version__
 
 __all__ = ["app", "main"]
 
@@ -68,11 +72,45 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
+    context: typer.Context,
+    log: Annotated[
+        Path | None, typer.Option("--log", help="Append what happens to a file, a JSON object a line.")
+    ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Print where time went, on standard error.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Fold embedding vectors to fewer dimensions while keeping each vector's nearest neighbours."""
+    if log is not None:
+        context.with_resource(_logged(log))
+    if profile:
+        from nearfold.cli.profile import profiling
+
+        context.with_resource(profiling())
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Log a command: what was asked for and by which versions, what it did, how it ended."""
+    from nearfold.logs import event, logging_to
+    from nearfold.report.provenance import versions
+
+    with logging_to(path):
+        event("command", arguments=sys.argv[1:], **versions())
+        began = time.perf_counter()
+        try:
+            yield
+        except BaseException as error:
+            event("end", error=_one_line(error) or type(error).__name__, seconds=_since(began))
+            raise
+        event("end", error=None, seconds=_since(began))
+
+
+def _since(began: float) -> float:
+    return round(time.perf_counter() - began, 3)
 
 
 def _one_line(message: object) -> str:

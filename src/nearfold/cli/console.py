@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nearfold.progress import reporting
+from nearfold.version import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,8 +29,8 @@ def output() -> Console:
 
 
 def print_json(results: Mapping[str, Any]) -> None:
-    """Print results as one JSON document; numbers that JSON lacks (inf, nan) become null."""
-    print(json.dumps(_finite(results), indent=2, allow_nan=False))
+    """Print results and the version as one JSON document; what JSON lacks (inf, nan) becomes null."""
+    print(json.dumps(_finite({"version": __version__, **results}), indent=2, allow_nan=False))
 
 
 def _finite(value: Any) -> Any:

@@ -16,7 +16,7 @@ __all__ = ["inspect"]
 
 
 def inspect(
-    encoder: Annotated[Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER")],
+    encoder: Annotated[Path, typer.Argument(help="What `fit` or `plan` saved.", metavar="ENCODER")],
     base: Annotated[
         Path | None,
         typer.Argument(help="Vectors to look at it on: .npy, .npz or .parquet.", metavar="[BASE]"),
@@ -39,10 +39,19 @@ def inspect(
     from nearfold.errors import ParameterError
     from nearfold.evaluation.watch import readable_facts
     from nearfold.fold import FORMAT_VERSION
-    from nearfold.loading import load
+    from nearfold.pipeline.pipeline import Pipeline, load_any
     from nearfold.theory.spectrum import spectrum_of
 
-    loaded = load(encoder)
+    loaded = load_any(encoder)
+    if isinstance(loaded, Pipeline):
+        if base is not None:
+            raise ParameterError(f"{encoder}: holds a pipeline; `nearfold plan --pipelines` judges such")
+        told = {"pipeline": str(encoder), **loaded.as_dict()}
+        if as_json:
+            print_json(told)
+        else:
+            print_mapping(told)
+        return
     if base is None and (report is not None or queries is not None):
         raise ParameterError("--report and --queries need vectors to look at: name BASE after the encoder")
     spectrum = spectrum_of(loaded)

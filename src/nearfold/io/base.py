@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -44,6 +45,8 @@ class Layout(NamedTuple):
     name: str
     others: Any = None
     """The schema of the other columns (a pyarrow.Schema), None where there are none."""
+    origin: Mapping[str, Any] = MappingProxyType({})
+    """What made the vectors, for formats that have room for it."""
 
 
 class Source(ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow as pa
 from nearfold.errors import DataError, FileError
 from nearfold.files import cause
 from nearfold.io.base import Chunk, Layout, check_layout
+from nearfold.version import __version__
 
 __all__ = [
     "TableSink",
@@ -66,7 +68,8 @@ def layout_of(path: str, schema: pa.Schema, name: str, rows: int, width: int) ->
 def vector_schema(layout: Layout) -> pa.Schema:
     """Return the schema that a layout is written with: the vectors first, then the others."""
     fields = [pa.field(layout.name, pa.list_(pa.from_numpy_dtype(layout.dtype), layout.n_features))]
-    return pa.schema([*fields, *(layout.others or [])])
+    origin = {"nearfold": __version__, **layout.origin}
+    return pa.schema([*fields, *(layout.others or [])], metadata={"nearfold": json.dumps(origin)})
 
 
 def table_of(chunk: Chunk, layout: Layout) -> pa.Table:

@@ -16,7 +16,7 @@ from nearfold.io.base import Chunk, Int64, Layout, Source, check_layout
 from nearfold.io.location import Location
 from nearfold.io.records import RecordSource
 
-__all__ = ["SUFFIXES", "ArraySink", "ArraySource", "read", "write"]
+__all__ = ["SUFFIXES", "ArraySink", "ArraySource", "read", "read_header", "write"]
 
 # Endings of such files.
 SUFFIXES = (".npy",)
@@ -69,7 +69,7 @@ def read(location: Location, column: str | None) -> Source:
         raise FileError(f"{location.name}: an .npy file has no columns; leave --column out")
     try:
         with location.open() as file:
-            shape, fortran_order, dtype = _header(file)
+            shape, fortran_order, dtype = read_header(file)
             offset = file.tell()
     except OSError as error:
         raise FileError(f"{location.name}: can't be read: {cause(error)}") from error
@@ -90,7 +90,7 @@ def read(location: Location, column: str | None) -> Source:
     return RecordSource(location, layout, offset)
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Return shape, whether columns come first, and dtype; numpy checks what it reads."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0), (3, 0)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from nearfold.errors import FileError
 from nearfold.files import cause, replacing
 from nearfold.io.base import Layout
 from nearfold.io.location import Location
-from nearfold.io.npy import ArraySink, ArraySource
+from nearfold.io.npy import ArraySink, ArraySource, read_header
 
 __all__ = ["SUFFIXES", "read", "write"]
 
@@ -23,11 +24,19 @@ __all__ = ["SUFFIXES", "read", "write"]
 SUFFIXES = (".npz",)
 
 
+# deflate can't shrink anything further than this.
+_MAX_SHRINK = 1032
+
+
 def read(location: Location, column: str | None) -> ArraySource:
     """Open an .npz file; `column` names the array, None takes the only two-dimensional one."""
     path = location.name
     try:
-        arrays = _arrays(location, column)
+        # The file is opened here: numpy leaves it open where the archive turns out to be broken.
+        with location.open() as file, zipfile.ZipFile(file) as archive:
+            name = _chosen(path, archive, column)
+            with archive.open(f"{name}.npy") as member:
+                array: npt.NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
     except (FileError, MemoryError):
         raise
     except OSError as error:
@@ -35,27 +44,40 @@ def read(location: Location, column: str | None) -> ArraySource:
     except Exception as error:
         # The zip reader, zlib and numpy's header parser each raise errors of their own kinds.
         raise FileError(f"{path}: truncated or not an .npz file of numbers ({error})") from error
-    tables = [name for name, array in arrays.items() if array.ndim == 2] if column is None else [column]
-    if len(tables) != 1:
+    return ArraySource(path, array, name)
+
+
+def _chosen(path: str, archive: zipfile.ZipFile, column: str | None) -> str:
+    """Return the name of the array to read, whose header promises no more than the archive holds."""
+    members = {
+        info.filename.removesuffix(".npy"): info
+        for info in archive.infolist()
+        if info.filename.endswith(".npy")
+    }
+    if column is None:
+        shapes = {}
+        for name, info in members.items():
+            with archive.open(info) as member:
+                shapes[name] = read_header(member)[0]
+        tables = [name for name, shape in shapes.items() if len(shape) == 2]
+        if len(tables) != 1:
+            raise FileError(
+                f"{path}: {'several' if tables else 'none'} of its arrays ({', '.join(members) or 'none'}) "
+                f"are tables of vectors; name one with --column"
+            )
+        column = tables[0]
+    if column not in members:
+        raise FileError(f"{path}: has no array {column!r}; it has {', '.join(members) or 'none'}")
+    info = members[column]
+    with archive.open(info) as member:
+        shape, _, dtype = read_header(member)
+    promised = math.prod(shape) * dtype.itemsize
+    if promised > min(info.file_size, _MAX_SHRINK * info.compress_size):
         raise FileError(
-            f"{path}: {'several' if tables else 'none'} of its arrays ({', '.join(arrays) or 'none'}) "
-            f"are tables of vectors; name one with --column"
+            f"{path}: array {column!r} promises {promised} bytes, the archive holds {info.compress_size} "
+            f"compressed ones; it is truncated"
         )
-    return ArraySource(path, arrays[tables[0]], tables[0])
-
-
-def _arrays(location: Location, column: str | None) -> dict[str, npt.NDArray[Any]]:
-    """Return the archive's arrays, or the one named `column`."""
-    # The file is opened here: numpy leaves it open where the archive turns out to be broken.
-    with location.open() as file, zipfile.ZipFile(file) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        if column is not None and column not in names:
-            raise FileError(f"{location.name}: has no array {column!r}; it has {', '.join(names) or 'none'}")
-        arrays = {}
-        for name in names if column is None else [column]:
-            with archive.open(f"{name}.npy") as member:
-                arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
-        return arrays
+    return column
 
 
 @contextmanager

@@ -233,8 +233,30 @@ def read_vectors(path: str | os.PathLike[str], column: str | None = None) -> Flo
     return read_source(open_source(path, column))
 
 
+def _memory() -> int:
+    """Return the bytes of this machine's memory; a number beyond any where the system doesn't tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 62
+
+
 def read_source(source: Source) -> Float32:
-    """Return all vectors of a source as float32 of shape (n, d); raises as `checked_chunks`."""
+    """Return all vectors of a source as float32 of shape (n, d).
+
+    Raises
+    ------
+    DataError
+        A row is not finite, or there is more than this machine's memory holds.
+    FileError
+        As `checked_chunks`.
+    """
+    needed, there = 4 * source.layout.rows * source.layout.n_features, _memory()
+    if needed > there:
+        raise DataError(
+            f"{source.path}: promises {needed / 1e9:,.0f} GB of vectors, this machine has "
+            f"{there / 1e9:,.0f} GB of memory; use --rows, or `fit` and `apply`, which read by chunks"
+        )
     vectors = np.empty((source.layout.rows, source.layout.n_features), np.float32)
     first = 0
     for chunk in checked_chunks(source, others=False):

@@ -223,6 +223,14 @@ class UMAP(_Manifold):
     ------
     MissingExtraError
         umap-learn is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nearfold import UMAP
+    >>> X = np.random.default_rng(0).standard_normal((100, 8))
+    >>> UMAP(n_components=2).fit_transform(X).shape  # doctest: +SKIP
+    (100, 2)
     """
 
     def __init__(

@@ -54,6 +54,14 @@ class MLPRAE(FoldEstimator):
     ------
     MissingExtraError
         torch is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nearfold import MLPRAE
+    >>> X = np.random.default_rng(0).standard_normal((100, 8))
+    >>> MLPRAE(n_components=2, n_steps=10).fit_transform(X).shape  # doctest: +SKIP
+    (100, 2)
     """
 
     def __init__(

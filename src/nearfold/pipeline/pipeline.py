@@ -23,6 +23,7 @@ from nearfold.quantizers.base import Codes, Quantizer, Tensors
 from nearfold.quantizers.product import Product
 from nearfold.quantizers.rabitq import RaBitQ
 from nearfold.quantizers.scalar import Floats, Scalar
+from nearfold.version import __version__
 
 __all__ = ["Applied", "Pipeline", "load_any"]
 
@@ -141,6 +142,17 @@ class Pipeline:
         """Return an empty faiss index to which codes can be added (`add_sa_codes`)."""
         return self.quantizer.index(self.sides.score)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return what it is, as JSON holds it."""
+        return {
+            "spec": self.spec,
+            "metric": self.metric,
+            "n_features": self.n_features,
+            "bytes_per_vector": self.bytes_per_vector,
+            "shared_bytes": self.shared_bytes,
+            "facts": dict(self.facts),
+        }
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a safetensors file, atomically.
 
@@ -153,6 +165,7 @@ class Pipeline:
         metadata = {
             "format": self.format_name,
             "format_version": str(FORMAT_VERSION),
+            "nearfold": __version__,
             "metric": self.metric,
             "method": self.spec,
             "parameters": json.dumps(

@@ -12,8 +12,9 @@ from nearfold.quantizers.scalar import FLOATS, SCALARS
 __all__ = ["candidates", "ladder"]
 
 _FOLDS = ("nearfold", "pca-uncentred")
-# Dimensions for each byte of product codes, and of additive ones.
-_DIMENSIONS_A_BYTE = (4, 8)
+# Dimensions a byte of product codes, and of additive ones, whose bytes share dimensions.
+_PRODUCT_DIMENSIONS = (4, 8)
+_ADDITIVE_DIMENSIONS = (4, 8, 14)
 # The share of the dimensions from which on fewer bits for more of them may not pay.
 _MANY = 1 / 3
 # Trained codes of more bytes keep hardly more than 8 bits a dimension, and take long to learn.
@@ -52,10 +53,11 @@ def _candidates(n_bytes: int, d: int) -> Iterator[PipelineSpec]:
                     yield PipelineSpec(fold, width, name)
     if n_bytes <= d and d % n_bytes == 0:
         yield PipelineSpec(None, None, "OPQ", n_bytes)
-    for width in sorted({_multiple(n_bytes, each, d) for each in _DIMENSIONS_A_BYTE} - {0}):
+    for width in _widths(n_bytes, _PRODUCT_DIMENSIONS, d):
         yield PipelineSpec(None, None, "OPQ", n_bytes, width)
         yield PipelineSpec("nearfold", width, "OPQ", n_bytes)
-        if n_bytes <= _MOST_LEARNED_BYTES:
+    if n_bytes <= _MOST_LEARNED_BYTES:
+        for width in _widths(n_bytes, _ADDITIVE_DIMENSIONS, d):
             yield PipelineSpec("nearfold", width, "AQ", n_bytes)
 
 
@@ -70,10 +72,10 @@ def _numeric(n_bytes: int) -> Iterator[list[tuple[str, int]]]:
     yield fitting
 
 
-def _multiple(n_bytes: int, each: int, d: int) -> int:
-    """Return `each` dimensions a byte, or as many as there are; 0 for one, which 8 bits keep as well."""
-    most = min(each, (d - 1) // n_bytes)
-    return n_bytes * most if most > 1 else 0
+def _widths(n_bytes: int, dimensions: tuple[int, ...], d: int) -> list[int]:
+    """Return so many dimensions a byte, or as many as there are; one a byte is left to 8 bits, as good."""
+    each = {min(wanted, (d - 1) // n_bytes) for wanted in dimensions}
+    return [n_bytes * dimensions for dimensions in sorted(each) if dimensions > 1]
 
 
 def ladder(n_features: int) -> list[int]:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-import nearfold
 from nearfold.arrays import Float32
+from nearfold.version import __version__
 
-__all__ = ["command_line", "fingerprint", "provenance"]
+__all__ = ["command_line", "fingerprint", "provenance", "versions"]
 
 _LIBRARIES = ("numpy", "scikit-learn", "faiss-cpu", "plotly")
 
@@ -29,13 +29,19 @@ def fingerprint(X: Float32) -> str:
 
 def provenance(base: Float32, queries: Float32) -> dict[str, str]:
     """Return names and values: data, versions and machine."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
+    used = ", ".join(f"{name} {version}" for name, version in versions().items())
     return {
         "base": f"{base.shape[0]:,} x {base.shape[1]}, fingerprint {fingerprint(base)}",
         "queries": f"{queries.shape[0]:,} x {queries.shape[1]}, fingerprint {fingerprint(queries)}",
-        "versions": f"nearfold {nearfold.__version__}, Python {platform.python_version()}, {versions}",
+        "versions": used,
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of nearfold, Python and the libraries that figures depend on."""
+    libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"nearfold": __version__, "Python": platform.python_version(), **libraries}
 
 
 def command_line() -> str:

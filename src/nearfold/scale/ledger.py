@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from nearfold.errors import FileError
 from nearfold.files import cause, remove_beside, replacing
+from nearfold.version import __version__
 
 __all__ = ["MANIFEST", "Entry", "Ledger"]
 
@@ -99,7 +100,8 @@ class Ledger:
             shards, aside = found.pop("shards"), found.pop("set_aside")
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise self._error(f"its {MANIFEST} can't be read") from error
-        found = {name: value for name, value in found.items() if name != "rows"}
+        # A later version may finish what an earlier one began.
+        found = {name: value for name, value in found.items() if name not in ("nearfold", "rows")}
         if found != self._plan:
             raise self._error("holds the result of another run")
         for shard in shards:
@@ -177,6 +179,7 @@ class Ledger:
         entries = [self.entries[key] for key in order]
         self.set_aside = [*set_aside, *(entry for entry in entries if entry.file is None)]
         content = {
+            "nearfold": __version__,
             **self._plan,
             "rows": sum(entry.stop - entry.start for entry in entries if entry.file is not None),
             "shards": [entry.as_dict() for entry in entries],

@@ -19,6 +19,7 @@ from nearfold.io.vectors import checked_chunks
 from nearfold.moments import Moments
 from nearfold.neighbors import Neighbors
 from nearfold.scan import Anchors, Kept, Request, Scan
+from nearfold.version import __version__
 
 __all__ = ["ScanState", "input_digests", "read_state", "write_state"]
 
@@ -108,6 +109,7 @@ def write_state(path: str | os.PathLike[str], state: ScanState) -> None:
     metadata = {
         "format": _FORMAT,
         "format_version": str(_VERSION),
+        "nearfold": __version__,
         "request": json.dumps(_asked(state.request), sort_keys=True),
         "k": str(0 if state.anchors is None else state.anchors.k),
         "rows": str(state.rows),

@@ -31,7 +31,8 @@ def _keeps_columns(suffix: str) -> bool:
 def folded_layout(encoder: Applied, have: Layout, rows: int, suffix: str, dtype: npt.DTypeLike) -> Layout:
     """Return the layout of folded vectors in a file of some ending."""
     others = have.others if _keeps_columns(suffix) else None
-    return Layout(rows, encoder.n_components, np.dtype(dtype), have.name, others)
+    origin = {"fold": repr(encoder)}
+    return Layout(rows, encoder.n_components, np.dtype(dtype), have.name, others, origin)
 
 
 def check_output(encoder: Applied, source: Source, out: str, suffix: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 
 from nearfold.files import replacing
 from nearfold.search.index import Found
+from nearfold.version import __version__
 
 __all__ = ["write_found"]
 
@@ -32,5 +34,6 @@ def write_found(found: Found, path: str | os.PathLike[str]) -> None:
             "score": found.scores.ravel()[there],
         }
     )
+    table = table.replace_schema_metadata({"nearfold": json.dumps({"nearfold": __version__})})
     with replacing(path) as file:
         pq.write_table(table, file)
