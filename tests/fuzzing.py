@@ -7,6 +7,7 @@ case is known by its reader and number, and can be run again alone with `--only 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import re
@@ -29,7 +30,8 @@ import pyarrow.parquet as pq
 
 from nearfold import Encoder, MLPEncoder, NearFold, Pipeline, SearchIndex, fit_pipeline, load, read_state
 from nearfold.errors import NearfoldError
-from nearfold.io.vectors import FORMATS, open_source, read_source
+from nearfold.io.base import Chunk, Layout
+from nearfold.io.vectors import FORMATS, open_sink, open_source, read_source
 from nearfold.scale.fit import fit_files
 
 SECONDS = 10.0
@@ -64,11 +66,6 @@ def make_vectors(path: Path) -> None:
     elif suffix in (".arrow", ".feather"):
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table, max_chunksize=64)
-    elif suffix in (".fvecs", ".bvecs", ".ivecs"):
-        kind = {".fvecs": "<f4", ".bvecs": "u1", ".ivecs": "<i4"}[suffix]
-        width = np.full((len(X), 1), X.shape[1], "<i4").view(np.uint8)
-        rows = np.abs(X * 9).astype(kind).view(np.uint8).reshape(len(X), -1)
-        path.write_bytes(np.hstack([width, rows]).tobytes())
     elif suffix in (".hdf5", ".h5"):
         import h5py
 
@@ -79,7 +76,18 @@ def make_vectors(path: Path) -> None:
 
         lance.write_dataset(table, path)
     else:
-        raise AssertionError(f"no sound {suffix} file to start from; make one here")
+        make_written(path)
+
+
+def make_written(path: Path) -> None:
+    """Write a file of a format that nearfold writes, in the first type of numbers that it takes."""
+    for dtype in ("f4", "u1", "i1", "i4"):
+        with contextlib.suppress(NearfoldError):
+            rows = np.abs(X * 9).astype(dtype)
+            with open_sink(path, Layout(*rows.shape, rows.dtype, "vectors")) as sink:
+                sink.write(Chunk(rows))
+            return
+    raise AssertionError(f"no sound {path.suffix} file to start from; make one in make_vectors")
 
 
 def make_network(path: Path) -> None:

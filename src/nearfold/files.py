@@ -54,7 +54,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         The folder is missing or can't be written, or the disk is full.
     """
     target = Path(path)
-    if target.is_dir():
+    # Unlike Path.is_dir, this takes a folder that may not be looked into for none.
+    if os.path.isdir(target):  # noqa: PTH112
         raise FileError(f"{target}: is a folder; name a file to write")
     _remove_abandoned(target)
     # The name is known before the file is, so an interrupt at any moment finds it below.
@@ -88,7 +89,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         There is something at `path` already, or the folder can't be written.
     """
     target = Path(path)
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+    if os.path.exists(target) and not (target.is_dir() and not any(target.iterdir())):  # noqa: PTH110
         raise FileError(f"{target}: is there already; name a folder that is not")
     beside = target.with_name(f".{target.name}.{secrets.token_hex(8)}{_BESIDE}")
     try:
@@ -124,10 +125,12 @@ def _open_held(path: Path) -> BinaryIO:
 
 def _remove_abandoned(target: Path) -> None:
     """Remove files beside `target` whose writers were killed: nobody holds their lock."""
-    for beside in target.parent.glob(f".{glob.escape(target.name)}.*{_BESIDE}"):
-        with contextlib.suppress(OSError), beside.open("rb") as file:
-            if _lock(file.fileno(), wait=False):
-                beside.unlink()
+    # The glob fails where the folder may not be looked into.
+    with contextlib.suppress(OSError):
+        for beside in target.parent.glob(f".{glob.escape(target.name)}.*{_BESIDE}"):
+            with contextlib.suppress(OSError), beside.open("rb") as file:
+                if _lock(file.fileno(), wait=False):
+                    beside.unlink()
 
 
 def _lock(handle: int, *, wait: bool) -> bool:

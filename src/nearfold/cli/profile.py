@@ -32,7 +32,7 @@ class _Stages:
 
         def finish() -> None:
             took = time.perf_counter() - began
-            self._open.remove(inside)
+            self._open = [each for each in self._open if each is not inside]
             if self._open:
                 self._open[-1][0] += took
             self.seconds[label] = self.seconds.get(label, 0.0) + took - inside[0]
