@@ -27,7 +27,9 @@ def test_methods(name: str) -> None:
     for section in ("Parameters\n", "Examples\n"):
         assert section in said, f"{method.estimator.__name__}'s docstring has no {section.strip()}"
     assert method.summary
-    assert mentions("methods", method.estimator.__name__) or mentions("methods", name), f"no test names {name}"
+    assert mentions("methods", method.estimator.__name__) or mentions("methods", name), (
+        f"no test names {name}"
+    )
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -1,0 +1,80 @@
+"""fbin, u8bin and i8bin (the layout of big-ann-benchmarks): how many rows, how wide, then all numbers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+from nearfold.errors import FileError
+from nearfold.files import cause, replacing
+from nearfold.io.base import Chunk, Layout, check_layout
+from nearfold.io.location import Location
+from nearfold.io.records import RecordSource
+
+__all__ = ["SUFFIXES", "read", "write"]
+
+# Endings of such files.
+SUFFIXES = (".fbin", ".u8bin", ".i8bin")
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    ".fbin": np.dtype("<f4"),
+    ".u8bin": np.dtype("u1"),
+    ".i8bin": np.dtype("i1"),
+}
+_HEADER = np.dtype("<u4")
+
+
+class BinSink:
+    """Appends rows behind the header."""
+
+    def __init__(self, file: Any, dtype: np.dtype[Any]) -> None:
+        self._file, self._dtype = file, dtype
+
+    def write(self, chunk: Chunk) -> None:
+        """Append rows."""
+        self._file.write(np.ascontiguousarray(chunk.vectors, self._dtype).data)
+
+
+def read(location: Location, column: str | None) -> RecordSource:
+    """Open a file of vectors; it has no columns, so `column` must be None."""
+    if column is not None:
+        raise FileError(f"{location.name}: an {location.suffix} file has no columns; leave --column out")
+    dtype, size = _DTYPES[location.suffix], location.size()
+    try:
+        with location.open() as file:
+            head = file.read(2 * _HEADER.itemsize)
+    except OSError as error:
+        raise FileError(f"{location.name}: can't be read: {cause(error)}") from error
+    rows, width = map(int, np.frombuffer(head, _HEADER)) if len(head) == 2 * _HEADER.itemsize else (0, 0)
+    if len(head) + rows * width * dtype.itemsize != size:
+        raise FileError(
+            f"{location.name}: truncated or not an {location.suffix} file: {size} bytes are not {rows} rows "
+            f"of {width} dimensions"
+        )
+    layout = check_layout(location.name, (rows, width), dtype, "vectors")
+    return RecordSource(location, layout, len(head))
+
+
+@contextmanager
+def write(path: str | os.PathLike[str], layout: Layout) -> Iterator[BinSink]:
+    """Open a file for writing; the ending says of what numbers, so `layout.dtype` must be that.
+
+    Raises
+    ------
+    FileError
+        The layout's numbers are others, or the file can't be written.
+    """
+    suffix = PurePath(path).suffix.lower()
+    if layout.dtype != _DTYPES[suffix]:
+        raise FileError(
+            f"{path}: an {suffix} file holds {_DTYPES[suffix].name}, not {layout.dtype}; "
+            f"choose another format"
+        )
+    with replacing(path) as file:
+        file.write(np.array([layout.rows, layout.n_features], _HEADER).data)
+        yield BinSink(file, _DTYPES[suffix])
