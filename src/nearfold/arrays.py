@@ -23,6 +23,7 @@ __all__ = [
     "check_finite",
     "check_metric",
     "check_positive",
+    "check_products",
     "check_row_count",
     "chunk_rows",
     "normalize_rows",
@@ -59,6 +60,24 @@ def check_metric(metric: str) -> Metric:
         if metric == known:
             return known
     raise ParameterError(f"metric={metric!r} is unknown; use one of {', '.join(METRICS)}")
+
+
+def check_products(X: Float32, metric: Metric, name: str) -> None:
+    """Refuse vectors whose inner products or distances are beyond float32; cosine takes any.
+
+    Raises
+    ------
+    DataError
+        Some number is too large.
+    """
+    if metric == "cosine" or not len(X):
+        return
+    largest = max(float(X.max()), -float(X.min()))
+    if largest**2 * X.shape[1] > np.finfo(np.float32).max / 8:
+        raise DataError(
+            f"{name}: has numbers of {largest:.0e}, whose products are beyond float32; divide all vectors by "
+            f"a constant"
+        )
 
 
 def check_positive(name: str, value: Any, *, integer: bool = True, zero: bool = False) -> None:

@@ -14,14 +14,11 @@ from nearfold.arrays import Metric
 from nearfold.errors import DataError, FileError, ParameterError
 from nearfold.evaluation.truth import Truth
 from nearfold.pipeline.fitting import PipelineFitter
-from nearfold.pipeline.learning import CodeLearning
 from nearfold.pipeline.rotations import balanced_rotation, opq_rotation, random_rotation
 from nearfold.pipeline.spec import parse_spec
 from nearfold.planning.halving import judged
 
 Vectors = npt.NDArray[np.float32]
-
-QUICK = CodeLearning(n_steps=10)
 
 
 @pytest.mark.parametrize(
@@ -70,9 +67,9 @@ def test_every_pipeline_finds_neighbours_and_survives_its_file(
 ) -> None:
     base, queries = sample[:1200, :64] + 0.05, sample[1200:1300, :64] + 0.05
     truth = Truth.compute(base, queries, 10, metric)
-    fitter = PipelineFitter(base, metric=metric)
+    fitter = PipelineFitter(base, metric=metric, effort=0.1)
     for spec in SPECS:
-        pipeline = fitter.fit(spec, QUICK)
+        pipeline = fitter.fit(spec)
         judgement, _ = judged(pipeline, truth, 10, 50)
         # 1,200 rows: chance is below .01; the coarsest codes here have 32 bits.
         assert judgement.preservation[10].mean > 0.1, spec
@@ -89,24 +86,24 @@ def test_every_pipeline_finds_neighbours_and_survives_its_file(
 def test_learned_codes_keep_more_than_product_codes(sample: Vectors) -> None:
     base, queries = sample[:1300], sample[1300:]
     truth = Truth.compute(base, queries, 10, "cosine")
-    fitter = PipelineFitter(base)
-    learned = judged(fitter.fit("NearFold96,AQ12", CodeLearning(n_steps=60)), truth, 10, 0)[0]
+    fitter = PipelineFitter(base, effort=0.4)
+    learned = judged(fitter.fit("NearFold96,AQ12"), truth, 10, 0)[0]
     product = judged(fitter.fit("NearFold96,OPQ12"), truth, 10, 0)[0]
     assert learned.preservation[10].mean > product.preservation[10].mean + 0.02
 
 
 def test_the_same_seed_makes_the_same_pipeline(sample: Vectors) -> None:
-    first, second = (PipelineFitter(sample).fit("NearFold24,AQ8", QUICK) for _ in range(2))
+    first, second = (PipelineFitter(sample, effort=0.1).fit("NearFold24,AQ8") for _ in range(2))
     assert np.array_equal(first.encode(sample), second.encode(sample))
-    other = PipelineFitter(sample, seed=1).fit("NearFold24,AQ8", QUICK)
+    other = PipelineFitter(sample, seed=1, effort=0.1).fit("NearFold24,AQ8")
     assert not np.array_equal(first.encode(sample), other.encode(sample))
 
 
 def test_scale_does_not_matter_for_learning(sample: Vectors) -> None:
     """Rates are for norm 1: data a thousand times as large learns the same codes."""
     base = sample[:900, :48]
-    small = PipelineFitter(base, metric="l2").fit("NearFold24,AQ8", QUICK)
-    large = PipelineFitter(base * 1000, metric="l2").fit("NearFold24,AQ8", QUICK)
+    small = PipelineFitter(base, metric="l2", effort=0.1).fit("NearFold24,AQ8")
+    large = PipelineFitter(base * 1000, metric="l2", effort=0.1).fit("NearFold24,AQ8")
     same = (small.encode(base) == large.encode(base * 1000)).mean()
     assert same > 0.95
 

@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric, normalize_rows
+from nearfold.arrays import Float32, Metric, check_products, normalize_rows
 from nearfold.errors import ParameterError
 from nearfold.progress import stage
 
@@ -145,11 +145,21 @@ class Truth:
 
     @classmethod
     def compute(cls, base: Float32, queries: Float32, k_max: int, metric: Metric) -> Truth:
-        """Search the k_max nearest base rows of each query; see `search` for errors raised."""
+        """Search the k_max nearest base rows of each query.
+
+        Raises
+        ------
+        ParameterError
+            There are fewer rows.
+        DataError
+            As `search`, and for numbers whose products float32 can't hold.
+        """
         if k_max > len(base):
             raise ParameterError(
                 f"k={k_max} neighbours are asked of a base of {len(base)} rows; ask for fewer"
             )
+        for name, vectors in (("the base", base), ("queries", queries)):
+            check_products(vectors, metric, name)
         ids = search(base, queries, candidates(k_max, len(base)), metric)
         return cls.of_candidates(base, queries, ids, k_max, metric)
 
@@ -171,6 +181,11 @@ class Truth:
         """Their exact scores, shape (q, k_max), falling."""
         return self.near_scores[:, : self.k_max]
 
+    @property
+    def _unit(self) -> Float64 | float:
+        """What rounding is relative to: 1 for cosine, else the largest score known of each query, (q, 1)."""
+        return 1.0 if self.metric == "cosine" else np.abs(self.near_scores).max(axis=1, keepdims=True)
+
     def correct(self, found: Int64, k: int) -> npt.NDArray[np.bool_]:
         """Return whether each found row is among its query's true k nearest, ties included.
 
@@ -182,7 +197,7 @@ class Truth:
             At most the k_max of `compute`.
         """
         bar = self.near_scores[:, k - 1 : k]
-        bar = bar - _EQUAL * np.maximum(1.0, np.abs(bar))
+        bar = bar - _EQUAL * np.maximum(self._unit, np.abs(bar))
         reaching = self.near_scores >= bar
         wanted = np.where(reaching, self.near_ids, -1)
         right = np.empty(found.shape, bool)

@@ -13,6 +13,7 @@ from nearfold.arrays import (
     Metric,
     as_vectors,
     check_positive,
+    check_products,
     resolve_components,
 )
 from nearfold.encoder import Encoder
@@ -317,6 +318,7 @@ class NearFold(ScanFold):
     ) -> Encoder:
         """Return the encoder trained on the blocks that a scan found."""
         assert anchors is not None
+        check_products(anchors.vectors, self.metric, "X")
         centered = request.metric == "l2"
         second = scan.moments.covariance if centered else scan.moments.uncentered
         if request.queries is not None:

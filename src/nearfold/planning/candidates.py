@@ -14,7 +14,7 @@ __all__ = ["candidates", "ladder"]
 _FOLDS = ("nearfold", "pca-uncentred")
 # Dimensions a byte of product codes, and of additive ones, whose bytes share dimensions.
 _PRODUCT_DIMENSIONS = (4, 8)
-_ADDITIVE_DIMENSIONS = (4, 8, 14)
+_ADDITIVE_DIMENSIONS = (8, 14)
 # The share of the dimensions from which on fewer bits for more of them may not pay.
 _MANY = 1 / 3
 # Trained codes of more bytes keep hardly more than 8 bits a dimension, and take long to learn.

@@ -47,7 +47,7 @@ class Rung:
     effort: float
 
 
-RUNGS = (Rung(1 / 8, 0.25, 0.2, 0.25), Rung(1 / 3, 0.5, 0.05, 0.4), Rung(1.0, 0.0, 0.0, 1.0))
+RUNGS = (Rung(1 / 8, 0.25, 0.03, 0.25), Rung(1 / 3, 0.5, 0.0, 0.25), Rung(1.0, 0.0, 0.0, 1.0))
 
 # Fewer rows than these say little of neighbours, so smaller data skips rounds.
 _LEAST_ROWS = 2000
