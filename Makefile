@@ -70,9 +70,10 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Warnings are errors: a link to nowhere, a page in no menu, a name without a docstring.
-docs: $(VENV)/.docs
+# Warnings are errors: a link to nowhere, a page in no menu, a name without a docstring. Then every block runs.
+docs: $(VENV)/.docs $(VENV)/.test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m pytest -m docs
 
 figures: $(VENV)/.docs
 	$(BIN)/python docs/figures/make.py

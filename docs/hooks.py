@@ -28,8 +28,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def estimators() -> str:
-    """Return the estimators' references, strongest first."""
-    classes = dict.fromkeys(method.estimator for method in reversed(METHODS.values()))
+    """Return the estimators' references: linear ones first, of those the strongest."""
+    ranked = sorted(METHODS.values(), key=lambda method: (not method.linear, -method.rank))
+    classes = dict.fromkeys(method.estimator for method in ranked)
     return "\n".join(f"::: {each.__module__}.{each.__qualname__}" for each in classes)
 
 
@@ -48,8 +49,12 @@ def commands() -> str:
         arguments = [param for param in command.params if param.param_type_name == "argument"]
         options = [param for param in command.params if param.param_type_name != "argument"]
         usage = " ".join(param.metavar or param.name.upper() for param in arguments)
-        parts += [f"## {name}\n", f"```text\nnearfold {name} {usage} [OPTIONS]\n```\n", f"{command.help}\n"]
-        parts += ["| | |", "|---|---|"]
+        parts += [
+            f"## {name}\n",
+            f"```text\nnearfold {name} {f'{usage} ' if usage else ''}[OPTIONS]\n```\n",
+            f"{command.help}\n",
+        ]
+        parts += ["| option | |", "|---|---|"]
         for param in arguments:
             parts.append(f"| `{param.metavar or param.name.upper()}` | {_cell(param.help or '')} |")
         for param in options:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import re
 import shlex
@@ -21,8 +20,8 @@ PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "```" in page.read_text(
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$(\n\{: \.(\w+) \})?", re.DOTALL | re.MULTILINE)
 LANGUAGES = {"python", "sh", "text"}
 
-# Modules beyond what `make test` installs.
-NEEDS = {"how-to/databases.md": "lancedb"}
+# Pages that need more than the tests of the documentation install.
+NEEDS = {"how-to/databases.md": pytest.mark.databases}
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
@@ -46,12 +45,19 @@ def run_commands(code: str) -> str:
     return printed.getvalue()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def name_of(page: Path) -> str:
+    return page.relative_to(DOCS).as_posix()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=name_of(page), marks=NEEDS.get(name_of(page), pytest.mark.docs))
+        for page in PAGES
+    ],
+)
 @pytest.mark.filterwarnings("ignore")
 def test_a_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = NEEDS.get(page.relative_to(DOCS).as_posix())
-    if needed and importlib.util.find_spec(needed) is None:
-        pytest.skip(f"needs {needed}; make test-databases installs it")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [])
     names: dict[str, object] = {}

@@ -102,7 +102,7 @@ def lambdas(base: np.ndarray, queries: np.ndarray) -> None:
         right.plot(grid, kept, "o-", color=color, label=label, lw=2, ms=4)
     left.set(xscale="log", xlabel="lambda", ylabel="condition number kappa")
     right.set(xscale="log", xlabel="lambda", ylabel="P@10")
-    left.legend(loc="upper center")
+    right.legend(loc="lower left")
     save(figure, "lambda")
 
 

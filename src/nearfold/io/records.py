@@ -7,7 +7,8 @@ chunk does not grow with the file.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import IO, Any
 
 import numpy as np
@@ -18,7 +19,25 @@ from nearfold.files import cause
 from nearfold.io.base import Chunk, Int64, Layout, Source
 from nearfold.io.location import Location
 
-__all__ = ["RecordSource"]
+__all__ = ["RecordSource", "check_dtype", "check_no_column"]
+
+
+def check_no_column(location: Location, column: str | None) -> None:
+    """Refuse a column's name where a file holds vectors alone."""
+    if column is not None:
+        raise FileError(f"{location.name}: an {location.suffix} file has no columns; leave --column out")
+
+
+def check_dtype(
+    path: str | os.PathLike[str], layout: Layout, dtypes: Mapping[str, np.dtype[Any]]
+) -> np.dtype[Any]:
+    """Return the numbers that files of an ending hold, or refuse a layout of others."""
+    suffix = PurePath(path).suffix.lower()
+    if layout.dtype != dtypes[suffix]:
+        raise FileError(
+            f"{path}: an {suffix} file holds {dtypes[suffix].name}, not {layout.dtype}; choose another format"
+        )
+    return dtypes[suffix]
 
 
 class RecordSource(Source):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import PurePath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,7 +14,7 @@ from nearfold.errors import FileError
 from nearfold.files import cause, replacing
 from nearfold.io.base import Chunk, Int64, Layout, check_layout
 from nearfold.io.location import Location
-from nearfold.io.records import RecordSource
+from nearfold.io.records import RecordSource, check_dtype, check_no_column
 
 __all__ = ["SUFFIXES", "read", "write"]
 
@@ -60,8 +59,7 @@ class VecsSink:
 
 def read(location: Location, column: str | None) -> VecsSource:
     """Open a file of vectors with widths; it has no columns, so `column` must be None."""
-    if column is not None:
-        raise FileError(f"{location.name}: an {location.suffix} file has no columns; leave --column out")
+    check_no_column(location, column)
     dtype, size = _DTYPES[location.suffix], location.size()
     try:
         with location.open() as file:
@@ -88,11 +86,6 @@ def write(path: str | os.PathLike[str], layout: Layout) -> Iterator[VecsSink]:
     FileError
         The layout's numbers are others, or the file can't be written.
     """
-    suffix = PurePath(path).suffix.lower()
-    if layout.dtype != _DTYPES[suffix]:
-        raise FileError(
-            f"{path}: an {suffix} file holds {_DTYPES[suffix].name}, not {layout.dtype}; "
-            f"choose another format"
-        )
+    dtype = check_dtype(path, layout, _DTYPES)
     with replacing(path) as file:
-        yield VecsSink(file, layout, _DTYPES[suffix])
+        yield VecsSink(file, layout, dtype)

@@ -205,7 +205,7 @@ class LanceStore(Store):
 
     def _nearest(self, vector: Float32, column: str) -> Any:
         search = self._table.search(vector, vector_column_name=column)
-        return search.distance_type(_DISTANCES[self.metric]).select([self._column])
+        return search.distance_type(_DISTANCES[self.metric]).select([self._column, "_distance"])
 
     def _matrix(self, column: Any) -> Float32:
         lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
