@@ -32,7 +32,9 @@ def test_fit_apply_eval_inspect(method: str, base: Path, run: Run, tmp_path: Pat
     applied = run("apply", fold, base, "-o", tmp_path / "z.npy", "--json")
     assert json.loads(applied.stdout)["bytes_per_vector"] == [768, 192]
     encoder = Encoder.load(fold)
-    np.testing.assert_allclose(np.load(tmp_path / "z.npy"), encoder.transform(np.load(base)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "z.npy"), encoder.transform(np.load(base)), rtol=1e-5, atol=1e-6
+    )
     judged = json.loads(run("eval", fold, base, "--json", "-k", "1,10", "--depths", "20").stdout)
     assert judged["metric"] == "l2"
     assert judged["queries"] == 60
