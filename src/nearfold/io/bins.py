@@ -11,9 +11,9 @@ import numpy as np
 
 from nearfold.errors import FileError
 from nearfold.files import cause, replacing
-from nearfold.io.base import Chunk, Layout, check_layout
+from nearfold.io.base import Layout, check_layout
 from nearfold.io.location import Location
-from nearfold.io.records import RecordSource, check_dtype, check_no_column
+from nearfold.io.records import RecordSource, RowSink, check_dtype, check_no_column
 
 __all__ = ["SUFFIXES", "read", "write"]
 
@@ -26,17 +26,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     ".i8bin": np.dtype("i1"),
 }
 _HEADER = np.dtype("<u4")
-
-
-class BinSink:
-    """Appends rows behind the header."""
-
-    def __init__(self, file: Any, dtype: np.dtype[Any]) -> None:
-        self._file, self._dtype = file, dtype
-
-    def write(self, chunk: Chunk) -> None:
-        """Append rows."""
-        self._file.write(np.ascontiguousarray(chunk.vectors, self._dtype).data)
 
 
 def read(location: Location, column: str | None) -> RecordSource:
@@ -59,7 +48,7 @@ def read(location: Location, column: str | None) -> RecordSource:
 
 
 @contextmanager
-def write(path: str | os.PathLike[str], layout: Layout) -> Iterator[BinSink]:
+def write(path: str | os.PathLike[str], layout: Layout) -> Iterator[RowSink]:
     """Open a file for writing; the ending says of what numbers, so `layout.dtype` must be that.
 
     Raises
@@ -70,4 +59,4 @@ def write(path: str | os.PathLike[str], layout: Layout) -> Iterator[BinSink]:
     dtype = check_dtype(path, layout, _DTYPES)
     with replacing(path) as file:
         file.write(np.array([layout.rows, layout.n_features], _HEADER).data)
-        yield BinSink(file, dtype)
+        yield RowSink(file, dtype)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ __all__ = [
     "fixed_lists",
     "is_fixed",
     "layout_of",
+    "made_by",
     "matrix_of",
     "vector_column",
     "vector_schema",
@@ -68,8 +71,12 @@ def layout_of(path: str, schema: pa.Schema, name: str, rows: int, width: int) ->
 def vector_schema(layout: Layout) -> pa.Schema:
     """Return the schema that a layout is written with: the vectors first, then the others."""
     fields = [pa.field(layout.name, pa.list_(pa.from_numpy_dtype(layout.dtype), layout.n_features))]
-    origin = {"nearfold": __version__, **layout.origin}
-    return pa.schema([*fields, *(layout.others or [])], metadata={"nearfold": json.dumps(origin)})
+    return pa.schema([*fields, *(layout.others or [])], metadata=made_by(layout.origin))
+
+
+def made_by(origin: Mapping[str, Any] = MappingProxyType({})) -> dict[str, str]:
+    """Return the metadata by which a table says what made it: this version, and more that is known."""
+    return {"nearfold": json.dumps({"nearfold": __version__, **origin})}
 
 
 def table_of(chunk: Chunk, layout: Layout) -> pa.Table:

@@ -14,7 +14,7 @@ from nearfold.errors import FileError
 from nearfold.files import cause, replacing
 from nearfold.io.base import Chunk, Int64, Layout, Source, check_layout
 from nearfold.io.location import Location
-from nearfold.io.records import RecordSource
+from nearfold.io.records import RecordSource, RowSink
 
 __all__ = ["SUFFIXES", "ArraySink", "ArraySource", "read", "read_header", "write"]
 
@@ -45,22 +45,17 @@ class ArraySource(Source):
         return self.array[rows]
 
 
-class ArraySink:
+class ArraySink(RowSink):
     """Appends rows behind the header of an .npy stream."""
 
     def __init__(self, file: IO[bytes], layout: Layout) -> None:
-        self._file = file
-        self._dtype = layout.dtype
+        super().__init__(file, layout.dtype)
         header = {
             "descr": np.lib.format.dtype_to_descr(layout.dtype),
             "fortran_order": False,
             "shape": (layout.rows, layout.n_features),
         }
         np.lib.format.write_array_header_1_0(file, header)
-
-    def write(self, chunk: Chunk) -> None:
-        """Append rows."""
-        self._file.write(np.ascontiguousarray(chunk.vectors, self._dtype).data)
 
 
 def read(location: Location, column: str | None) -> Source:

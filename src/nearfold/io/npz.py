@@ -54,23 +54,21 @@ def _chosen(path: str, archive: zipfile.ZipFile, column: str | None) -> str:
         for info in archive.infolist()
         if info.filename.endswith(".npy")
     }
+    if column is not None and column not in members:
+        raise FileError(f"{path}: has no array {column!r}; it has {', '.join(members) or 'none'}")
+    headers = {}
+    for name in members if column is None else [column]:
+        with archive.open(members[name]) as member:
+            headers[name] = read_header(member)
     if column is None:
-        shapes = {}
-        for name, info in members.items():
-            with archive.open(info) as member:
-                shapes[name] = read_header(member)[0]
-        tables = [name for name, shape in shapes.items() if len(shape) == 2]
+        tables = [name for name, (shape, _, _) in headers.items() if len(shape) == 2]
         if len(tables) != 1:
             raise FileError(
                 f"{path}: {'several' if tables else 'none'} of its arrays ({', '.join(members) or 'none'}) "
                 f"are tables of vectors; name one with --column"
             )
         column = tables[0]
-    if column not in members:
-        raise FileError(f"{path}: has no array {column!r}; it has {', '.join(members) or 'none'}")
-    info = members[column]
-    with archive.open(info) as member:
-        shape, _, dtype = read_header(member)
+    info, (shape, _, dtype) = members[column], headers[column]
     promised = math.prod(shape) * dtype.itemsize
     if promised > min(info.file_size, _MAX_SHRINK * info.compress_size):
         raise FileError(

@@ -19,7 +19,18 @@ from nearfold.files import cause
 from nearfold.io.base import Chunk, Int64, Layout, Source
 from nearfold.io.location import Location
 
-__all__ = ["RecordSource", "check_dtype", "check_no_column"]
+__all__ = ["RecordSource", "RowSink", "check_dtype", "check_no_column"]
+
+
+class RowSink:
+    """Appends rows of one type of numbers to a file, nothing between them."""
+
+    def __init__(self, file: IO[bytes], dtype: np.dtype[Any]) -> None:
+        self._file, self._dtype = file, dtype
+
+    def write(self, chunk: Chunk) -> None:
+        """Append rows."""
+        self._file.write(np.ascontiguousarray(chunk.vectors, self._dtype).data)
 
 
 def check_no_column(location: Location, column: str | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,7 @@ class _Asked:
     depth: int
     count: int
     least: float
-    seed: int = field(default=0)
+    seed: int
 
 
 def note_of(fold: Fold, dtype: str) -> Note:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 import numpy as np
@@ -10,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nearfold.files import replacing
+from nearfold.io.lists import made_by
 from nearfold.search.index import Found
-from nearfold.version import __version__
 
 __all__ = ["write_found"]
 
@@ -34,6 +33,6 @@ def write_found(found: Found, path: str | os.PathLike[str]) -> None:
             "score": found.scores.ravel()[there],
         }
     )
-    table = table.replace_schema_metadata({"nearfold": json.dumps({"nearfold": __version__})})
+    table = table.replace_schema_metadata(made_by())
     with replacing(path) as file:
         pq.write_table(table, file)
