@@ -25,6 +25,7 @@ __all__ = [
     "check_positive",
     "check_products",
     "check_row_count",
+    "check_width",
     "chunk_rows",
     "normalize_rows",
     "resolve_components",
@@ -87,6 +88,20 @@ def check_positive(name: str, value: Any, *, integer: bool = True, zero: bool = 
     if not good or value < 0 or (value == 0 and not zero):
         wanted = f"{'non-negative' if zero else 'positive'} {'integer' if integer else 'number'}"
         raise ParameterError(f"{name}={value!r} must be a {wanted}")
+
+
+def check_width(name: str, found: int, wanted: int) -> None:
+    """Refuse vectors of other dimensions than a fold takes.
+
+    Raises
+    ------
+    DataError
+        They are; the message begins with `name`.
+    """
+    if found != wanted:
+        raise DataError(
+            f"{name}: has {found} dimensions, the encoder takes {wanted}; use the vectors it was fitted for"
+        )
 
 
 def as_rows(X: Any, name: str = "X") -> npt.NDArray[Any]:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from nearfold import PCA, NearFold, evaluate
 from nearfold.arrays import METRICS, Metric
 from nearfold.errors import NearfoldError
-from nearfold.methods.nearfold import one_cycle
 from nearfold.methods.objective import block_scores, gradient, loss, score_spread, soft_neighbors
+from nearfold.methods.training import one_cycle
 
 
 @given(

@@ -35,7 +35,7 @@ def file(tmp_path: Path, vectors: Vectors) -> Path:
 def run(file: Path, fold: Encoder, **known: Any) -> Any:
     asked = {"table": "items", "key": "id", "dtype": "float32", **known}
     with open_store(f"duckdb:{file}", fold, **asked) as store:
-        return migrate(fold, store, dtype="float32", n_queries=50)
+        return migrate(fold, store, n_queries=50)
 
 
 def test_every_vector_gets_its_fold(file: Path, vectors: Vectors, fold: Encoder) -> None:

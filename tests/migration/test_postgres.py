@@ -67,7 +67,7 @@ def test_the_recipe_and_the_trigger_run_as_printed(
 ) -> None:
     table = postgres_table(db, vectors[:-1], kind="halfvec(96)")
     with open_store(server, fold, table=table, dtype="float32") as store:
-        recipe = migrate(fold, store, dtype="float32").recipe
+        recipe = migrate(fold, store).recipe
     search, _, follow = recipe.partition("-- To keep")
     setting, _, query = search.partition(";\n")
     db.execute(setting)
@@ -131,7 +131,7 @@ def test_what_can_not_be_done_is_refused(
     def attempt(fold: Encoder = fold, table: str = table, dtype: str = "float16", **how: Any) -> None:
         known = {name: how.pop(name) for name in ("column", "key", "name") if name in how}
         with open_store(server, fold, table=table, dtype=dtype, **known) as store:
-            migrate(fold, store, dtype=dtype, **how)
+            migrate(fold, store, **how)
 
     with pytest.raises(DatabaseError, match="no such table"):
         attempt(table="nothing")

@@ -76,7 +76,6 @@ def migrate(
         done = run(
             fold,
             store,
-            dtype=dtype.value,
             k=k,
             depth=depth,
             recall=recall,

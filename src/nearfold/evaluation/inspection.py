@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, normalize_rows
+from nearfold.arrays import Float32, check_width, normalize_rows
 from nearfold.encoder import Encoder
-from nearfold.errors import DataError
 from nearfold.evaluation.distortion import Distortion, distortion
 from nearfold.evaluation.judge import DEFAULT_DEPTHS, DEFAULT_KS, Judgement, check_counts, judge
 from nearfold.evaluation.truth import Truth
@@ -118,11 +117,7 @@ def inspect_fold(fold: Fold, base: Float32, queries: Float32, k: int = 10) -> In
     DataError, ParameterError
         As `evaluate`.
     """
-    if base.shape[1] != fold.n_features:
-        raise DataError(
-            f"base has {base.shape[1]} dimensions, the encoder takes {fold.n_features}; "
-            f"use the vectors it was fitted for"
-        )
+    check_width("base", base.shape[1], fold.n_features)
     check_counts([k, *DEFAULT_KS], [], len(base))
     metric = fold.metric
     truth = Truth.compute(base, queries, max(k, *DEFAULT_KS), metric)

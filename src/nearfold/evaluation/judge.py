@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric, as_vectors, check_metric, check_positive
-from nearfold.errors import DataError, ParameterError
+from nearfold.arrays import Float32, Metric, as_vectors, check_metric, check_positive, check_width
+from nearfold.errors import ParameterError
 from nearfold.evaluation.intervals import Estimate, estimate
 from nearfold.evaluation.truth import Truth, search
 from nearfold.fold import Fold
@@ -195,11 +195,7 @@ def evaluate(
     """
     base_vectors, query_vectors = as_vectors(base, "base"), as_vectors(queries, "queries")
     for name, vectors in (("base", base_vectors), ("queries", query_vectors)):
-        if vectors.shape[1] != encoder.n_features:
-            raise DataError(
-                f"{name} has {vectors.shape[1]} dimensions, the encoder takes {encoder.n_features}; "
-                f"use the vectors it was fitted for"
-            )
+        check_width(name, vectors.shape[1], encoder.n_features)
     check_counts(k, depths, len(base_vectors))
     chosen = encoder.metric if metric is None else check_metric(metric)
     return judge(encoder, Truth.compute(base_vectors, query_vectors, max(k), chosen), k, depths)

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric, as_vectors, check_metric, normalize_rows
-from nearfold.errors import DataError
+from nearfold.arrays import Float32, Metric, as_vectors, check_metric, check_width, normalize_rows
 from nearfold.evaluation.judge import (
     DEFAULT_DEPTHS,
     DEFAULT_KS,
@@ -137,8 +136,7 @@ def evaluate_source(
     held = np.empty(0, np.int64) if held_out is None else held_out
     asked = as_vectors(queries, "queries")
     for name, width in ((source.path, source.layout.n_features), ("queries", asked.shape[1])):
-        if width != encoder.n_features:
-            raise DataError(f"{name} has {width} dimensions, the encoder takes {encoder.n_features}")
+        check_width(name, width, encoder.n_features)
     base = _Base(source, held)
     check_counts(k, depths, len(base))
     near = check_metric(metric or encoder.metric)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.base import clone
 
-from nearfold.arrays import Float32, normalize_rows
+from nearfold.arrays import Float32, check_width, normalize_rows
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, FileError, NearfoldWarning, ParameterError
 from nearfold.evaluation.judge import judge
@@ -204,8 +204,7 @@ def compare_with_training(fold: Fold, rows: Float32) -> Drift:
             "the encoder has no figures of its training rows: it was fitted to fewer than "
             f"{2 * SAMPLE_SIZES[0]}, or not by `nearfold fit`"
         ) from error
-    if rows.shape[1] != fold.n_features:
-        raise DataError(f"the rows have {rows.shape[1]} dimensions, the encoder takes {fold.n_features}")
+    check_width("the new rows", rows.shape[1], fold.n_features)
     sizes = [size for size in known if size <= len(rows)]
     if not sizes:
         raise DataError(f"{len(rows)} new rows are too few to compare; give at least {min(known)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,27 +18,18 @@ from nearfold.arrays import (
 )
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, ParameterError
-from nearfold.methods.adam import Adam
 from nearfold.methods.base import check_rows_for_components, fingerprinted
 from nearfold.methods.method import Method
-from nearfold.methods.objective import distinguishes, gradient, loss, score_spread, soft_neighbors
 from nearfold.methods.pca import principal_axes
 from nearfold.methods.scanned import ScanFold
+from nearfold.methods.training import train_on_blocks
 from nearfold.moments import Moments
-from nearfold.progress import stage
-from nearfold.scan import Anchors, Blocks, Request, Scan
+from nearfold.scan import Anchors, Request, Scan
 from nearfold.scanner import scan_array
-from nearfold.threads import blas_threads, shared_work
 
-__all__ = ["OFFERS", "NearFold", "batches", "one_cycle", "thread_bounds", "train_on_blocks"]
+__all__ = ["OFFERS", "NearFold"]
 
 _DEFAULT_NEIGHBORS = 64
-
-_PEAK_RATE, _FULL_RATE_LOSS = 4e-3, 4e-3
-
-# Blocks of a step that a thread takes at least: fewer are done sooner than threads have met.
-_BLOCKS_A_THREAD = 4
-
 
 # Rows whose moments are enough to start from, evenly spread over more. Summing those of all rows
 # would be a quarter of a long scan.
@@ -54,141 +45,8 @@ def default_anchors(rows: int) -> int:
     return max(_MIN_ANCHORS, min(_MAX_ANCHORS, _CHEAP_SCORES // rows))
 
 
-def one_cycle(n_steps: int, peak: float) -> npt.NDArray[np.float64]:
-    """Return learning rates that rise from peak / 25 over 30% of the steps and fall to nearly 0.
-
-    Both along half a cosine (Smith and Topin, arXiv 1708.07120).
-    """
-    rise = max(1, round(0.3 * n_steps))
-    step = np.arange(n_steps)
-    up = 0.5 * (1 - np.cos(np.pi * step / rise))
-    down = 0.5 * (1 + np.cos(np.pi * (step - rise) / max(1, n_steps - rise)))
-    return peak * np.where(step < rise, 0.04 + 0.96 * up, 1e-4 + (1 - 1e-4) * down)
-
-
-def fitting_rate(loss_before: float) -> float:
-    """Return the peak rate for a start of this loss.
-
-    Adam's steps have the rate's length whatever the gradient's, so the noise that they leave in W
-    grows with the rate, while what can be gained is bounded by the loss at the start. The square
-    root balances both; measured on validation rows at 12.5% to 75% of the dimensions.
-    """
-    return _PEAK_RATE * min(1.0, float(np.sqrt(loss_before / _FULL_RATE_LOSS)))
-
-
-class Trained(NamedTuple):
-    """What training made of a start.
-
-    Parameters
-    ----------
-    weight
-        W, shape (m, d).
-    learning_rate
-        The schedule's peak.
-    loss_before, loss_after
-        On a fixed sample of blocks.
-    """
-
-    weight: Float32
-    learning_rate: float
-    loss_before: float
-    loss_after: float
-
-
-def train_on_blocks(
-    start: Float32,
-    blocks: Blocks,
-    metric: Metric,
-    n_steps: int,
-    learning_rate: float | None,
-    blocks_per_step: int,
-    rng: np.random.Generator,
-) -> Trained:
-    """Train an encoder on blocks by Adam.
-
-    Parameters
-    ----------
-    start
-        Initial W, shape (m, d); not changed.
-    blocks
-        Anchors and neighbours, prepared for the metric.
-    metric
-        What the folded vectors will be searched with.
-    n_steps
-        Steps.
-    learning_rate
-        The one-cycle schedule's peak; None for `fitting_rate`.
-    blocks_per_step
-        Blocks in a batch.
-    rng
-        Shuffles the blocks.
-
-    Returns
-    -------
-    Trained. Where training has not lowered the loss, as can be when nearly nothing was lost at the
-    start, W is the start.
-    """
-    vectors, index = blocks.vectors, blocks.index
-    n_blocks = len(index)
-    sample = vectors[index[:: max(1, n_blocks // 256)]]
-    tau = score_spread(sample, metric)
-    if not distinguishes(sample, tau):
-        raise DataError(
-            "X has neighbourhoods of equal vectors only: no neighbour is nearer than another, so "
-            "there is nothing to learn; remove duplicate rows"
-        )
-    sample_targets = soft_neighbors(sample, metric, tau)
-    W = np.array(start, np.float32, order="C")
-
-    def sample_loss() -> float:
-        return loss(W, sample, sample_targets, metric, tau, anchors_only=blocks.foreign)
-
-    before = sample_loss()
-    peak = fitting_rate(before) if learning_rate is None else learning_rate
-    rates = one_cycle(n_steps, peak)
-    adam = Adam(W)
-    order = batches(n_blocks, blocks_per_step, len(rates), rng)
-    batch = order.shape[1]
-    bounds = thread_bounds(batch)
-    n_threads = len(bounds) - 1
-    slopes = np.empty((n_threads, *W.shape), np.float32)
-    with stage("NearFold", len(rates), "steps") as advance, shared_work(n_threads) as share:
-        for chosen, rate in zip(order, rates, strict=True):
-
-            def descend(i: int, chosen: npt.NDArray[np.int64] = chosen) -> None:
-                mine = chosen[bounds[i] : bounds[i + 1]]
-                rows = vectors[index[mine]]
-                # A block is met about once: its targets cost no more here than when kept.
-                wanted = soft_neighbors(rows, metric, tau)
-                gradient(W, rows, wanted, metric, tau, anchors_only=blocks.foreign, out=slopes[i])
-                slopes[i] *= np.float32(len(mine) / batch)
-
-            share(descend)
-            slopes.sum(axis=0, out=adam.gradient)
-            adam.step(rate)
-            advance(1)
-    after = sample_loss()
-    if not after < before:
-        return Trained(np.array(start, np.float32), peak, before, before)
-    return Trained(W, peak, before, after)
-
-
 def _trace(second: npt.NDArray[np.float64]) -> float:
     return max(float(np.trace(second)), np.finfo(np.float64).tiny)
-
-
-def batches(n_blocks: int, batch: int, n_steps: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Return block numbers of shape (n_steps, batch), one shuffle of all blocks after another."""
-    batch = min(batch, n_blocks)
-    rounds = -(-n_steps * batch // n_blocks)
-    order = np.concatenate([rng.permutation(n_blocks) for _ in range(rounds)])
-    return order[: n_steps * batch].reshape(n_steps, batch)
-
-
-def thread_bounds(batch: int) -> list[int]:
-    """Return where a batch of blocks is cut into nearly equal shares, one a thread: 0, ..., batch."""
-    n_threads = max(1, min(blas_threads(), batch // _BLOCKS_A_THREAD))
-    return [batch * i // n_threads for i in range(n_threads + 1)]
 
 
 class NearFold(ScanFold):

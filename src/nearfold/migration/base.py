@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from nearfold.arrays import Float32, Metric
 from nearfold.errors import DatabaseError
+from nearfold.fold import Fold
 
 __all__ = ["Advance", "FoldRows", "Note", "Sample", "Store", "Survey", "chosen_column"]
 
@@ -131,13 +132,24 @@ class Sample(NamedTuple):
 class Store(ABC):
     """Full vectors in a database, and a place beside them; nothing ever writes to the full ones.
 
-    It is opened for one fold, and is a context manager. Its methods are called in the order written here.
+    It is a context manager. Its methods are called in the order written here.
+
+    Parameters
+    ----------
+    fold
+        Whose results go in.
+    dtype
+        Of stored folds: "float16" or "float32".
     """
 
-    metric: Metric
-    n_components: int
     failures: tuple[type[Exception], ...]
     """What the database raises."""
+
+    def __init__(self, fold: Fold, dtype: str) -> None:
+        self._fold = fold
+        self.metric: Metric = fold.metric
+        self.n_components = fold.n_components
+        self.dtype = dtype
 
     @abstractmethod
     def close(self) -> None:

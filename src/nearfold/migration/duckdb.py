@@ -72,12 +72,11 @@ class DuckStore(Store):
     def __init__(
         self, db: Any, fold: Fold, table: str, column: str, width: int, key: str, kind: str, name: str
     ) -> None:
-        self._db, self._fold, self._width = db, fold, width
+        super().__init__(fold, "float32")
+        self._db, self._width = db, width
         self._table, self._name, self._kind = table, name, kind
         self._source, self._target = quoted(table), quoted(name)
         self._key, self._column = quoted(key), quoted(column)
-        self.metric = fold.metric
-        self.n_components = fold.n_components
         self.failures = (import_extra("duckdb", "duckdb", "migrating in DuckDB").Error,)
         self._distance = _FUNCTIONS[self.metric]
         self._missing = (

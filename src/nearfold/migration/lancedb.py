@@ -86,12 +86,10 @@ class LanceStore(Store):
     failures = (RuntimeError, OSError, ValueError, pa.ArrowException)
 
     def __init__(self, table: Any, where: str, fold: Fold, column: str, name: str, dtype: str) -> None:
+        super().__init__(fold, dtype)
         self._table = table
         self._where = where
-        self._fold = fold
         self._column, self._name = column, name
-        self.metric = fold.metric
-        self.n_components = fold.n_components
         self._field = pa.list_(pa.from_numpy_dtype(np.dtype(dtype)), fold.n_components)
         self._has = f"{_quoted(column)} IS NOT NULL"
         self._lacks = f"{_quoted(name)} IS NULL AND {self._has}"

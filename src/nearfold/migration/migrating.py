@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, check_positive
+from nearfold.arrays import Float32, check_positive, check_width
 from nearfold.errors import DatabaseError, DataError, NearfoldError
 from nearfold.evaluation.intervals import Estimate, estimate
 from nearfold.fold import Fold
@@ -91,7 +91,6 @@ def migrate(
     fold: Fold,
     store: Store,
     *,
-    dtype: str = "float16",
     k: int = 10,
     depth: int = 100,
     recall: float = 0.95,
@@ -111,8 +110,6 @@ def migrate(
         That `store` was opened for.
     store
         From `open_store`.
-    dtype
-        That `store` was opened with.
     k, depth
         The search that is verified: the k best of `depth` candidates, put in order by full vectors.
     recall
@@ -138,12 +135,8 @@ def migrate(
         check_positive(name, value)
     with _told(store):
         survey = store.survey()
-        note = note_of(fold, dtype)
-        if survey.n_features != fold.n_features:
-            raise DataError(
-                f"{survey.source}: has {survey.n_features} dimensions, the encoder takes {fold.n_features}; "
-                f"use the vectors it was fitted for"
-            )
+        note = note_of(fold, store.dtype)
+        check_width(survey.source, survey.n_features, fold.n_features)
         if survey.note is not None:
             note.check_same(survey.note, survey.target)
         if survey.rows <= k:
@@ -151,7 +144,7 @@ def migrate(
         if dry_run:
             return Migration(survey, 0, None, 0, store.recipe(k, depth))
         store.prepare(note)
-        written = _filled(fold, store, survey, np.dtype(dtype))
+        written = _filled(fold, store, survey)
         with stage("index", 1, "index") as advance:
             store.finish(index=index)
             advance(1)
@@ -161,7 +154,7 @@ def migrate(
                 f"{survey.target}: {missing} vectors have no fold and {extra} folds no vector of their own; "
                 f"vectors came or went meanwhile: run it again"
             )
-        found = _verified(fold, store, survey, dtype, _Asked(k, depth, n_queries, recall, seed))
+        found = _verified(fold, store, survey, _Asked(k, depth, n_queries, recall, seed))
         store.mark(note.with_recall(found.mean))
         return Migration(survey, written, found, min(n_queries, survey.rows), store.recipe(k, depth))
 
@@ -176,9 +169,9 @@ def _told(store: Store) -> Iterator[None]:
         raise DatabaseError(f"the database refused: {first_line(error)}") from error
 
 
-def _filled(fold: Fold, store: Store, survey: Survey, dtype: np.dtype[Any]) -> int:
+def _filled(fold: Fold, store: Store, survey: Survey) -> int:
     def folded(vectors: Float32) -> npt.NDArray[Any]:
-        return fold.transform(vectors, dtype=dtype)
+        return fold.transform(vectors, dtype=np.dtype(store.dtype))
 
     written = 0
     with stage("fold", max(0, survey.rows - survey.folded)) as advance:
@@ -190,11 +183,11 @@ def _filled(fold: Fold, store: Store, survey: Survey, dtype: np.dtype[Any]) -> i
     return written
 
 
-def _verified(fold: Fold, store: Store, survey: Survey, dtype: str, asked: _Asked) -> Estimate:
+def _verified(fold: Fold, store: Store, survey: Survey, asked: _Asked) -> Estimate:
     """Compare folds with the fold's own, and the search in two stages with the exact one."""
     sample = store.sample(asked.count, asked.seed)
     folded = fold.transform(sample.vectors)
-    _check_folds(sample, folded, survey, dtype)
+    _check_folds(sample, folded, survey, _TOLERANCE[store.dtype])
     # A row is its own nearest by cosine and l2, whatever was done to it.
     own = 1 if store.metric != "ip" else 0
     shares = []
@@ -215,13 +208,13 @@ def _verified(fold: Fold, store: Store, survey: Survey, dtype: str, asked: _Aske
     return result
 
 
-def _check_folds(sample: Sample, folded: Float32, survey: Survey, dtype: str) -> None:
+def _check_folds(sample: Sample, folded: Float32, survey: Survey, tolerance: float) -> None:
     """Refuse folds that are not this fold's: some databases store directions alone, so those are compared."""
     first, second = (
         rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
         for rows in (sample.folded.astype(np.float64), folded.astype(np.float64))
     )
-    off = np.abs(first - second).max(axis=1, initial=0) > _TOLERANCE[dtype]
+    off = np.abs(first - second).max(axis=1, initial=0) > tolerance
     if off.any():
         raise DatabaseError(
             f"{survey.target}: {int(off.sum())} of {len(off)} rows looked at hold other folds than the "

@@ -8,7 +8,7 @@ network byte order.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from nearfold.arrays import Float32
 from nearfold.errors import DataError
 
-__all__ = ["HEADER", "TRAILER", "Rows", "pack", "unpack"]
+__all__ = ["HEADER", "TRAILER", "Rows", "batches", "pack", "unpack"]
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
@@ -43,6 +43,46 @@ class Rows(NamedTuple):
     vectors: Float32
 
 
+def batches(copy: Any, nbytes: int) -> Iterator[list[memoryview]]:
+    """Yield what COPY sends, a message a row, without header and trailer.
+
+    Parameters
+    ----------
+    copy
+        From `cursor.copy("COPY ... TO STDOUT (FORMAT binary)")`.
+    nbytes
+        How much a batch holds, about.
+    """
+    batch: list[memoryview] = []
+    size = 0
+    for message in _messages(copy):
+        batch.append(message)
+        size += len(message)
+        if size >= nbytes:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _messages(copy: Any) -> Iterator[memoryview]:
+    """Yield one row after another."""
+    arrived = copy.cursor.connection.pgconn.get_copy_data
+    message = memoryview(copy.read())[len(HEADER) :]
+    if message and message != TRAILER:
+        yield message
+    ended = message == TRAILER
+    while not ended:
+        # What has come already is taken as it is; psycopg waits for what has not.
+        length, message = arrived(1)
+        if length <= 0:
+            message = memoryview(copy.read())
+        ended = not message or message == TRAILER
+        if not ended:
+            yield message
+    copy.read()
+
+
 def _row_type(id_bytes: int, width: int, number: str) -> np.dtype[Any]:
     return np.dtype(
         [
@@ -57,7 +97,7 @@ def _row_type(id_bytes: int, width: int, number: str) -> np.dtype[Any]:
     )
 
 
-def unpack(messages: Sequence[bytes], width: int, id_bytes: int | None, where: str) -> Rows:
+def unpack(messages: Sequence[memoryview], width: int, id_bytes: int | None, where: str) -> Rows:
     """Return the rows that COPY sent, a message each, without header and trailer.
 
     Parameters

@@ -7,7 +7,7 @@ anew; a table beside is filled by COPY.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,9 @@ from nearfold.errors import DatabaseError
 from nearfold.export.sql import fold_sql, quoted
 from nearfold.extras import import_extra
 from nearfold.fold import Fold
-from nearfold.migration.base import Advance, FoldRows, Note, Sample, Store, Survey, chosen_column
-from nearfold.migration.pgcopy import HEADER, TRAILER, Rows, pack, unpack
+from nearfold.migration.base import Advance, FoldRows, Note, Sample, Store, Survey
+from nearfold.migration.pgcopy import HEADER, TRAILER, Rows, batches, pack, unpack
+from nearfold.migration.pgtable import Table, find_table
 from nearfold.threads import in_order
 
 __all__ = ["NAMED", "SCHEMES", "PostgresStore", "open_store"]
@@ -42,23 +43,6 @@ _COMMIT_BYTES = 128 << 20
 _WAIT = "30s"
 
 
-class _Table(NamedTuple):
-    """The table of full vectors as the catalog knows it."""
-
-    oid: int
-    schema: str
-    name: str
-    id: str
-    id_type: str
-    id_bytes: int | None
-    column: str
-    width: int | None
-
-    @property
-    def sql(self) -> str:
-        return f"{quoted(self.schema)}.{quoted(self.name)}"
-
-
 def open_store(
     where: str, fold: Fold, *, table: str, column: str | None, key: str | None, name: str | None, dtype: str
 ) -> PostgresStore:
@@ -75,57 +59,13 @@ def open_store(
     except psycopg.Error as error:
         raise DatabaseError(f"can't connect to PostgreSQL: {error}") from error
     try:
-        found = _table(connection, table, column, key)
+        found = find_table(connection, table, column, key)
         return PostgresStore(connection, where, fold, found, name or f"{found.name}_folded", dtype)
     except BaseException as error:
         connection.close()
         if isinstance(error, psycopg.Error):
             raise DatabaseError(f"{table}: {error}") from error
         raise
-
-
-def _table(connection: Any, table: str, column: str | None, key: str | None) -> _Table:
-    found = connection.execute(
-        "SELECT c.oid, n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE c.oid = to_regclass(%s)",
-        (table,),
-    ).fetchone()
-    if found is None:
-        raise DatabaseError(f"{table}: no such table; name it as in SQL, with its schema if need be")
-    oid, schema, name = found
-    columns = connection.execute(
-        "SELECT attname, atttypmod FROM pg_attribute WHERE attrelid = %s AND attnum > 0 "
-        "AND NOT attisdropped AND atttypid::regtype::text IN ('vector', 'halfvec') ORDER BY attnum",
-        (oid,),
-    ).fetchall()
-    widths = dict(columns)
-    column = chosen_column(list(widths), column, table)
-    keys = connection.execute(
-        "SELECT a.attname, format_type(a.atttypid, a.atttypmod), t.typlen FROM pg_index i "
-        "JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] "
-        "JOIN pg_type t ON t.oid = a.atttypid "
-        "WHERE i.indrelid = %s AND i.indisunique AND i.indnkeyatts = 1 AND i.indpred IS NULL "
-        "AND a.attnotnull ORDER BY i.indisprimary DESC",
-        (oid,),
-    ).fetchall()
-    fitting = [entry for entry in keys if key in (None, entry[0])]
-    if not fitting:
-        raise DatabaseError(
-            f"{table}: {'no column' if key is None else key} tells rows apart (NOT NULL, with a unique index "
-            f"of its own); choose one with --id"
-        )
-    key, key_type, key_bytes = fitting[0]
-    width = widths[column]
-    return _Table(
-        oid,
-        schema,
-        name,
-        key,
-        key_type,
-        key_bytes if key_bytes > 0 else None,
-        column,
-        width if width > 0 else None,
-    )
 
 
 class PostgresStore(Store):
@@ -147,16 +87,13 @@ class PostgresStore(Store):
         "float16" or "float32".
     """
 
-    def __init__(self, connection: Any, where: str, fold: Fold, table: _Table, name: str, dtype: str) -> None:
+    def __init__(self, connection: Any, where: str, fold: Fold, table: Table, name: str, dtype: str) -> None:
+        super().__init__(fold, dtype)
         self._db = connection
         self._where = where
-        self._fold = fold
         self._table = table
         self._name = name
-        self._dtype = np.dtype(dtype)
         self._type = _TYPES[dtype]
-        self.metric = fold.metric
-        self.n_components = fold.n_components
         self._target = f"{quoted(table.schema)}.{quoted(name)}"
         self._function = f"fold_{name.removesuffix('_folded')}"
         self._key, self._column = quoted(table.id), quoted(table.column)
@@ -254,6 +191,7 @@ class PostgresStore(Store):
 
     def fill(self, fold: FoldRows, advance: Advance) -> int:
         """Write by COPY, in transactions of many rows."""
+        psycopg = import_extra("psycopg", "pgvector", "migrating in PostgreSQL")
         # Results travel on one connection while vectors come on another.
         with (
             type(self._db).connect(self._where, autocommit=True, application_name="nearfold") as reading,
@@ -262,11 +200,14 @@ class PostgresStore(Store):
                 f"TO STDOUT (FORMAT binary)"
             ) as source,
         ):
-            folded = in_order(lambda rows: self._packed(rows, fold), _batches(source), 2)
+            folded = in_order(lambda rows: self._packed(rows, fold), batches(source, _BATCH_BYTES), 2)
             done = 0
             for group in _groups(folded, max(1, _COMMIT_BYTES // _BATCH_BYTES)):
                 copied = 0
-                with self._db.cursor().copy(f"COPY {self._target} FROM STDIN (FORMAT binary)") as copy:
+                cursor = self._db.cursor()
+                # Sent by a thread of its own, so that reading goes on meanwhile.
+                sender = psycopg.copy.QueuedLibpqWriter(cursor)
+                with cursor.copy(f"COPY {self._target} FROM STDIN (FORMAT binary)", writer=sender) as copy:
                     copy.write(HEADER)
                     for rows, content in group:
                         copy.write(content)
@@ -276,7 +217,7 @@ class PostgresStore(Store):
                 done += copied
         return done
 
-    def _packed(self, messages: list[bytes], fold: FoldRows) -> tuple[int, bytes]:
+    def _packed(self, messages: list[memoryview], fold: FoldRows) -> tuple[int, bytes]:
         rows = unpack(messages, self._fold.n_features, self._table.id_bytes, self._table.name)
         return len(messages), pack(Rows(rows.ids, fold(rows.vectors)))
 
@@ -397,25 +338,6 @@ FOR EACH ROW EXECUTE FUNCTION {trigger}();
 def _width(depth: int) -> int:
     """Return pgvector's ef_search for so many candidates; it takes at most 1,000."""
     return min(1000, max(40, 2 * depth))
-
-
-def _batches(copy: Any) -> Iterator[list[bytes]]:
-    """Yield what COPY sends, a message a row, some megabytes at a time, without header and trailer."""
-    batch: list[bytes] = []
-    size, first = 0, True
-    for data in copy:
-        message = bytes(data)
-        if first:
-            message, first = message.removeprefix(HEADER), False
-        if message in (b"", TRAILER):
-            continue
-        batch.append(message)
-        size += len(message)
-        if size >= _BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _groups(items: Iterator[Any], count: int) -> Iterator[Iterator[Any]]:

@@ -92,12 +92,10 @@ class QdrantStore(Store):
     def __init__(
         self, shard: Any, folder: Path, fold: Fold, column: str, width: int, target: Path, dtype: str
     ) -> None:
+        super().__init__(fold, dtype)
         self._qdrant = import_extra("qdrant_edge", "qdrant", "migrating in Qdrant")
         self._shard, self._folder = shard, folder
-        self._fold, self._column, self._width = fold, column, width
-        self._target, self._dtype = target, dtype
-        self.metric = fold.metric
-        self.n_components = fold.n_components
+        self._column, self._width, self._target = column, width, target
         self._beside: Any = None
 
     def close(self) -> None:
@@ -123,7 +121,7 @@ class QdrantStore(Store):
             path = self._target / _NOTE
             note = Note.loads(path.read_text() if path.is_file() else None, str(self._target))
             folded = int(self._open().count(self._qdrant.CountRequest(exact=True)))
-        made = f"shard {self._target} ({_DISTANCES[self.metric]}, {self.n_components} of {self._dtype})"
+        made = f"shard {self._target} ({_DISTANCES[self.metric]}, {self.n_components} of {self.dtype})"
         source = f"{self._folder}" + (f" ({self._column})" if self._column else "")
         return Survey(source, str(self._target), self._count(), folded, self._width, note, [made])
 
@@ -131,7 +129,7 @@ class QdrantStore(Store):
         """Make the shard, whole or not at all."""
         if self._target.exists():
             return
-        kind = getattr(self._qdrant.VectorStorageDatatype, self._dtype.capitalize())
+        kind = getattr(self._qdrant.VectorStorageDatatype, self.dtype.capitalize())
         distance = getattr(self._qdrant.Distance, _DISTANCES[self.metric])
         vector = self._qdrant.EdgeVectorParams(self.n_components, distance, datatype=kind)
         with new_folder(self._target) as beside:

@@ -21,8 +21,8 @@ import scipy.sparse
 from nearfold.arrays import Float32, Metric
 from nearfold.errors import DataError, ParameterError
 from nearfold.methods.adam import Adam
-from nearfold.methods.nearfold import batches, one_cycle, thread_bounds
 from nearfold.methods.objective import distinguishes, score_spread, soft_neighbors, softened
+from nearfold.methods.training import batches, one_cycle, thread_bounds
 from nearfold.pipeline.rotations import balanced_rotation
 from nearfold.pipeline.sides import LearnedSides, widened
 from nearfold.progress import stage

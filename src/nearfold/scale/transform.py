@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import check_finite
+from nearfold.arrays import check_finite, check_width
 from nearfold.errors import DataError, FileError, NearfoldWarning
 from nearfold.io.base import Chunk, Layout, Source
 from nearfold.io.location import Location
@@ -38,11 +38,7 @@ def folded_layout(encoder: Applied, have: Layout, rows: int, suffix: str, dtype:
 def check_output(encoder: Applied, source: Source, out: str, suffix: str) -> None:
     """Refuse vectors that the encoder does not take, and to write over them; warn of columns lost."""
     have = source.layout
-    if have.n_features != encoder.n_features:
-        raise DataError(
-            f"{source.path}: has {have.n_features} dimensions, the encoder takes {encoder.n_features}; "
-            f"use the vectors it was fitted for"
-        )
+    check_width(source.path, have.n_features, encoder.n_features)
     if Location.of(source.path).holds(out):
         raise FileError(f"{out}: is the input itself; name another output")
     if have.others is not None and not _keeps_columns(suffix):

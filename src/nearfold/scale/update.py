@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nearfold.arrays import check_width
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, FileError, ParameterError
 from nearfold.evaluation.watch import IN_SAMPLE_ROWS, SAMPLE_SIZES, figures_of, with_figures
@@ -102,11 +103,7 @@ def update_files(
     source, engine = as_source(source, column), engine or engine_for()
     if state.scan is None or state.done < state.rows or state.sample is None:
         raise FileError("the scan is not finished; run the fit that began it to its end")
-    if source.layout.n_features != encoder.n_features:
-        raise DataError(
-            f"{source.path}: has {source.layout.n_features} dimensions, the encoder takes "
-            f"{encoder.n_features}"
-        )
+    check_width(source.path, source.layout.n_features, encoder.n_features)
     if state.scan.moments.n_features != encoder.n_features or state.request.metric != encoder.metric:
         raise FileError("the scan is not that of this encoder; give the state that its fit wrote")
     digests = input_digests(source)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +14,10 @@ from nearfold.pipeline.pipeline import Pipeline
 from nearfold.progress import stage
 from nearfold.sampling import sampled_rows
 from nearfold.search.certified import Certificates, certified_top
+from nearfold.search.found import Found, named, whole_numbers
 from nearfold.search.full import Fetch, FullVectors, Segment
-from nearfold.search.reduced import Flat, InvertedLists, Reduced, reduced_from, reduced_index
+from nearfold.search.locking import ReadersOneWriter
+from nearfold.search.reduced import Flat, InvertedLists, Reduced, living, reduced_from, reduced_index
 from nearfold.search.rerank import best, exact_scores_of, norms_of
 from nearfold.search.saved import read_index, write_index
 
@@ -28,24 +27,6 @@ Int64 = npt.NDArray[np.int64]
 
 _CHUNK_BYTES = 64 << 20
 _SAMPLE = 1 << 16
-
-
-class Found(NamedTuple):
-    """What a search found.
-
-    Parameters
-    ----------
-    ids
-        Shape (q, k), nearest first; -1 where there are fewer than k vectors.
-    scores
-        In d dimensions, shape (q, k), float32: cosine, -|q - b|^2 or <q, b>, higher is nearer.
-    read
-        How many full vectors were read for each query, shape (q,).
-    """
-
-    ids: Int64
-    scores: Float32
-    read: Int64
 
 
 class SearchIndex:
@@ -69,7 +50,7 @@ class SearchIndex:
         self._reduced, self._full, self._ids = reduced, full, ids
         self._norms, self._certificates = norms, certificates
         self._removed = np.zeros(len(ids), bool) if removed is None else removed
-        self._lock = _ReadersOneWriter()
+        self._lock = ReadersOneWriter()
 
     @classmethod
     def build(
@@ -196,12 +177,12 @@ class SearchIndex:
         with self._lock.reading():
             if certified:
                 return self._certified(asked, k)
-            candidates = self._candidates(asked, max(k, wanted), effort)
+            candidates = living(self._reduced, self._removed, asked, max(k, wanted), effort)
             if not wanted:
                 return self._by_codes(asked, candidates[:, :k])
             scores = self._exact(asked, candidates)
             read = (candidates >= 0).sum(axis=1)
-            return self._named(*best(candidates, scores, k), k, read)
+            return named(self._ids, *best(candidates, scores, k), k, read)
 
     def add(self, vectors: npt.ArrayLike, ids: npt.ArrayLike | None = None) -> None:
         """Add vectors (n, d), under ids of their own (None: from one past the largest on).
@@ -225,7 +206,7 @@ class SearchIndex:
         DataError
             An id is not there; nothing is removed then.
         """
-        wanted = np.unique(_whole(ids))
+        wanted = np.unique(whole_numbers(ids))
         with self._lock.writing():
             held = np.flatnonzero(~self._removed)
             rows = held[np.isin(self._ids[held], wanted)]
@@ -326,7 +307,7 @@ class SearchIndex:
         if ids is None:
             numbers = (self._ids.max(initial=-1) + 1 + np.arange(n)).astype(np.int64)
         else:
-            numbers = _whole(ids)
+            numbers = whole_numbers(ids)
         if numbers.shape != (n,):
             raise DataError(f"ids has shape {numbers.shape} for {n} vectors; give one id for each")
         if len(np.unique(numbers)) < n or np.isin(numbers, self.ids).any():
@@ -362,43 +343,14 @@ class SearchIndex:
             if self._full.fetch is None and done:
                 self._full.append(segment.first(done))
 
-    def _candidates(self, asked: Float32, depth: int, effort: int | None) -> Int64:
-        """Return the row numbers of `depth` candidates, none of them removed, -1 where there are fewer."""
-        depth = min(depth, len(self._ids))
-        gone = int(self._removed.sum())
-        more = depth
-        while True:
-            # Removed vectors are still found: look deeper by their share, and further where that falls short.
-            more = min(len(self._ids), more if not gone else more + gone * more // len(self._ids) + 8)
-            spent = self._reduced.default_effort(more) if effort is None else effort
-            found = self._reduced.search(asked, more, spent)
-            if not gone:
-                return found
-            found[self._removed[np.maximum(found, 0)]] = -1
-            order = np.argsort(found < 0, axis=1, kind="stable")
-            found = np.take_along_axis(found, order, 1)
-            if more == len(self._ids) or (found[:, :depth] >= 0).all():
-                return found[:, :depth]
-            more *= 2
-
     def _exact(self, asked: Float32, candidates: Int64) -> Float32:
         return exact_scores_of(asked, candidates, self._full, self._ids, self._norms, self.pipeline.metric)
-
-    def _named(self, rows: Int64, scores: Float32, k: int, read: Int64) -> Found:
-        """Return rows under their ids, in k columns."""
-        ids = np.full((len(rows), k), -1, np.int64)
-        padded = np.full((len(rows), k), -np.inf, np.float32)
-        width = min(k, rows.shape[1])
-        found = rows[:, :width]
-        ids[:, :width] = np.where(np.isneginf(scores[:, :width]), -1, self._ids[np.maximum(found, 0)])
-        padded[:, :width] = scores[:, :width]
-        return Found(ids, padded, read)
 
     def _by_codes(self, asked: Float32, candidates: Int64) -> Found:
         """Return candidates in the order of their codes, with scores falling by rank alone."""
         ranks = -np.arange(candidates.shape[1], dtype=np.float32)
         scores = np.where(candidates < 0, -np.inf, ranks[None]).astype(np.float32)
-        return self._named(candidates, scores, candidates.shape[1], np.zeros(len(asked), np.int64))
+        return named(self._ids, candidates, scores, candidates.shape[1], np.zeros(len(asked), np.int64))
 
     def _certified(self, asked: Float32, k: int) -> Found:
         if self._certificates is None:
@@ -411,53 +363,8 @@ class SearchIndex:
             lambda part, chosen: self._exact(asked[part], chosen),
             self._removed,
         )
-        return self._named(rows, scores, k, read)
+        return named(self._ids, rows, scores, k, read)
 
     def _decoded(self) -> Float32:
         assert isinstance(self._reduced, Flat)
         return self.pipeline.decode(self._reduced.codes())
-
-
-def _whole(ids: npt.ArrayLike) -> Int64:
-    numbers = np.asarray(ids)
-    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
-        raise DataError(f"ids must be whole numbers in one dimension, not {numbers.dtype} {numbers.shape}")
-    if numbers.size and (numbers.min() < 0 or numbers.max() > np.iinfo(np.int64).max):
-        raise DataError("ids must be from 0 to 2^63 - 1")
-    return numbers.astype(np.int64)
-
-
-class _ReadersOneWriter:
-    """A lock that many readers hold at once, or one writer alone; waiting writers go first."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._readers, self._writers_waiting, self._writing = 0, 0, False
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._writing and not self._writers_waiting)
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._readers -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        with self._changed:
-            self._writers_waiting += 1
-            try:
-                self._changed.wait_for(lambda: not self._writing and not self._readers)
-                self._writing = True
-            finally:
-                self._writers_waiting -= 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._writing = False
-                self._changed.notify_all()

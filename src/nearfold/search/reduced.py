@@ -15,7 +15,7 @@ from nearfold.pipeline.pipeline import Pipeline
 from nearfold.quantizers.base import Codes, faiss_metric
 from nearfold.quantizers.product import Product, nearest_centroids
 
-__all__ = ["KINDS", "IndexKind", "Reduced", "reduced_from", "reduced_index"]
+__all__ = ["KINDS", "IndexKind", "Reduced", "living", "reduced_from", "reduced_index"]
 
 Int64 = npt.NDArray[np.int64]
 
@@ -242,6 +242,44 @@ def reduced_index(
     if kind == "hnsw":
         return _graph(pipeline, links)
     raise ParameterError(f"index kind {kind!r} is unknown; use one of {', '.join(KINDS)}")
+
+
+def living(
+    reduced: Reduced, removed: npt.NDArray[np.bool_], queries: Float32, depth: int, effort: int | None
+) -> Int64:
+    """Return each query's nearest numbers among those that are not removed, nearest first.
+
+    Parameters
+    ----------
+    reduced
+        The first stage, which still finds removed ones.
+    removed
+        Whether each number is, shape (n,).
+    queries
+        Shape (q, d).
+    depth
+        How many to return.
+    effort
+        As for `Reduced.search`; None for the usual.
+
+    Returns
+    -------
+    ndarray of shape (q, depth), or (q, n) where n is less; -1 where there are fewer.
+    """
+    total, gone = len(removed), int(removed.sum())
+    wanted = more = min(depth, total)
+    while True:
+        # Look deeper by the share of removed ones, and further where that falls short.
+        more = min(total, more if not gone else more + gone * more // total + 8)
+        found = reduced.search(queries, more, reduced.default_effort(more) if effort is None else effort)
+        if not gone:
+            return found
+        found[removed[np.maximum(found, 0)]] = -1
+        order = np.argsort(found < 0, axis=1, kind="stable")
+        found = np.take_along_axis(found, order, 1)
+        if more == total or (found[:, :wanted] >= 0).all():
+            return found[:, :wanted]
+        more *= 2
 
 
 def reduced_from(pipeline: Pipeline, kind: str, index: Any, centroids: Float32 | None) -> Reduced:

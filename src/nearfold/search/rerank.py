@@ -9,7 +9,7 @@ import numpy.typing as npt
 from nearfold.arrays import Float32, Metric, row_norms
 from nearfold.search.full import FullVectors
 
-__all__ = ["best", "exact_scores_of"]
+__all__ = ["best", "exact_scores_of", "norms_of"]
 
 Int64 = npt.NDArray[np.int64]
 
