@@ -73,6 +73,27 @@ def test_a_lost_worker_changes_nothing(client: Client, sample: np.ndarray, tmp_p
     assert victim not in client.run(os.getpid).values()
 
 
+def test_a_worker_that_is_lost_while_data_is_sent_changes_nothing(
+    client: Client, parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, scatter, tries = DaskEngine(client, 1 << 17), client.scatter, []
+    expected = fit_files(PCA(24), open_source(parts), engine).weight
+
+    def scattered(*values: object, **options: object) -> object:
+        tries.append(values)
+        if len(tries) < 3:
+            raise ConnectionResetError("reset by peer")
+        return scatter(*values, **options)
+
+    monkeypatch.setattr(client, "scatter", scattered)
+    np.testing.assert_array_equal(fit_files(PCA(24), open_source(parts), engine).weight, expected)
+    assert len(tries) == 3
+    monkeypatch.setattr("nearfold.scale.dask._TRIES", 2)
+    tries.clear()
+    with pytest.raises(FileError, match="workers can't be sent data: reset by peer"):
+        fit_files(PCA(24), open_source(parts), engine)
+
+
 def test_it_folds_the_same(client: Client, parts: Path, sample: np.ndarray, tmp_path: Path) -> None:
     encoder = PCA(24).fit(sample).encoder_
     fold_folder(encoder, open_source(parts), tmp_path / "alone", LOCAL)

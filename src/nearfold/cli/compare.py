@@ -17,6 +17,7 @@ from nearfold.cli.options import (
     Queries,
     Quiet,
     Report,
+    SampleRows,
     Seed,
     Seeds,
     parse_numbers,
@@ -40,9 +41,7 @@ def compare(
     n_queries: NQueries = None,
     k: Ks = "1,5,10",
     depths: Depths = "20,50,100",
-    rows: Annotated[
-        int | None, typer.Option(help="Use the first ROWS rows only, for a quick look.", min=3)
-    ] = None,
+    rows: SampleRows = None,
     seeds: Seeds = 1,
     save: Annotated[Path | None, typer.Option(help="A folder for the encoders.")] = None,
     report: Report = None,
@@ -55,16 +54,19 @@ def compare(
     from nearfold.arrays import METRICS, check_metric
     from nearfold.cli.console import print_json, showing_progress
     from nearfold.cli.encoders import save_encoders
+    from nearfold.cli.inputs import rows_in_memory
     from nearfold.evaluation.compare import compare as run
     from nearfold.evaluation.split import base_and_queries
-    from nearfold.io.vectors import read_vectors
+    from nearfold.io.vectors import open_source, read_vectors
     from nearfold.methods.registry import resolve_methods
 
     names = resolve_methods(methods)
     wanted = METRICS if metric == "all" else [check_metric(name.strip()) for name in metric.split(",")]
     with showing_progress(quiet or as_json):
         given = None if queries is None else read_vectors(queries, column)
-        vectors, asked = base_and_queries(read_vectors(base, column)[:rows], given, n_queries, seed)
+        vectors, asked = base_and_queries(
+            rows_in_memory(open_source(base, column), rows, seed), given, n_queries, seed
+        )
         comparison = run(
             vectors,
             n_components=[part.strip() for part in dimensions.split(",")],

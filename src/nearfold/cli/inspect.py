@@ -18,8 +18,8 @@ __all__ = ["inspect"]
 def inspect(
     encoder: Annotated[Path, typer.Argument(help="What `fit` or `plan` saved.", metavar="ENCODER")],
     base: Annotated[
-        Path | None,
-        typer.Argument(help="Vectors to look at it on: .npy, .npz or .parquet.", metavar="[BASE]"),
+        str | None,
+        typer.Argument(help="Vectors to look at it on: a file, a folder or a URL.", metavar="[BASE]"),
     ] = None,
     queries: Queries = None,
     n_queries: NQueries = None,

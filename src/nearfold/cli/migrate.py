@@ -25,7 +25,8 @@ def migrate(
     where: Annotated[
         str,
         typer.Argument(
-            help="postgresql://USER@HOST/NAME, lancedb:FOLDER, or qdrant:FOLDER with edge shards in it.",
+            help="postgresql://USER@HOST/NAME, lancedb:FOLDER, duckdb:FILE, or qdrant:FOLDER with edge "
+            "shards in it.",
             metavar="DATABASE",
         ),
     ],

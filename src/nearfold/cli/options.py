@@ -27,6 +27,7 @@ __all__ = [
     "QueryColumn",
     "Quiet",
     "Report",
+    "SampleRows",
     "Scheduler",
     "Seed",
     "Seeds",
@@ -48,8 +49,7 @@ class MetricName(StrEnum):
 BaseFile = Annotated[
     str,
     typer.Argument(
-        help="Vectors: a file (.npy, .npz, .parquet, .arrow, .fvecs, .bvecs, .hdf5, .lance), a folder of "
-        "such files, or a URL.",
+        help="Vectors: a file (.npy, .parquet, .fvecs, .hdf5, ...), a folder of such files, or a URL.",
         metavar="BASE",
     ),
 ]
@@ -75,6 +75,9 @@ Seed = Annotated[int, typer.Option(help="Of the split and of the methods.", min=
 Params = Annotated[
     list[str] | None,
     typer.Option("--param", "-p", metavar="NAME=VALUE", help="A parameter of the method; repeatable."),
+]
+SampleRows = Annotated[
+    int | None, typer.Option("--rows", help="Use a sample of ROWS rows only, for a quick look.", min=3)
 ]
 Report = Annotated[
     Path | None, typer.Option(help="Write a page with tables and charts, in one file (.html).")

@@ -17,6 +17,7 @@ from nearfold.cli.options import (
     Queries,
     Quiet,
     Report,
+    SampleRows,
     Seed,
     parse_floats,
     parse_numbers,
@@ -46,9 +47,7 @@ def sweep(
     queries: Queries = None,
     n_queries: NQueries = None,
     k: Ks = "1,5,10",
-    rows: Annotated[
-        int | None, typer.Option(help="Use the first ROWS rows only, for a quick look.", min=4)
-    ] = None,
+    rows: SampleRows = None,
     save: Annotated[
         Path | None, typer.Option(help="Where the encoder with the best lambda on validation goes.")
     ] = None,
@@ -60,14 +59,17 @@ def sweep(
 ) -> None:
     """Learn RAE at each lambda, choose the best on rows held back, and judge it on other rows."""
     from nearfold.cli.console import print_json, showing_progress
+    from nearfold.cli.inputs import rows_in_memory
     from nearfold.evaluation.split import base_and_queries
     from nearfold.evaluation.sweep import sweep as run
-    from nearfold.io.vectors import read_vectors
+    from nearfold.io.vectors import open_source, read_vectors
     from nearfold.methods.rae import LAMBDA_GRID
 
     with showing_progress(quiet or as_json):
         given = None if queries is None else read_vectors(queries, column)
-        vectors, asked = base_and_queries(read_vectors(base, column)[:rows], given, n_queries, seed)
+        vectors, asked = base_and_queries(
+            rows_in_memory(open_source(base, column), rows, seed), given, n_queries, seed
+        )
         result = run(
             vectors,
             n_components=dimensions,

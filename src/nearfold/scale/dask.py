@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -29,6 +30,9 @@ Int64 = npt.NDArray[np.int64]
 _SHARD_BYTES = 256 << 20
 # Tasks sent ahead of each worker's thread.
 _AHEAD = 3
+
+# A worker that ends while data is sent to it is known for gone a moment later.
+_TRIES = 6
 
 _EXTRA = "dask"
 
@@ -86,6 +90,19 @@ class DaskEngine:
             for future in waiting:
                 future.cancel()
 
+    def _sent(self, value: T) -> Any:
+        """Return a future of a value that all workers hold, those that are lost on the way left out."""
+        for attempt in range(_TRIES):
+            try:
+                (sent,) = self._client.scatter([value], broadcast=True, hash=False)
+            except OSError as error:
+                if attempt == _TRIES - 1:
+                    raise FileError(f"the cluster failed: workers can't be sent data: {error}") from error
+                time.sleep(0.1 * 2**attempt)
+            else:
+                return sent
+        raise AssertionError
+
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Run on the workers, some tasks sent ahead."""
         yield from self._results((function, item) for item in items)
@@ -117,7 +134,7 @@ class DaskEngine:
         the few that are left in the end are read again.
         """
         shards = [s for s in plan_shards(source, column, self._shard_bytes) if s.first_row >= first_row]
-        (sent,) = self._client.scatter([(request, anchors)], broadcast=True, hash=False)
+        sent = self._sent((request, anchors))
         merged = start
         parts = self._results((_scan_shard, shard, sent, number_from) for shard in shards)
         for shard, part in zip(shards, parts, strict=True):
