@@ -8,18 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfold.errors import DataError
-from nearfold.migration.pgcopy import Rows, pack, unpack
+from nearfold.migration.pgcopy import Batch, Rows, pack, unpack
 
 
-def messages(content: bytes, ids: list[bytes], width: int) -> list[bytes]:
-    """Cut packed rows as the server sends them: a message each."""
-    cut, start = [], 0
-    for name in ids:
-        stop = start + 2 + 4 + len(name) + 4 + 4 + 4 * width
-        cut.append(content[start:stop])
-        start = stop
-    assert start == len(content)
-    return cut
+def sent(content: bytes, rows: int) -> Batch:
+    return Batch(rows, memoryview(content))
 
 
 @given(
@@ -30,7 +23,7 @@ def messages(content: bytes, ids: list[bytes], width: int) -> list[bytes]:
 def test_rows_come_back(names: list[bytes], width: int, seed: int) -> None:
     vectors = np.random.default_rng(seed).standard_normal((len(names), width)).astype(np.float32)
     content = pack(Rows(names, vectors))
-    rows = unpack(messages(content, names, width), width, None, "t")
+    rows = unpack(sent(content, len(names)), width, None, "t")
     assert rows.ids == names
     assert np.array_equal(rows.vectors, vectors)
 
@@ -42,7 +35,7 @@ def test_ids_of_one_length_make_the_same_bytes() -> None:
     assert packed == pack(Rows(names, vectors))
     # int16 2, int32 8, the id, int32 4 + 4 * 4, int16 4, int16 0, then float32 in network order.
     assert packed[:26] == bytes([0, 2, 0, 0, 0, 8, *names[0], 0, 0, 0, 20, 0, 4, 0, 0]) + bytes(4)
-    rows = unpack(messages(packed, names, 4), 4, 8, "t")
+    rows = unpack(sent(packed, 3), 4, 8, "t")
     assert [bytes(each) for each in rows.ids] == names
     assert np.array_equal(rows.vectors, vectors)
     halves = pack(Rows(names, vectors.astype(np.float16)))
@@ -54,4 +47,4 @@ def test_other_widths_are_refused(id_bytes: int | None) -> None:
     names = [bytes(8)] * 2
     content = pack(Rows(names, np.ones((2, 4), np.float32)))
     with pytest.raises(DataError, match="t: a vector has 4 dimensions, the encoder takes 3"):
-        unpack(messages(content, names, 4), 3, id_bytes, "t")
+        unpack(sent(content, 2), 3, id_bytes, "t")

@@ -8,7 +8,7 @@ network byte order.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from nearfold.arrays import Float32
 from nearfold.errors import DataError
 
-__all__ = ["HEADER", "TRAILER", "Rows", "batches", "pack", "unpack"]
+__all__ = ["HEADER", "TRAILER", "Batch", "Rows", "batches", "pack", "unpack"]
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
@@ -43,8 +43,23 @@ class Rows(NamedTuple):
     vectors: Float32
 
 
-def batches(copy: Any, nbytes: int) -> Iterator[list[memoryview]]:
-    """Yield what COPY sends, a message a row, without header and trailer.
+class Batch(NamedTuple):
+    """Rows as COPY sends them, without header and trailer.
+
+    Parameters
+    ----------
+    rows
+        How many.
+    content
+        One behind another.
+    """
+
+    rows: int
+    content: memoryview
+
+
+def batches(copy: Any, nbytes: int) -> Iterator[Batch]:
+    """Yield what COPY sends, some rows at a time.
 
     Parameters
     ----------
@@ -53,16 +68,19 @@ def batches(copy: Any, nbytes: int) -> Iterator[list[memoryview]]:
     nbytes
         How much a batch holds, about.
     """
-    batch: list[memoryview] = []
-    size = 0
+    # Each row is copied behind the last: thousands of small buffers, kept a while, cost more than reading.
+    buffer, size, rows = memoryview(bytearray(nbytes)), 0, 0
     for message in _messages(copy):
-        batch.append(message)
-        size += len(message)
-        if size >= nbytes:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+        end = size + len(message)
+        if end > len(buffer):
+            if rows:
+                yield Batch(rows, buffer[:size])
+            buffer, size, rows = memoryview(bytearray(max(nbytes, len(message)))), 0, 0
+            end = len(message)
+        buffer[size:end] = message
+        size, rows = end, rows + 1
+    if rows:
+        yield Batch(rows, buffer[:size])
 
 
 def _messages(copy: Any) -> Iterator[memoryview]:
@@ -97,13 +115,13 @@ def _row_type(id_bytes: int, width: int, number: str) -> np.dtype[Any]:
     )
 
 
-def unpack(messages: Sequence[memoryview], width: int, id_bytes: int | None, where: str) -> Rows:
-    """Return the rows that COPY sent, a message each, without header and trailer.
+def unpack(batch: Batch, width: int, id_bytes: int | None, where: str) -> Rows:
+    """Return the ids and vectors of a batch.
 
     Parameters
     ----------
-    messages
-        From the server.
+    batch
+        From `batches`.
     width
         Dimensions that each vector must have.
     id_bytes
@@ -116,22 +134,24 @@ def unpack(messages: Sequence[memoryview], width: int, id_bytes: int | None, whe
     DataError
         A vector has other dimensions.
     """
-    joined = b"".join(messages)
+    content = batch.content
     if id_bytes is not None:
         row = _row_type(id_bytes, width, ">f4")
-        if len(joined) == len(messages) * row.itemsize:
-            table = np.frombuffer(joined, row)
+        if len(content) == batch.rows * row.itemsize:
+            table = np.frombuffer(content, row)
             if (table["width"] == width).all():
                 return Rows(table["id"], table["vector"].astype(np.float32))
-    ids, parts = [], []
-    for message in messages:
-        _, length = _PREFIX.unpack_from(message)
-        start = _PREFIX.size + length
-        found = _VECTOR.unpack_from(message, start)[1]
+    ids, parts, start = [], [], 0
+    for _ in range(batch.rows):
+        _, length = _PREFIX.unpack_from(content, start)
+        start += _PREFIX.size
+        ids.append(bytes(content[start : start + length]))
+        start += length
+        size, found, _ = _VECTOR.unpack_from(content, start)
         if found != width:
             raise DataError(f"{where}: a vector has {found} dimensions, the encoder takes {width}")
-        ids.append(bytes(message[_PREFIX.size : start]))
-        parts.append(message[start + _VECTOR.size :])
+        parts.append(content[start + _VECTOR.size : start + _LENGTH.size + size])
+        start += _LENGTH.size + size
     vectors = np.frombuffer(b"".join(parts), ">f4").reshape(-1, width)
     return Rows(ids, vectors.astype(np.float32))
 

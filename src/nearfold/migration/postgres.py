@@ -19,7 +19,7 @@ from nearfold.export.sql import fold_sql, quoted
 from nearfold.extras import import_extra
 from nearfold.fold import Fold
 from nearfold.migration.base import Advance, FoldRows, Note, Sample, Store, Survey
-from nearfold.migration.pgcopy import HEADER, TRAILER, Rows, batches, pack, unpack
+from nearfold.migration.pgcopy import HEADER, TRAILER, Batch, Rows, batches, pack, unpack
 from nearfold.migration.pgtable import Table, find_table
 from nearfold.threads import in_order
 
@@ -191,7 +191,6 @@ class PostgresStore(Store):
 
     def fill(self, fold: FoldRows, advance: Advance) -> int:
         """Write by COPY, in transactions of many rows."""
-        psycopg = import_extra("psycopg", "pgvector", "migrating in PostgreSQL")
         # Results travel on one connection while vectors come on another.
         with (
             type(self._db).connect(self._where, autocommit=True, application_name="nearfold") as reading,
@@ -204,10 +203,7 @@ class PostgresStore(Store):
             done = 0
             for group in _groups(folded, max(1, _COMMIT_BYTES // _BATCH_BYTES)):
                 copied = 0
-                cursor = self._db.cursor()
-                # Sent by a thread of its own, so that reading goes on meanwhile.
-                sender = psycopg.copy.QueuedLibpqWriter(cursor)
-                with cursor.copy(f"COPY {self._target} FROM STDIN (FORMAT binary)", writer=sender) as copy:
+                with self._db.cursor().copy(f"COPY {self._target} FROM STDIN (FORMAT binary)") as copy:
                     copy.write(HEADER)
                     for rows, content in group:
                         copy.write(content)
@@ -217,9 +213,9 @@ class PostgresStore(Store):
                 done += copied
         return done
 
-    def _packed(self, messages: list[memoryview], fold: FoldRows) -> tuple[int, bytes]:
-        rows = unpack(messages, self._fold.n_features, self._table.id_bytes, self._table.name)
-        return len(messages), pack(Rows(rows.ids, fold(rows.vectors)))
+    def _packed(self, batch: Batch, fold: FoldRows) -> tuple[int, bytes]:
+        rows = unpack(batch, self._fold.n_features, self._table.id_bytes, self._table.name)
+        return batch.rows, pack(Rows(rows.ids, fold(rows.vectors)))
 
     def finish(self, *, index: bool) -> None:
         """Remove orphans; add primary key and HNSW index."""
