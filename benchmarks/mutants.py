@@ -1,9 +1,11 @@
 """Mutation testing of the core: whether the tests notice a change of the code.
 
 Mutants are those of cosmic-ray (operators, numbers, comparisons, branches, loops, decorators) in encoder,
-moments, methods and evaluation; a sample is drawn, and each is tested by its module's own tests in a copy of
-the tree. Unions in annotations and numbers of the modules' own constants (chunk sizes, tuned defaults) are
-left out: the first do nothing at run time, the second change speed or a tuned choice, not what is right.
+moments, methods and evaluation. Unions in annotations and numbers of the modules' own constants (chunk sizes,
+tuned defaults) are left out: the first do nothing at run time, the second change speed or a tuned choice, not
+what is right. `--measure` first runs all tests under coverage, and notes which lines each test runs and how
+long it takes; a sample of mutants is then drawn, and each is tested, in a copy of the tree, by the tests that
+run its lines, quickest first.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import ast
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -20,21 +23,20 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
+import coverage
 from cosmic_ray.commands.init import _all_work_items
 from cosmic_ray.mutating import mutate_and_test
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "nearfold"
+MEASURED = ROOT / "build" / "mutants"
 
-# By module: what tests it. A method has its own file and the conventions of all.
-TESTS = {
-    "encoder.py": "tests/test_encoder.py",
-    "fold.py": "tests/test_encoder.py tests/test_mlp.py tests/test_card.py",
-    "moments.py": "tests/test_moments.py",
-    "evaluation": "tests/evaluation tests/methods/test_auto.py",
-    "methods": "tests/methods tests/test_extremes.py tests/scale/test_fit.py",
-}
+MODULES = ("encoder.py", "fold.py", "moments.py", "evaluation", "methods")
+
+# Tests of a mutant are the quickest ones that take so long together.
+SECONDS = 90.0
 
 
 class Mutant(NamedTuple):
@@ -46,7 +48,7 @@ class Mutant(NamedTuple):
 
 def found(only: str) -> Iterator[Mutant]:
     """Yield all mutants."""
-    for name in TESTS:
+    for name in MODULES:
         place = SOURCE / name
         files = [place] if place.is_file() else sorted(place.glob("*.py"))
         for file in files:
@@ -70,12 +72,74 @@ def constants(file: Path) -> set[int]:
     return lines
 
 
+def measure() -> None:
+    """Run all tests; keep which lines each runs, and its time."""
+    MEASURED.mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *("--cov=nearfold", "--cov-context=test", "--cov-report=term:skip-covered"),
+            *(f"--junitxml={MEASURED / 'tests.xml'}", "-o", "junit_family=xunit1"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "COVERAGE_FILE": str(MEASURED / "coverage")},
+        check=True,
+    )
+
+
+class Tests:
+    """What `measure` found."""
+
+    def __init__(self) -> None:
+        cases = ElementTree.parse(MEASURED / "tests.xml").iter("testcase")
+        self._seconds = {
+            f"{each.get('file')}::{each.get('name')}": float(each.get("time", 0)) for each in cases
+        }
+        self._data = coverage.CoverageData(str(MEASURED / "coverage"))
+        self._data.read()
+
+    def of(self, file: Path, line: int) -> list[str]:
+        """Return the tests that run a line (or its function or file, where none does), quickest first."""
+        contexts = self._data.contexts_by_lineno(str(file))
+        names = self._run(contexts, {line})
+        if not names:
+            names = self._run(contexts, set(function_lines(file, line)))
+        ranked = sorted(names or self._run(contexts, set(contexts)), key=lambda name: self._seconds[name])
+        chosen: list[str] = []
+        total = 0.0
+        for name in ranked:
+            total += self._seconds[name]
+            if chosen and total > SECONDS:
+                break
+            chosen.append(name)
+        return chosen
+
+    def _run(self, contexts: dict[int, list[str]], lines: set[int]) -> set[str]:
+        found = {each.partition("|")[0] for line in lines for each in contexts.get(line, ())}
+        return found & self._seconds.keys()
+
+
+def function_lines(file: Path, line: int) -> range:
+    """Return the lines of the innermost function around a line; none where there is none."""
+    best = range(0)
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+            own = range(first, (node.end_lineno or first) + 1)
+            if line in own and (not best or len(own) < len(best)):
+                best = own
+    return best
+
+
 def work(mutants: list[Mutant]) -> list[tuple[Mutant, bool, str]]:
     """Test mutants in a copy of the tree; return each with whether it survived, and its diff."""
     results = []
+    tests = Tests()
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
-        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".venv", ".git", "build", ".*_cache"))
+        shutil.copytree(
+            ROOT, tree, ignore=shutil.ignore_patterns(".venv", ".git", "build", "site", ".*_cache")
+        )
         os.chdir(tree)
         # The copy comes before the installed package.
         os.environ |= {
@@ -84,10 +148,10 @@ def work(mutants: list[Mutant]) -> list[tuple[Mutant, bool, str]]:
             "OMP_NUM_THREADS": "1",
         }
         for mutant in mutants:
-            top = mutant.module.split("/")[0]
-            moved = tree / "src" / "nearfold" / mutant.module
+            chosen = tests.of(SOURCE / mutant.module, mutant.mutation.start_pos[0])
+            Path("chosen").write_text("\n".join(chosen), encoding="utf-8")
             mutation = type(mutant.mutation)(
-                module_path=moved,
+                module_path=tree / "src" / "nearfold" / mutant.module,
                 operator_name=mutant.mutation.operator_name,
                 operator_args=mutant.mutation.operator_args,
                 occurrence=mutant.mutation.occurrence,
@@ -95,24 +159,27 @@ def work(mutants: list[Mutant]) -> list[tuple[Mutant, bool, str]]:
                 end_pos=mutant.mutation.end_pos,
                 definition_name=mutant.mutation.definition_name,
             )
-            own = f"tests/methods/test_{moved.stem}.py"
-            first = f"{own} " if (tree / own).exists() else ""
-            command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider {first}{TESTS[top]}"
-            result = mutate_and_test([mutation], command, 300)
-            results.append((mutant, not result.is_killed, result.diff or result.output or ""))
-            mark = "survived" if not result.is_killed else "killed"
-            print(f"{mark}: {mutant.module}:{mutation.start_pos[0]} {mutation.operator_name}", flush=True)
+            command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider @chosen"
+            result = mutate_and_test([mutation], command, 2 * SECONDS + 60)
+            lives = not chosen or not result.is_killed
+            results.append((mutant, lives, result.diff or result.output or ""))
+            mark = "survived" if lives else "killed"
+            where = f"{mutant.module}:{mutation.start_pos[0]}"
+            print(f"{mark}: {where} {mutation.operator_name}, {len(chosen)} tests", flush=True)
         os.chdir(ROOT)
     return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--measure", action="store_true", help="run all tests under coverage first")
     parser.add_argument("--sample", type=int, default=240, help="mutants to test; 0 for all")
     parser.add_argument("--only", default="", help="part of a module's path")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if given.measure:
+        measure()
     everything = list(found(given.only))
     chosen = everything
     if given.sample:

@@ -13,18 +13,20 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import faiss
 from data import load
 from sklearn import decomposition
 
-from nearfold import Encoder, evaluate
+from nearfold import Encoder, compare
 from nearfold.arrays import Float32, Metric, normalize_rows
+from nearfold.errors import NearfoldError
 from nearfold.evaluation.intervals import Estimate
-from nearfold.evaluation.judge import judge_found
+from nearfold.evaluation.judge import judge, judge_found
 from nearfold.evaluation.truth import Truth
 from nearfold.fold import Fold
-from nearfold.methods.registry import METHODS, make
+from nearfold.methods.registry import METHODS
 from nearfold.pipeline.fitting import PipelineFitter
 from nearfold.planning.halving import judged
 from nearfold.report.provenance import versions
@@ -43,16 +45,29 @@ BYTES = (24, 48)
 Learner = Callable[[Float32, int, Metric], Fold]
 
 
-def learners(quick: bool) -> dict[str, Learner]:
-    """Return what is compared by name: this package's methods, and peers."""
-    found: dict[str, Learner] = {}
-    for name, method in METHODS.items():
-        needed = method.needs is None or importlib.util.find_spec(method.needs[0]) is not None
-        if needed and (method.linear or not quick):
-            found[name] = lambda X, m, metric, name=name: (  # type: ignore[misc]
-                make(name, m, metric=metric, random_state=0).fit(X).encoder_
-            )
-    found["faiss PCAMatrix"] = faiss_pca
+class Result(NamedTuple):
+    """P@10, and the seconds of learning."""
+
+    kept: Estimate
+    seconds: float
+
+
+Results = dict[tuple[Metric, int], Result]
+
+
+def methods(quick: bool) -> list[str]:
+    """Return the methods whose libraries are here."""
+    return [
+        name
+        for name, method in METHODS.items()
+        if (method.needs is None or importlib.util.find_spec(method.needs[0]) is not None)
+        and (method.linear or not quick)
+    ]
+
+
+def peers() -> dict[str, Learner]:
+    """Return other packages' linear maps by name."""
+    found: dict[str, Learner] = {"faiss PCAMatrix": faiss_pca}
     if importlib.util.find_spec("torch") is not None:
         from tldr import tldr
 
@@ -69,46 +84,97 @@ def faiss_pca(X: Float32, m: int, metric: Metric) -> Fold:
     return Encoder(weight, bias=faiss.vector_to_array(matrix.b), metric=metric, method="faiss")
 
 
+def of_method(
+    name: str, base: Float32, queries: Float32, sizes: list[int], metrics: tuple[Metric, ...]
+) -> Results:
+    """Return what a method keeps at each size and metric."""
+    compared = compare(
+        base, queries=queries, n_components=sizes, methods=[name], metrics=metrics, k=[10], depths=[]
+    )
+    return {
+        (entry.judgement.metric, entry.encoder.n_components): Result(
+            entry.judgement.preservation[10], entry.fit_seconds
+        )
+        for entry in compared.entries
+    }
+
+
+def of_peer(learn: Learner, truths: dict[Metric, Truth], base: Float32, sizes: list[int]) -> Results:
+    """Return what a peer keeps at each size and metric."""
+    results = {}
+    for metric, truth in truths.items():
+        for m in sizes:
+            began = time.perf_counter()
+            fold = learn(base, m, metric)
+            seconds = time.perf_counter() - began
+            results[metric, m] = Result(judge(fold, truth, [10], []).preservation[10], seconds)
+    return results
+
+
+def reference_seconds(base: Float32, m: int) -> float:
+    """Return the median time of scikit-learn's PCA."""
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        decomposition.PCA(m, svd_solver="covariance_eigh").fit(base)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
 def by_dimensions(folder: Path, quick: bool) -> list[str]:
     """Return a table a set and metric."""
     lines: list[str] = []
     for name, metrics in SETS:
         base, queries = load(folder, name)
-        d = base.shape[1]
+        sizes = [round(share * base.shape[1]) for share in SHARES]
+        truths = {metric: Truth.compute(base, queries, 10, metric) for metric in metrics}
+        reference = {m: reference_seconds(base, m) for m in sizes}
+        found: dict[str, Results | str] = {}
+        for method in methods(quick):
+            try:
+                found[method] = of_method(method, base, queries, sizes, metrics)
+            except NearfoldError as error:
+                found[method] = str(error).replace("|", "/")
+            print(name, method, found[method], flush=True)
+        for peer, learn in peers().items():
+            found[peer] = of_peer(learn, truths, base, sizes)
+            print(name, peer, found[peer], flush=True)
         for metric in metrics:
-            lines += ["", f"## {name}, {metric}", "", f"{len(base):,} rows of {d} dimensions.", ""]
-            sizes = [round(share * d) for share in SHARES]
-            lines.append("| method | " + " | ".join(f"{m} dimensions | time" for m in sizes) + " |")
-            lines.append("|---|" + "---|" * (2 * len(sizes)))
-            reference = {}
-            for m in sizes:
-                seconds = []
-                for _ in range(3):
-                    began = time.perf_counter()
-                    decomposition.PCA(m, svd_solver="covariance_eigh").fit(base)
-                    seconds.append(time.perf_counter() - began)
-                reference[m] = statistics.median(seconds)
-            for label, learner in learners(quick).items():
-                cells = []
-                for m in sizes:
-                    began = time.perf_counter()
-                    try:
-                        fold = learner(base, m, metric)
-                    except Exception as error:
-                        cells += [f"refused: {error}".replace("|", "/"), ""]
-                        continue
-                    ratio = (time.perf_counter() - began) / reference[m]
-                    value = evaluate(fold, base, queries).preservation[10]
-                    bold = "**" if label == "nearfold" else ""
-                    cells += [
-                        f"{bold}{value.mean:.3f}{bold} [{value.low:.3f} {value.high:.3f}]",
-                        f"{ratio:.1f}",
-                    ]
-                lines.append(f"| {label} | " + " | ".join(cells) + " |")
-                print(lines[-1], flush=True)
-            times = ", ".join(f"{m}: {seconds:.2f} s" for m, seconds in reference.items())
-            lines += ["", f"scikit-learn's PCA took {times}."]
+            lines += table(f"{name}, {metric}", base, metric, sizes, found, reference)
     return lines
+
+
+def table(
+    title: str,
+    base: Float32,
+    metric: Metric,
+    sizes: list[int],
+    found: dict[str, Results | str],
+    reference: dict[int, float],
+) -> list[str]:
+    """Return one metric's table, as Markdown."""
+    lines = ["", f"## {title}", "", f"{len(base):,} rows of {base.shape[1]} dimensions.", ""]
+    lines.append("| method | " + " | ".join(f"{m} dimensions | time" for m in sizes) + " |")
+    lines.append("|---|" + "---|" * (2 * len(sizes)))
+    best = {
+        m: max(results[metric, m].kept.mean for results in found.values() if not isinstance(results, str))
+        for m in sizes
+    }
+    for label, results in found.items():
+        if isinstance(results, str):
+            lines.append(f"| {label} | refused: {results} |" + " |" * (2 * len(sizes) - 1))
+            continue
+        cells = []
+        for m in sizes:
+            kept, seconds = results[metric, m]
+            bold = "**" if kept.mean == best[m] else ""
+            cells += [
+                f"{bold}{kept.mean:.3f}{bold} [{kept.low:.3f} {kept.high:.3f}]",
+                f"{seconds / reference[m]:.1f}",
+            ]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    times = ", ".join(f"{m} dimensions {seconds:.2f} s" for m, seconds in reference.items())
+    return [*lines, "", f"scikit-learn's PCA took: {times}."]
 
 
 def by_bytes(folder: Path) -> list[str]:

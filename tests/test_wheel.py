@@ -1,10 +1,11 @@
-"""The wheel as a stranger gets it: built, installed in a clean environment, run end to end."""
+"""Wheel and sdist as a stranger gets them: built, installed in a clean environment, run end to end."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -24,7 +25,8 @@ def call(*command: object, cwd: Path) -> str:
 
 
 def test_the_installed_wheel_works(tmp_path: Path) -> None:
-    call(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path, ROOT, cwd=tmp_path)
+    # The wheel is built from the sdist, so that nothing may be missing there.
+    call(sys.executable, "-m", "build", "--outdir", tmp_path, ROOT, cwd=tmp_path)
     (wheel,) = tmp_path.glob("nearfold-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
@@ -50,3 +52,19 @@ def test_the_installed_wheel_works(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert np.load(tmp_path / "z.npy").shape == (50, 48)
+
+    (sdist,) = tmp_path.glob("nearfold-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    unpacked = tmp_path / sdist.name.removesuffix(".tar.gz")
+    # Its own tests, against what is installed.
+    call(python, "-m", "pip", "install", "--quiet", "pytest", "hypothesis", cwd=tmp_path)
+    tests = (
+        "tests/test_encoder.py",
+        "tests/test_moments.py",
+        "tests/test_arrays.py",
+        "tests/methods/test_pca.py",
+    )
+    told = call(python, "-m", "pytest", "-q", *tests, cwd=unpacked)
+    assert " passed" in told
+    assert " failed" not in told
