@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-databases test-torch test-manifold test-browser check docs figures format bench clean
+.PHONY: demo test test-databases test-torch test-manifold test-browser check coverage fuzz mutants docs figures format bench clean
 
 # One stamp a dependency set: re-installed only when pyproject.toml changes.
 $(VENV)/.core: pyproject.toml
@@ -40,6 +40,10 @@ $(VENV)/.bench: $(VENV)/.core
 	$(PIP) -e '.[bench]'
 	touch $@
 
+$(VENV)/.mutation: $(VENV)/.test
+	$(PIP) -e '.[mutation]'
+	touch $@
+
 $(VENV)/.docs: $(VENV)/.core
 	$(PIP) -e '.[docs]'
 	touch $@
@@ -63,6 +67,16 @@ test-databases: $(VENV)/.databases
 # Needs Chromium on the PATH (Debian's package chromium).
 test-browser: $(VENV)/.browser
 	$(BIN)/python -m pytest -m browser
+
+# At least 95% of lines and branches; takes longer than `make test`.
+coverage: $(VENV)/.test
+	$(BIN)/python -m pytest --cov=nearfold --cov-report=term:skip-covered --cov-fail-under=95
+
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.fuzzing --files 100000
+
+mutants: $(VENV)/.mutation
+	$(BIN)/python benchmarks/mutants.py --measure
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import os
-import resource
-import signal
+import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nearfold import Encoder, Pipeline, SearchIndex, fit_pipeline, fold_folder, open_source
+from nearfold import Pipeline, fit_pipeline, fold_folder
 from nearfold.errors import FileError
 from nearfold.files import replacing
-from nearfold.scale.transform import fold_file
+from tests import faulting
+from tests.faulting import ENCODER, WRITERS, X, files_of_at_most, left
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits and links of POSIX")
-
-X = np.random.default_rng(0).standard_normal((3000, 32)).astype(np.float32)
-ENCODER = Encoder(X[:8])
 
 
 @pytest.fixture(scope="module")
@@ -30,66 +25,32 @@ def pipeline() -> Pipeline:
     return fit_pipeline(X, "NearFold16,SQ8")
 
 
-@contextmanager
-def files_of_at_most(n_bytes: int) -> Iterator[None]:
-    """Let no file grow beyond so many bytes: what a writer sees is what a full disk shows it."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
-
-
-Write = Callable[[Path, Pipeline], object]
-
-
-def folded(path: Path, suffix: str) -> None:
-    np.save(path / "x.npy", X)
-    fold_file(ENCODER, open_source(path / "x.npy"), path / "out" / f"z{suffix}")
-
-
-WRITERS: dict[str, Write] = {
-    "encoder": lambda path, _: Encoder(X[:16, :]).save(path / "out" / "fold.safetensors"),
-    "pipeline": lambda path, pipeline: pipeline.save(path / "out" / "pipeline.safetensors"),
-    "npy": lambda path, _: folded(path, ".npy"),
-    "npz": lambda path, _: folded(path, ".npz"),
-    "parquet": lambda path, _: folded(path, ".parquet"),
-    "arrow": lambda path, _: folded(path, ".arrow"),
-    "fvecs": lambda path, _: folded(path, ".fvecs"),
-    "index": lambda path, pipeline: SearchIndex.build(pipeline, X).save(path / "out" / "index"),
-}
-
-
-def left(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("limit", [0, 100, 1000])
 def test_a_full_disk_leaves_nothing(name: str, limit: int, tmp_path: Path, pipeline: Pipeline) -> None:
-    (tmp_path / "out").mkdir()
-    np.save(tmp_path / "x.npy", X)
-    with files_of_at_most(10**9):
-        pass
-    save = np.save
-    try:
-        # The input is there before the disk fills.
-        np.save = lambda *_: None  # type: ignore[assignment]
-        with files_of_at_most(limit), pytest.raises(FileError, match=r"can't be (written|made)"):
-            WRITERS[name](tmp_path, pipeline)
-    finally:
-        np.save = save
-    assert left(tmp_path / "out") == []
+    with files_of_at_most(limit), pytest.raises(FileError, match=r"can't be (written|made)"):
+        WRITERS[name](tmp_path, pipeline)
+    assert left(tmp_path) == {}
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_the_same_writers_write_where_there_is_room(name: str, tmp_path: Path, pipeline: Pipeline) -> None:
-    (tmp_path / "out").mkdir()
     WRITERS[name](tmp_path, pipeline)
-    assert left(tmp_path / "out")
+    assert left(tmp_path)
+
+
+def test_what_was_there_stays_when_a_sync_or_a_rename_fails(pipeline: Pipeline) -> None:
+    counts = faulting.Counts()
+    faulting.failing_calls(counts, pipeline, 8, random.Random(0))
+    faulting.full_disks(counts, pipeline, 3, random.Random(0))
+    assert counts.lost == 0
+
+
+def test_threads_get_the_answers_of_one(pipeline: Pipeline) -> None:
+    counts = faulting.Counts()
+    faulting.threads_fold(counts, pipeline, 3)
+    faulting.threads_change(counts, pipeline, 20)
+    assert counts.lost == 0
 
 
 def test_shards_that_are_there_stay_and_the_next_run_goes_on(tmp_path: Path) -> None:
@@ -107,7 +68,7 @@ def test_shards_that_are_there_stay_and_the_next_run_goes_on(tmp_path: Path) -> 
 @pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="nothing is refused to root")
 @pytest.mark.parametrize("name", WRITERS)
 def test_permission_denied(name: str, tmp_path: Path, pipeline: Pipeline) -> None:
-    (tmp_path / "out").mkdir(mode=0o500)
+    tmp_path.chmod(0o500)
     with pytest.raises(FileError, match="Permission denied"):
         WRITERS[name](tmp_path, pipeline)
 
@@ -133,7 +94,7 @@ def test_permission_denied_to_another_user(tmp_path: Path) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "can't be written: Permission denied" in ended.stdout, ended.stderr
-    assert left(target) == []
+    assert left(target) == {}
 
 
 def test_a_link_under_the_name_is_replaced_and_not_followed(tmp_path: Path) -> None:

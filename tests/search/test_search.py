@@ -189,6 +189,28 @@ def test_full_vectors_come_from_a_function_or_a_file(
         SearchIndex.load(tmp_path / "ix")
 
 
+def test_a_users_file_in_an_indexs_folder_is_never_removed(
+    pipeline: Pipeline, base: Vectors, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ix"
+    folder.mkdir()
+    np.save(folder / "base.npy", base)
+    SearchIndex.build(pipeline, folder / "base.npy").save(folder)
+    SearchIndex.build(pipeline, base).save(folder)
+    assert len(np.load(folder / "base.npy")) == len(base)
+    manifest = json.loads((folder / "index.json").read_text())
+    precious = tmp_path / "precious"
+    precious.write_text("untouched")
+    manifest["files"]["000001./../../precious"] = [9, ""]
+    (folder / "index.json").write_text(json.dumps(manifest))
+    SearchIndex.build(pipeline, base).save(folder)
+    assert precious.read_text() == "untouched"
+    # Nothing of the generations before is left.
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["index.json", *json.loads((folder / "index.json").read_text())["files"], "base.npy"]
+    )
+
+
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("spec", ["NearFold72,F16", "NearFold48,AQ12"])
 def test_certified_search_is_exact_and_need_not_read_everything(

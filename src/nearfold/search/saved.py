@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,11 @@ __all__ = ["SavedIndex", "read_index", "write_index"]
 _MANIFEST = "index.json"
 _FORMAT, _VERSION = "nearfold.index", 1
 _TRIES = 5
+
+_PARTS = ("pipeline.safetensors", "index.faiss", "rows.safetensors")
+
+# The names of what `write_index` writes beside the manifest.
+_OWN = re.compile(r"(\d{6,})\.[^/\\]+|vectors-(\d{6,})-\d+\.npy")
 
 
 class SavedIndex(NamedTuple):
@@ -76,33 +82,58 @@ def write_index(
         if (home / _MANIFEST).exists():
             before = _manifest(home)
         generation = int(before["generation"]) + 1
-        files: dict[str, list[Any]] = {}
-        kept = [_segment_file(home, segment, generation, i, files) for i, segment in enumerate(segments)]
-        names = {
-            part: f"{generation:06}.{part}"
-            for part in ("pipeline.safetensors", "index.faiss", "rows.safetensors")
-        }
-        pipeline.save(home / names["pipeline.safetensors"])
-        with replacing(home / names["index.faiss"]) as file:
-            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
-        with replacing(home / names["rows.safetensors"]) as file:
-            file.write(safetensors_bytes({name: np.ascontiguousarray(a) for name, a in arrays.items()}, {}))
-        for name in names.values():
-            files[name] = list(checksum(home / name))
-        manifest = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "generation": generation,
-            "settings": settings,
-            "parts": names,
-            "segments": [{"path": _named(home, segment), "rows": segment.rows} for segment in kept],
-            "files": files,
-        }
-        with replacing(home / _MANIFEST) as file:
-            file.write(json.dumps(manifest, indent=1).encode())
+        try:
+            kept, files = _write_generation(home, generation, pipeline, settings, arrays, index, segments)
+        except BaseException:
+            for path in home.iterdir():
+                if _generation_of(path.name) == generation and path.name not in before["files"]:
+                    path.unlink(missing_ok=True)
+            raise
         for name in before["files"].keys() - files.keys():
-            (home / name).unlink(missing_ok=True)
+            # A file that somebody else put here, to be read from, is theirs to remove.
+            if _generation_of(name) is not None:
+                (home / name).unlink(missing_ok=True)
     return kept
+
+
+def _generation_of(name: str) -> int | None:
+    """Return the generation that wrote a file of this name, None for files of others."""
+    found = _OWN.fullmatch(name)
+    return int(found[1] or found[2]) if found else None
+
+
+def _write_generation(
+    home: Path,
+    generation: int,
+    pipeline: Pipeline,
+    settings: dict[str, Any],
+    arrays: dict[str, npt.NDArray[Any]],
+    index: Any,
+    segments: list[Segment],
+) -> tuple[list[Segment], dict[str, list[Any]]]:
+    """Write the files of a generation, the manifest last; return its segments and all of its files."""
+    files: dict[str, list[Any]] = {}
+    kept = [_segment_file(home, segment, generation, i, files) for i, segment in enumerate(segments)]
+    names = {part: f"{generation:06}.{part}" for part in _PARTS}
+    pipeline.save(home / names["pipeline.safetensors"])
+    with replacing(home / names["index.faiss"]) as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+    with replacing(home / names["rows.safetensors"]) as file:
+        file.write(safetensors_bytes({name: np.ascontiguousarray(a) for name, a in arrays.items()}, {}))
+    for name in names.values():
+        files[name] = list(checksum(home / name))
+    manifest = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "generation": generation,
+        "settings": settings,
+        "parts": names,
+        "segments": [{"path": _named(home, segment), "rows": segment.rows} for segment in kept],
+        "files": files,
+    }
+    with replacing(home / _MANIFEST) as file:
+        file.write(json.dumps(manifest, indent=1).encode())
+    return kept, files
 
 
 def _named(home: Path, segment: Segment) -> str:
