@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nearfold.methods.rae_mlp import MLPRAE
     from nearfold.methods.random import RandomProjection
     from nearfold.methods.truncation import Truncation
+    from nearfold.methods.whitening import Whitening
     from nearfold.mlp import MLPEncoder
     from nearfold.moments import Moments
     from nearfold.pipeline.fitting import fit_pipeline
@@ -65,6 +66,7 @@ __all__ = [
     "RandomProjection",
     "SearchIndex",
     "Truncation",
+    "Whitening",
     "compare",
     "engine_for",
     "evaluate",
@@ -103,6 +105,7 @@ _HOMES = {
     "RandomProjection": "methods.random",
     "SearchIndex": "search.index",
     "Truncation": "methods.truncation",
+    "Whitening": "methods.whitening",
     "compare": "evaluation.compare",
     "engine_for": "scale.engines",
     "evaluate": "evaluation.judge",

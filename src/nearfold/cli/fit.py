@@ -70,7 +70,7 @@ def fit(
 ) -> None:
     """Learn an encoder from vectors and save it.
 
-    nearfold, pca and rae-exact learn from one scan, in bounded memory, on this machine or a cluster;
+    nearfold, pca, whitening and rae-exact learn from one scan, in bounded memory, here or on a cluster;
     other methods hold all rows, or a sample of --rows.
     """
     from nearfold.cli.console import showing_progress
@@ -124,7 +124,7 @@ def _fit_in_memory(
     if needed > budget:
         raise ParameterError(
             f"this method holds its rows in memory: {wanted} need some {needed / 1e9:.1f}GB; allow it "
-            f"with --memory, or give --rows, or use a method that scans (nearfold, pca, rae-exact)"
+            f"with --memory, or give --rows, or use a method that scans (nearfold, pca, whitening, rae-exact)"
         )
     vectors = rows_in_memory(source, rows, seed)
     fold = estimator.fit(vectors).encoder_

@@ -89,7 +89,7 @@ def fit_files(
     Parameters
     ----------
     estimator
-        One that can learn from a scan: NearFold, PCA, or RAE(solver="exact").
+        One that can learn from a scan: NearFold, PCA, Whitening, or RAE(solver="exact").
     source
         A file, a folder of files, a URL, or what `open_source` made of one.
     engine
