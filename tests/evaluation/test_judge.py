@@ -59,8 +59,8 @@ def test_bad_input(sample: np.ndarray) -> None:
         ({"k": [0]}, "k=0"),
         ({"depths": [-1]}, "depth=-1"),
         ({"metric": "hamming"}, "metric"),
-        ({"queries": queries[:, :9]}, "queries has 9 dimensions"),
-        ({"base": base[:, :9]}, "base has 9 dimensions"),
+        ({"queries": queries[:, :9]}, "queries: has 9 dimensions"),
+        ({"base": base[:, :9]}, "base: has 9 dimensions"),
         ({"queries": np.full((1, 384), np.nan)}, "queries holds NaN"),
         ({"base": np.zeros((50, 384))}, "base has a zero vector"),
     ]:

@@ -54,7 +54,7 @@ def test_ties_are_right_answers(tmp_path: Path, rng: np.random.Generator) -> Non
 
 def test_bad_input_is_named(source: Source, sample: np.ndarray) -> None:
     fold = PCA(4).fit(sample).encoder_
-    with pytest.raises(DataError, match="queries has 5 dimensions"):
+    with pytest.raises(DataError, match="queries: has 5 dimensions"):
         evaluate_source(fold, source, np.ones((3, 5)))
     with pytest.raises(DataError, match="give more rows"):
         hold_out_rows(source, 1499)
