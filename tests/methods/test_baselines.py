@@ -75,6 +75,19 @@ def test_mpad_climbs_and_stays_nearly_orthogonal(clusters: np.ndarray) -> None:
     assert mean_of_smallest(X @ W[0], 0.8)[0] > 1.2 * mean_of_smallest(X @ blind, 0.8)[0]
 
 
+def test_mpad_of_all_rows_takes_each_once(clusters: np.ndarray) -> None:
+    """So their order is no matter; drawn with replacement some would count twice and others not."""
+    order = np.random.default_rng(1).permutation(len(clusters))
+    first, second = (MPAD(1, n_samples=1000).fit(rows).encoder_ for rows in (clusters, clusters[order]))
+    np.testing.assert_allclose(first.weight, second.weight, atol=1e-3)
+    assert first.facts["sampled_rows"] == len(clusters)
+
+
+def test_mds_places_its_sample_around_the_origin(clusters: np.ndarray) -> None:
+    folded = MDS(3, metric="l2").fit(clusters).encoder_.transform(clusters)
+    np.testing.assert_allclose(folded.mean(axis=0), 0, atol=1e-4 * np.abs(folded).max())
+
+
 def test_mds_lowers_the_stress_of_pca(clusters: np.ndarray) -> None:
     fitted = MDS(3, metric="l2").fit(clusters).encoder_
 

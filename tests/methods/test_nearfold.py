@@ -64,6 +64,21 @@ def test_keeping_everything_costs_nothing(rng: np.random.Generator) -> None:
     assert loss(np.eye(1, 4, dtype=np.float32), B, P, "ip", 1.0) > 0.1
 
 
+def test_the_loss_is_the_mean_divergence_of_all_rows_or_of_anchors(rng: np.random.Generator) -> None:
+    B = rng.standard_normal((3, 6, 5)).astype(np.float32)
+    W = rng.standard_normal((2, 5)).astype(np.float32)
+    P, Q = soft_neighbors(B, "ip", 2.0), soft_neighbors(B @ W.T, "ip", 2.0)
+    apart = ~np.eye(6, dtype=bool)
+    rows = np.array(
+        [
+            [np.sum(P[b, i, apart[i]] * np.log(P[b, i, apart[i]] / Q[b, i, apart[i]])) for i in range(6)]
+            for b in range(3)
+        ]
+    )
+    assert loss(W, B, P, "ip", 2.0) == pytest.approx(rows.mean(), rel=1e-4)
+    assert loss(W, B, P, "ip", 2.0, anchors_only=True) == pytest.approx(rows[:, 0].mean(), rel=1e-4)
+
+
 def test_rates_rise_and_fall() -> None:
     rates = one_cycle(100, 1e-3)
     assert rates.argmax() == 30

@@ -190,6 +190,12 @@ def test_bad_parameters(bad: dict[str, object], clusters: np.ndarray) -> None:
         RAE(4, **bad).fit(clusters)  # type: ignore[arg-type]
 
 
+def test_the_metric_counts_where_neighbours_are_looked_for() -> None:
+    assert RAE(weight_decay="auto").learns_metric
+    assert RAE(regularizer="laplacian").learns_metric
+    assert not RAE(weight_decay=1e-5, regularizer="nuclear").learns_metric
+
+
 def test_divergence_is_an_error() -> None:
     X = np.full((50, 6), 1e18, np.float32) * np.random.default_rng(0).standard_normal((50, 1)).astype(
         np.float32
