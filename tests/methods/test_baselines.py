@@ -88,6 +88,12 @@ def test_mds_places_its_sample_around_the_origin(clusters: np.ndarray) -> None:
     np.testing.assert_allclose(folded.mean(axis=0), 0, atol=1e-4 * np.abs(folded).max())
 
 
+def test_mds_under_cosine_sees_directions_alone(clusters: np.ndarray) -> None:
+    lengths = np.linspace(1, 9, len(clusters))[:, None]
+    first, second = (MDS(3).fit(rows).encoder_ for rows in (clusters, clusters * lengths))
+    np.testing.assert_allclose(first.weight, second.weight, atol=1e-3 * np.abs(first.weight).max())
+
+
 def test_mds_lowers_the_stress_of_pca(clusters: np.ndarray) -> None:
     fitted = MDS(3, metric="l2").fit(clusters).encoder_
 

@@ -55,7 +55,7 @@ def mean_of_smallest(projected: Float64, share: float) -> tuple[float, Float64]:
     count = max(1, int(inside.sum()))
     value = float((sums[ends] - sums[own + 1] - inside * ranked).sum()) / count
     # Row j has `inside[j]` partners above it and as many below as runs that reach it.
-    below = np.cumsum(np.bincount(own + 1, minlength=n + 1) - np.bincount(ends, minlength=n + 1))[:n]
+    below = np.cumsum(np.bincount(own + 1) - np.bincount(ends))[:n]
     slope = np.empty(n)
     slope[order] = (below - inside) / count
     return value, slope
