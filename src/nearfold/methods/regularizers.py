@@ -100,7 +100,7 @@ def scales(name: Regularizer, energies: Float64, mu: float) -> Float64:
         # the minimum, by the cosine formula; below s^2 = 2/3 it costs more than s = 0.
         inside = np.minimum(1.0, 0.75 * np.sqrt(3) * shrinkage)
         root = 2 / np.sqrt(3) * np.cos(np.arccos(-inside) / 3)
-        return np.where((0.75 * np.sqrt(3) * shrinkage <= 1) & (root**2 > 2 / 3), root, 0.0)
+        return np.where(root**2 > 2 / 3, root, 0.0)
     if name == "spectral":
         # Below the largest singular value others are free to grow to it, so all are equal.
         total = energies.sum()
