@@ -99,7 +99,7 @@ format: $(VENV)/.dev
 
 # DATA is a folder with the vectors that benchmarks/README.md names.
 DATA ?= ../shared/data
-bench: $(VENV)/.torch $(VENV)/.bench
+bench: $(VENV)/.torch $(VENV)/.manifold $(VENV)/.bench
 	$(BIN)/python benchmarks/page.py --data $(DATA)
 	$(BIN)/python benchmarks/quality.py --data $(DATA)
 	$(BIN)/python benchmarks/speed.py --data $(DATA)
