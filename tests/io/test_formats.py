@@ -268,3 +268,17 @@ def test_files_are_closed(tmp_path: Path) -> None:
         next(iter(source.chunks(5)))
         source.take(np.array([1, 69]))
     assert open_files() == before
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_a_column_that_is_there_twice_is_refused(suffix: str, tmp_path: Path) -> None:
+    vectors = pa.array([[1.0, 2.0]] * 3, pa.list_(pa.float32(), 2))
+    table = pa.Table.from_arrays([vectors, pa.array([1, 2, 3])], names=["v", "v"])
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(FileError, match="column 'v' is there twice"):
+        open_source(path)

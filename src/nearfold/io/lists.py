@@ -41,13 +41,20 @@ def vector_column(path: str, schema: pa.Schema, column: str | None) -> str:
             raise FileError(
                 f"{path}: column {column!r} is {schema.field(column).type}, not a list of numbers"
             )
-        return column
+        return _usable(path, schema, column)
     if len(lists) != 1:
         raise FileError(
             f"{path}: {'several columns are' if lists else 'no column is a'} list of numbers "
             f"({', '.join(lists or schema.names)}); name the vectors with --column"
         )
-    return lists[0]
+    return _usable(path, schema, lists[0])
+
+
+def _usable(path: str, schema: pa.Schema, name: str) -> str:
+    """Return a column's name, or refuse one by which it can't be found."""
+    if schema.get_field_index(name) < 0:
+        raise FileError(f"{path}: column {name!r} is there twice, or its name is damaged; rename it")
+    return name
 
 
 def _holds_vectors(kind: pa.DataType) -> bool:
