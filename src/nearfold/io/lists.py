@@ -70,7 +70,8 @@ def is_fixed(kind: pa.DataType) -> bool:
 def layout_of(path: str, schema: pa.Schema, name: str, rows: int, width: int) -> Layout:
     """Return the layout of a table with vectors of `width` in column `name`."""
     others = pa.schema([field for field in schema if field.name != name])
-    dtype = np.dtype(schema.field(name).type.value_type.to_pandas_dtype())
+    # Arrow's own answer (to_pandas_dtype) asks for pandas in early releases.
+    dtype = pa.array([], schema.field(name).type.value_type).to_numpy().dtype
     layout = check_layout(path, (rows, width), dtype, f"column {name!r}")
     return layout._replace(name=name, others=others if len(others) else None)
 
