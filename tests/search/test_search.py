@@ -304,6 +304,11 @@ def test_damage_is_named(pipeline: Pipeline, base: Vectors, tmp_path: Path) -> N
             SearchIndex.load(tmp_path / "ix")
         path.write_bytes(whole)
     manifest = json.loads((tmp_path / "ix" / "index.json").read_text())
+    for name in manifest["parts"]:
+        parts = {other: value for other, value in manifest["parts"].items() if other != name}
+        (tmp_path / "ix" / "index.json").write_text(json.dumps({**manifest, "parts": parts}))
+        with pytest.raises(FileError, match="damaged"):
+            SearchIndex.load(tmp_path / "ix")
     manifest["parts"]["index.faiss"] = "../elsewhere"
     (tmp_path / "ix" / "index.json").write_text(json.dumps(manifest))
     with pytest.raises(FileError):

@@ -165,7 +165,11 @@ def _manifest(home: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_bytes())
         known = manifest["format"] == _FORMAT and manifest["version"] <= _VERSION
-        manifest["generation"] + 0, manifest["files"].keys(), manifest["parts"].keys(), manifest["segments"]
+        manifest["generation"] + 0, manifest["files"].keys()
+        manifest["parts"] = {part: str(manifest["parts"][part]) for part in _PARTS}
+        manifest["segments"] = [
+            {"path": str(each["path"]), "rows": int(each["rows"])} for each in manifest["segments"]
+        ]
     except OSError as error:
         raise FileError(f"{home}: not an index: {_MANIFEST} can't be read: {cause(error)}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
