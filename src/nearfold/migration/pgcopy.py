@@ -86,18 +86,14 @@ def batches(copy: Any, nbytes: int) -> Iterator[Batch]:
 def _messages(copy: Any) -> Iterator[memoryview]:
     """Yield one row after another."""
     arrived = copy.cursor.connection.pgconn.get_copy_data
-    message = memoryview(copy.read())[len(HEADER) :]
-    if message and message != TRAILER:
+    # The header may come alone, or with the first row behind it.
+    message = memoryview(copy.read())[len(HEADER) :] or memoryview(copy.read())
+    while message and message != TRAILER:
         yield message
-    ended = message == TRAILER
-    while not ended:
         # What has come already is taken as it is; psycopg waits for what has not.
         length, message = arrived(1)
         if length <= 0:
             message = memoryview(copy.read())
-        ended = not message or message == TRAILER
-        if not ended:
-            yield message
     copy.read()
 
 
