@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -109,27 +110,37 @@ def test_scale_does_not_matter_for_learning(sample: Vectors) -> None:
 
 
 def test_bad_input_is_refused(sample: Vectors) -> None:
-    pipeline = fit_pipeline(sample, "NearFold16,SQ8")
+    pipeline = PipelineFitter(sample, effort=0.1).fit("PCA16,SQ8")
     with pytest.raises(DataError, match="384"):
         pipeline.encode(sample[:, :20])
     with pytest.raises(DataError, match="zero vector at row 1"):
         fit_pipeline(sample, "SQ8").encode(np.stack([sample[0], 0 * sample[0]]))
     with pytest.raises(DataError, match="row 2"):
         pipeline.encode(np.where(np.arange(4)[:, None] == 2, np.nan, sample[:4]))
-    with pytest.raises(ParameterError, match="divide"):
-        fit_pipeline(sample, "NearFold20,PQ8")
-    with pytest.raises(ParameterError, match="256 rows"):
-        fit_pipeline(sample[:100], "NearFold16,PQ8")
-    with pytest.raises(ParameterError, match="256 different rows"):
-        fit_pipeline(sample[:100], "NearFold16,AQ8")
-    with pytest.raises(ParameterError, match="more bytes"):
-        fit_pipeline(sample, "NearFold16,AQ24")
-    with pytest.raises(ParameterError, match="8 divides"):
-        fit_pipeline(sample, "NearFold20,Binary")
-    with pytest.raises(ParameterError, match="can't rotate"):
-        fit_pipeline(sample, "NearFold16,OPQ8_32")
     with pytest.raises(ParameterError, match="uint8"):
         pipeline.transform(sample, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("spec", "rows", "says"),
+    [
+        ("NearFold20,PQ8", 300, "8 bytes don't divide 20 dimensions"),
+        ("NearFold50%,OPQ7_24", 300, "7 bytes don't divide 24 dimensions"),
+        ("NearFold16,PQ8", 255, "256 rows, there are 255"),
+        ("NearFold16,AQ8", 255, "256 rows, there are 255"),
+        ("NearFold16,AQ24", 300, "24 bytes are more than the 16 dimensions"),
+        ("AQ65", 300, "65 bytes are more than the 64 dimensions"),
+        ("NearFold20,Binary", 300, "8 divides, not 20"),
+        ("NearFold16,OPQ8_32", 300, "can't rotate 16 dimensions to 32"),
+        ("NearFold64,SQ8", 300, "fewer than the n_features = 64"),
+    ],
+)
+def test_what_does_not_fit_the_base_is_refused_before_anything_is_learned(
+    sample: Vectors, monkeypatch: pytest.MonkeyPatch, spec: str, rows: int, says: str
+) -> None:
+    monkeypatch.setattr(PipelineFitter, "fold", None)
+    with pytest.raises(ParameterError, match=re.escape(says)):
+        fit_pipeline(sample[:rows, :64], spec)
 
 
 def test_files_of_other_kinds_are_told_apart(sample: Vectors, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric, as_vectors, check_metric
+from nearfold.arrays import Float32, Metric, as_vectors, check_metric, resolve_components
 from nearfold.encoder import Encoder
 from nearfold.errors import ParameterError
 from nearfold.fold import Fold
@@ -87,6 +87,7 @@ class PipelineFitter:
         """Learn a pipeline; parameters and errors as for `fit_pipeline`."""
         wanted = parse_spec(spec) if isinstance(spec, str) else spec
         began = time.perf_counter()
+        self._check(wanted)
         fold = None if wanted.method is None else self.fold(wanted.method, wanted.n_components or 0)
         pipeline = self._learned(wanted, fold) if wanted.quantizer == "AQ" else self._plain(wanted, fold)
         facts = {"rows": len(self._base), "fit_seconds": round(time.perf_counter() - began, 3)}
@@ -99,6 +100,33 @@ class PipelineFitter:
             estimator = make(method, n_components, metric=self._metric, random_state=self._seed)
             self._folds[key] = estimator.fit(self._base).encoder_
         return self._folds[key]
+
+    def _check(self, wanted: PipelineSpec) -> None:
+        """Refuse what can't be had of this base, before anything is learned."""
+        width = self._base.shape[1]
+        if wanted.n_components is not None:
+            width = resolve_components(wanted.n_components, width)
+        if wanted.width is not None and not 0 < wanted.width <= width:
+            raise ParameterError(f"{wanted}: OPQ can't rotate {width} dimensions to {wanted.width}")
+        if wanted.quantizer == "Binary" and width % 8:
+            raise ParameterError(f"{wanted}: Binary needs dimensions that 8 divides, not {width}")
+        if not wanted.n_bytes:
+            return
+        width = wanted.width or width
+        if wanted.quantizer != "AQ" and width % wanted.n_bytes:
+            raise ParameterError(
+                f"{wanted}: {wanted.n_bytes} bytes don't divide {width} dimensions evenly; "
+                f"fold to a multiple of {wanted.n_bytes}"
+            )
+        if wanted.n_bytes > width:
+            raise ParameterError(
+                f"{wanted}: {wanted.n_bytes} bytes are more than the {width} dimensions they code; "
+                f"fold to more or use SQ8"
+            )
+        if len(self._base) < CODEWORDS:
+            raise ParameterError(
+                f"{wanted}: codebooks need at least {CODEWORDS} rows, there are {len(self._base)}; use SQ8"
+            )
 
     @cached_property
     def _neighborhoods(self) -> tuple[Blocks, Float32 | None]:
@@ -137,11 +165,7 @@ class PipelineFitter:
     def _rotation(self, wanted: PipelineSpec, vectors: Float32) -> Float32 | None:
         width = vectors.shape[1]
         if wanted.quantizer == "OPQ":
-            target = width if wanted.width is None else wanted.width
-            if not 0 < target <= width:
-                raise ParameterError(f"{wanted}: OPQ can't rotate {width} dimensions to {target}")
-            _check_groups(wanted, target, len(vectors))
-            return opq_rotation(vectors, wanted.n_bytes, target, self._seed, self._effort)
+            return opq_rotation(vectors, wanted.n_bytes, wanted.width or width, self._seed, self._effort)
         if wanted.quantizer in ("SQ4", "Binary") or wanted.quantizer in RABITQ:
             return random_rotation(width, self._seed)
         return None
@@ -155,19 +179,5 @@ class PipelineFitter:
         if name in RABITQ:
             return RaBitQ.train(name, vectors, sides.score)
         if name == "Binary":
-            if width % 8:
-                raise ParameterError(f"{wanted}: Binary needs dimensions that 8 divides, not {width}")
             return Product(name, sign_codebooks(vectors))
-        _check_groups(wanted, width, len(vectors))
         return Product.train(f"{name}{wanted.n_bytes}", vectors, wanted.n_bytes, self._seed, self._effort)
-
-
-def _check_groups(wanted: PipelineSpec, width: int, rows: int) -> None:
-    """Refuse product codes that don't fit the dimensions or rows."""
-    if width % wanted.n_bytes:
-        raise ParameterError(
-            f"{wanted}: {wanted.n_bytes} bytes don't divide {width} dimensions evenly; fold to a multiple of "
-            f"{wanted.n_bytes}"
-        )
-    if rows < CODEWORDS:
-        raise ParameterError(f"{wanted}: codebooks need at least {CODEWORDS} rows, there are {rows}; use SQ8")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from nearfold.arrays import Float32, Metric
-from nearfold.errors import DataError, ParameterError
+from nearfold.errors import DataError
 from nearfold.methods.adam import Adam
 from nearfold.methods.objective import distinguishes, score_spread, soft_neighbors, softened
 from nearfold.methods.training import batches, one_cycle, thread_bounds
@@ -84,7 +84,7 @@ def learn_codes(
     start
         The fold's weight W, shape (m, d).
     blocks
-        Anchors and neighbours, prepared for the metric.
+        Anchors and neighbours, prepared for the metric; at least 256 rows.
     metric
         What will be searched with.
     n_bytes
@@ -98,22 +98,11 @@ def learn_codes(
 
     Raises
     ------
-    ParameterError
-        There are more bytes than dimensions, or too few rows for codebooks.
     DataError
         All neighbours are equal.
     """
     how = CodeLearning() if how is None else how
     vectors = blocks.vectors
-    if len(vectors) < CODEWORDS:
-        raise ParameterError(
-            f"AQ{n_bytes} needs at least {CODEWORDS} different rows, there are {len(vectors)}; give more "
-            f"rows or use SQ8"
-        )
-    if n_bytes > len(start):
-        raise ParameterError(
-            f"AQ{n_bytes} has more bytes than the {len(start)} dimensions before it; fold to more or use SQ8"
-        )
     # Rates are for vectors of norm 1; dividing both sides by a constant can't change an order.
     unit = np.float32(1)
     if metric != "cosine":
