@@ -51,8 +51,12 @@ $(VENV)/.docs: $(VENV)/.core
 demo: $(VENV)/.core
 	$(BIN)/nearfold demo
 
+# Tests share the cores best as processes of one thread each; those of the wheel use all threads.
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+ALL_CORES := -n auto --maxprocesses 8
+
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(ONE_THREAD) $(BIN)/python -m pytest $(ALL_CORES)
 	$(BIN)/python -m pytest -m wheel
 
 test-torch: $(VENV)/.torch
@@ -70,7 +74,7 @@ test-browser: $(VENV)/.browser
 
 # At least 95%; takes longer than `make test` and `make test-databases`, which it runs.
 coverage: $(VENV)/.databases
-	$(BIN)/python -m pytest --cov=nearfold --cov-report=
+	$(ONE_THREAD) $(BIN)/python -m pytest $(ALL_CORES) --cov=nearfold --cov-report=
 	$(BIN)/python -m pytest -m databases --cov=nearfold --cov-append --cov-report=term:skip-covered --cov-fail-under=95
 
 fuzz: $(VENV)/.test

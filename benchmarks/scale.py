@@ -191,7 +191,7 @@ def clustering(bench: Bench) -> None:
     started = time.perf_counter()
     fit_files(NearFold(DIMS), open_source(vectors))
     bench.say("fit by threads, in a running process", f"{time.perf_counter() - started:.1f} s")
-    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
     with LocalCluster(**options) as cluster, Client(cluster) as client:
         started = time.perf_counter()
         spread = fit_files(NearFold(DIMS), open_source(vectors), DaskEngine(client)).weight

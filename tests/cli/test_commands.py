@@ -362,6 +362,8 @@ def test_progress_is_for_terminals_only(base: Path, tmp_path: Path) -> None:
             "16",
             "-o",
             "f.safetensors",
+            "-p",
+            "n_steps=150",
             *extra,
         ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=follower, cwd=tmp_path)

@@ -94,7 +94,8 @@ def test_bad_shards(parts: Path, run: Run, tmp_path: Path) -> None:
     assert run("fit", "parts", "-d", "8", "-o", "g").returncode == 2
 
 
-def test_options_that_do_not_fit(parts: Path, run: Run) -> None:
+def test_options_that_do_not_fit(parts: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nearfold.scale.dask._CONNECT", "1s")
     for arguments, says in (
         (
             ("fit", "parts", "-o", "g", "--method", "rae", "--state", "s"),
@@ -126,7 +127,7 @@ def test_a_sample_of_rows(parts: Path, run: Run) -> None:
 
 def test_a_cluster(parts: Path, run: Run, tmp_path: Path) -> None:
     fitted(run)
-    options = {"n_workers": 1, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
     with LocalCluster(**options) as cluster:
         address = cluster.scheduler_address
         spread = ["-d", "48", "-o", "g", "-p", "n_steps=30", "--scheduler", address]

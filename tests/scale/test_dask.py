@@ -30,7 +30,7 @@ LOCAL = engine_for(None, 10**9)
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
     with LocalCluster(**options) as cluster, Client(cluster) as client:
         yield client
 
@@ -119,7 +119,10 @@ def test_it_updates_the_same(client: Client, sample: np.ndarray, tmp_path: Path)
     assert np.abs(spread - alone).max() <= 1e-4 * np.abs(alone).max()
 
 
-def test_bad_input_is_told_as_it_is(client: Client, sample: np.ndarray, tmp_path: Path) -> None:
+def test_bad_input_is_told_as_it_is(
+    client: Client, sample: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nearfold.scale.dask._CONNECT", "1s")
     rows = sample.copy()
     rows[700, 3] = np.nan
     np.save(tmp_path / "x.npy", rows)

@@ -33,6 +33,8 @@ _AHEAD = 3
 
 # A worker that ends while data is sent to it is known for gone a moment later.
 _TRIES = 6
+# How long a scheduler may take to answer.
+_CONNECT = "10s"
 
 _EXTRA = "dask"
 
@@ -65,7 +67,7 @@ class DaskEngine:
         """
         distributed = import_extra("distributed", _EXTRA, "a cluster")
         try:
-            return cls(distributed.Client(address, timeout="10s"))
+            return cls(distributed.Client(address, timeout=_CONNECT))
         except (OSError, ValueError) as error:
             raise FileError(f"{address}: no Dask scheduler answers there ({error})") from error
 
