@@ -56,6 +56,9 @@ TESTS = [
     "src/nearfold",
 ]
 
+# Processes share the cores.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
 # Tests of a mutant are the quickest ones that take so long together.
 SECONDS = 45.0
 
@@ -96,7 +99,7 @@ def constants(file: Path) -> set[int]:
 def measure() -> None:
     """Run the core's tests; keep which lines each runs, and its time."""
     MEASURED.mkdir(parents=True, exist_ok=True)
-    groups = [[], ["-m", "torch or manifold", "--cov-append"]]
+    groups = [["-n", "auto"], ["-m", "torch or manifold", "--cov-append"]]
     if importlib.util.find_spec("torch") is None:
         print("torch is not here: methods that need it are left out")
         del groups[1]
@@ -108,7 +111,7 @@ def measure() -> None:
                 *(f"--junitxml={MEASURED / f'tests-{number}.xml'}", "-o", "junit_family=xunit1", *TESTS),
             ],
             cwd=ROOT,
-            env={**os.environ, "COVERAGE_FILE": str(MEASURED / "coverage")},
+            env={**os.environ, **ONE_THREAD, "COVERAGE_FILE": str(MEASURED / "coverage")},
             check=False,
         )
 
@@ -174,11 +177,7 @@ def work(mutants: list[Mutant]) -> list[tuple[Mutant, bool, str]]:
         )
         os.chdir(tree)
         # The copy comes before the installed package.
-        os.environ |= {
-            "PYTHONPATH": str(tree / "src"),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "OMP_NUM_THREADS": "1",
-        }
+        os.environ |= {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1", **ONE_THREAD}
         for mutant in mutants:
             chosen = tests.of(SOURCE / mutant.module, mutant.mutation.start_pos[0])
             Path("chosen").write_text("\n".join(chosen), encoding="utf-8")
