@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from nearfold import fit_pipeline
+
 from .conftest import Run
 
 
@@ -37,8 +39,20 @@ def test_plan_apply_index_search(base: Path, run: Run, tmp_path: Path) -> None:
     rows = pq.read_table(tmp_path / "found.parquet").to_pydict()
     assert len(rows["id"]) == 1800
     assert rows["rank"][:3] == [0, 1, 2]
+    listed = run("search", "ix", base, "-k", "3").stdout.splitlines()
+    assert [line.split()[1] for line in listed[1:]] == [str(i) for i in range(600)]
     direct = json.loads(run("search", "pipe.safetensors", base, "--base", base, "-k", "3", "--json").stdout)
     assert direct["ids"] == found["ids"]
+
+
+def test_a_pipeline_is_inspected(base: Path, run: Run, tmp_path: Path) -> None:
+    fit_pipeline(np.load(base), "PCA16,SQ8").save(tmp_path / "pipe.safetensors")
+    said = json.loads(run("inspect", "pipe.safetensors", "--json").stdout)
+    assert (said["spec"], said["bytes_per_vector"], said["n_features"]) == ("PCA16,SQ8", 16, 384)
+    assert "PCA16,SQ8" in run("inspect", "pipe.safetensors").stdout
+    refused = run("inspect", "pipe.safetensors", base)
+    assert refused.returncode == 2
+    assert "holds a pipeline" in refused.stderr
 
 
 def test_bad_input_is_one_line(base: Path, run: Run, tmp_path: Path) -> None:
@@ -48,6 +62,8 @@ def test_bad_input_is_one_line(base: Path, run: Run, tmp_path: Path) -> None:
         ("plan", base, "--bytes", "24", "--pipelines", "Foo12,SQ8"),
         ("index", "none.safetensors", base, "-o", "ix"),
         ("search", "ix", base),
+        ("search", base, base),
+        ("search", "ix", base, "-o", "found.csv"),
         ("search", "none.safetensors", base),
         ("apply", "none.safetensors", base, "-o", "z.npy"),
     ):

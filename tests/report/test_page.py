@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nearfold import NearFold, compare, inspect_fold, sweep
+from nearfold import NearFold, compare, inspect_fold, plan, sweep
 from nearfold.errors import FileError
 from nearfold.report.charts import distributions, dots, lines, scatter
 from nearfold.report.comparison import comparison_page
 from nearfold.report.inspection import inspection_page
 from nearfold.report.page import Cell, Chart, Page, Table, Text
+from nearfold.report.plan import plan_page
 from nearfold.report.provenance import fingerprint, provenance
 from nearfold.report.sweep import sweep_page
 
@@ -68,7 +69,9 @@ def pages(sample: np.ndarray) -> dict[str, Page]:
     compared = compare(base, queries=queries, n_components=[8, 16], methods=methods, metrics=["cosine", "l2"])
     swept = sweep(base, queries=queries, n_components=8, methods=["rae-exact"])
     seen = inspect_fold(NearFold(16, n_steps=20).fit(base).encoder_, base, queries)
+    planned = plan(sample, recall=0.999, pipelines=["PCA8,SQ8", "PCA9,SQ8", "PQ7"], n_queries=100)
     return {
+        "plan": plan_page(planned, "A plan", facts, "nearfold plan x.npy"),
         "compare": comparison_page(compared, "A comparison", facts, "nearfold compare x.npy"),
         "sweep": sweep_page(swept, facts, "nearfold sweep x.npy"),
         "inspect": inspection_page(seen, "fold.safetensors", facts, "nearfold inspect f x.npy"),
@@ -76,11 +79,19 @@ def pages(sample: np.ndarray) -> dict[str, Page]:
 
 
 def test_every_page_says_how_it_was_measured(sample: np.ndarray) -> None:
-    for page in pages(sample).values():
+    made = pages(sample)
+    for name, page in made.items():
         html = page.render()
         for said in ("held out", "95% bootstrap", "fingerprint", "numpy", "cores", page.command):
             assert said in html
         assert html.count("<table") >= 1
-        assert html.count('class="chart"') >= 2
+        assert html.count('class="chart"') >= (1 if name == "plan" else 2)
         # Whole in itself: nothing names another place to load from.
         assert not re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=", html.split("<script>")[0])
+    html = made["plan"].render()
+    for said in (
+        "No pipeline reaches the recall asked for",
+        "Not tried",
+        "PQ7: 7 bytes don&#x27;t divide 384",
+    ):
+        assert said in html

@@ -6,6 +6,7 @@ import json
 import threading
 from pathlib import Path
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -14,6 +15,8 @@ from nearfold import Pipeline, SearchIndex, fit_pipeline
 from nearfold.arrays import Metric
 from nearfold.errors import DataError, FileError, NearfoldError, ParameterError
 from nearfold.evaluation.truth import search as exact
+from nearfold.io.base import Chunk, Layout
+from nearfold.io.vectors import open_sink
 
 Vectors = npt.NDArray[np.float32]
 
@@ -187,6 +190,41 @@ def test_full_vectors_come_from_a_function_or_a_file(
     np.save(tmp_path / "half.npy", base[:10].astype(np.float16))
     with pytest.raises(FileError, match=r"half\.npy: has 10 vectors"):
         SearchIndex.load(tmp_path / "ix")
+
+
+def written(path: Path, vectors: Vectors) -> Path:
+    if path.suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file["vectors"] = vectors
+        return path
+    with open_sink(path, Layout(*vectors.shape, vectors.dtype, "vectors")) as sink:
+        sink.write(Chunk(vectors))
+    return path
+
+
+@pytest.mark.parametrize("name", ["base.fvecs", "base.h5", "base.fbin"])
+def test_full_vectors_come_from_formats_with_single_rows(
+    pipeline: Pipeline, base: Vectors, queries: Vectors, name: str, tmp_path: Path
+) -> None:
+    index = SearchIndex.build(pipeline, written(tmp_path / name, base))
+    # Equal candidates in another order are read back into theirs.
+    index.remove([0, 7])
+    wanted = SearchIndex.build(pipeline, base)
+    wanted.remove([0, 7])
+    for asked in (index, wanted):
+        asked.add(base[:1], [5000])
+    found, known = index.search(queries, 10), wanted.search(queries, 10)
+    np.testing.assert_array_equal(found.ids, known.ids)
+    np.testing.assert_allclose(found.scores, known.scores, rtol=1e-6)
+    assert index.search(base[:1], 1).ids[0, 0] == 5000
+    index.save(tmp_path / "ix")
+    np.testing.assert_array_equal(SearchIndex.load(tmp_path / "ix").search(queries, 10).ids, known.ids)
+
+
+def test_full_vectors_of_other_formats_are_refused(pipeline: Pipeline, base: Vectors, tmp_path: Path) -> None:
+    path = written(tmp_path / "base.parquet", base)
+    with pytest.raises(FileError, match=r"base\.parquet: single rows can't be read"):
+        SearchIndex.build(pipeline, path)
 
 
 def test_a_users_file_in_an_indexs_folder_is_never_removed(

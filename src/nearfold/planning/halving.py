@@ -152,7 +152,7 @@ def successive_halving(
                 try:
                     trial = _trial(fitter, spec, number, truth, k, depth, len(rows))
                 except NearfoldError as error:
-                    failed.append((spec, str(error)))
+                    failed.append((spec, str(error).removeprefix(f"{spec}: ")))
                 else:
                     done.append(trial)
                     tried.append((trial, size))
@@ -162,8 +162,12 @@ def successive_halving(
                 continue
         break
     if not done:
-        raise ParameterError(f"no pipeline could be fitted: {failed[0][1] if failed else 'none was given'}")
+        raise ParameterError(f"no pipeline could be fitted: {_told(failed)}")
     return done, failed
+
+
+def _told(failed: list[tuple[PipelineSpec, str]]) -> str:
+    return "{}: {}".format(*failed[0]) if failed else "none was given"
 
 
 def _trial(
