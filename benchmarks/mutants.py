@@ -52,6 +52,8 @@ TESTS = [
     "tests/test_scan.py",
     "tests/test_neighbors.py",
     "tests/test_extremes.py",
+    "tests/test_pinned.py",
+    "tests/test_progress.py",
     "tests/test_api.py",
     "src/nearfold",
 ]

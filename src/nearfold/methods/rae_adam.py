@@ -176,9 +176,8 @@ class _Exchange:
         except _StoppedError:
             pass
         except BaseException as error:
+            # The caller raises it, when all have stopped.
             self.failure = error
-            if i == 0:
-                raise
 
 
 class _StoppedError(Exception):

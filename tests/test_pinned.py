@@ -1,0 +1,122 @@
+"""Results that are known: what a seed learns, and what is measured of it, changes only where that is meant.
+
+`python -m tests.test_pinned` writes the results anew; the change log says why they changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nearfold import compare, inspect_fold, load_sample, sweep
+from nearfold.evaluation.watch import compare_with_training, held_back_figures, with_figures
+from nearfold.methods.registry import METHODS, make
+
+PINNED = Path(__file__).with_name("pinned.json")
+
+# Rounding differs between processors and thread counts; training makes it larger.
+TOLERANCE = 2e-3
+
+# What a clock says, and the versions that computed it.
+_CHANGING = ("seconds", "per_second", "version", "us")
+
+
+def vectors(rows: slice) -> np.ndarray:
+    return load_sample().vectors[rows, :24].astype(np.float32)
+
+
+def learned(name: str, **parameters: Any) -> dict[str, Any]:
+    """Return what a method learns: inner products of folded vectors, which no sign or rotation changes."""
+    fold = make(name, 5, random_state=0, **parameters).fit(vectors(slice(400))).encoder_
+    folded = fold.transform(vectors(slice(400, 405))).astype(float)
+    return {"products": (folded @ folded.T).tolist(), "facts": dict(fold.facts)}
+
+
+def watched(metric: str) -> dict[str, Any]:
+    estimator = make("nearfold", 5, random_state=0, metric=metric, n_steps=30)
+    rows = vectors(slice(3000))
+    figures = held_back_figures(estimator, rows)
+    fold = with_figures(estimator.fit(rows).encoder_, figures)
+    drift = compare_with_training(fold, vectors(slice(3000, 4000)) + 0.02)
+    return {"figures": [each._asdict() for each in figures], "now": drift.now._asdict()}
+
+
+def compared() -> dict[str, Any]:
+    queries = vectors(slice(500, 560))
+    methods, metrics = ["pca", "nearfold"], ["cosine", "l2", "ip"]
+    return compare(
+        vectors(slice(500)), queries=queries, n_components=[4, "50%"], methods=methods, metrics=metrics
+    ).as_dict()
+
+
+def inspected(metric: str) -> dict[str, Any]:
+    fold = make("pca", 6, metric=metric).fit(vectors(slice(500))).encoder_
+    return inspect_fold(fold, vectors(slice(500)), vectors(slice(500, 560))).as_dict()
+
+
+def swept() -> dict[str, Any]:
+    return sweep(vectors(slice(600)), n_components=4, methods=["rae-exact"]).as_dict()
+
+
+def cases() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    for name, method in METHODS.items():
+        if method.needs:
+            continue
+        yield name, partial(learned, name)
+        if make(name, 5).learns_metric:
+            yield f"{name} l2", partial(learned, name, metric="l2")
+            yield f"{name} ip", partial(learned, name, metric="ip")
+    yield "rae auto", partial(learned, "rae", weight_decay="auto", n_steps=60)
+    yield "rae bias", partial(learned, "rae", bias=True, weight_decay=1e-3, n_steps=60)
+    for regularizer in ("nuclear", "laplacian"):
+        yield f"rae {regularizer}", partial(learned, "rae-exact", regularizer=regularizer)
+    yield "nearfold with few anchors", partial(learned, "nearfold", n_anchors=90)
+    for metric in ("cosine", "l2", "ip"):
+        yield f"watch {metric}", partial(watched, metric)
+        yield f"inspect {metric}", partial(inspected, metric)
+    yield "compare", compared
+    yield "sweep", swept
+
+
+CASES = dict(cases())
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each number, string and null below a value, with where it is."""
+    items: Any = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        plain = value.item() if isinstance(value, np.generic) else value
+        yield path, float(f"{plain:.7g}") if isinstance(plain, float) else plain
+    for key, inner in items:
+        if not str(key).endswith(_CHANGING):
+            yield from leaves(inner, f"{path}/{key}")
+
+
+@pytest.mark.filterwarnings("ignore::nearfold.NearfoldWarning")
+@pytest.mark.parametrize("name", CASES)
+def test_results_are_what_they_were(name: str) -> None:
+    wanted = json.loads(PINNED.read_text(encoding="utf-8"))[name]
+    found = dict(leaves(CASES[name]()))
+    assert found.keys() == wanted.keys()
+    numbers = [key for key, value in wanted.items() if isinstance(value, float)]
+    least = TOLERANCE * max((abs(wanted[key]) for key in numbers if "/products/" in key), default=5e-4)
+    for key, value in wanted.items():
+        if isinstance(value, float):
+            assert found[key] == pytest.approx(value, rel=TOLERANCE, abs=least, nan_ok=True), key
+        else:
+            assert found[key] == value, key
+
+
+if __name__ == "__main__":
+    results = {name: dict(leaves(case())) for name, case in CASES.items()}
+    PINNED.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
