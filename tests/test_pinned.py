@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nearfold import compare, inspect_fold, load_sample, sweep
+from nearfold import compare, evaluate, inspect_fold, load_sample, sweep
+from nearfold.evaluation.judge import paired_difference
+from nearfold.evaluation.split import hold_out
+from nearfold.evaluation.streamed import evaluate_source, hold_out_rows
 from nearfold.evaluation.watch import compare_with_training, held_back_figures, with_figures
+from nearfold.io.vectors import open_source
 from nearfold.methods.registry import METHODS, make
+from nearfold.methods.regularizers import REGULARIZERS
 
 PINNED = Path(__file__).with_name("pinned.json")
 
@@ -55,6 +61,25 @@ def compared() -> dict[str, Any]:
     ).as_dict()
 
 
+def evaluated(metric: str) -> dict[str, Any]:
+    """Return what is measured of a fold on rows held out, of arrays and by reading on."""
+    fold = make("pca", 6, metric=metric).fit(vectors(slice(500))).encoder_
+    base, queries = hold_out(vectors(slice(900)), seed=3)
+    other = make("truncation", 6).fit(base).encoder_
+    found = evaluate(fold, base, queries, k=[1, 7], depths=[20, 90])
+    against = evaluate(other, base, queries, metric=metric, k=[1, 7], depths=[20, 90])
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/x.npy", vectors(slice(900)))
+        source = open_source(f"{folder}/x.npy")
+        asked, rows = hold_out_rows(source, 80, seed=4)
+        read = evaluate_source(fold, source, asked, held_out=rows)
+    return {
+        "found": found.as_dict(),
+        "read": read.as_dict(),
+        "difference": paired_difference(found, against, "P@7")._asdict(),
+    }
+
+
 def inspected(metric: str) -> dict[str, Any]:
     fold = make("pca", 6, metric=metric).fit(vectors(slice(500))).encoder_
     return inspect_fold(fold, vectors(slice(500)), vectors(slice(500, 560))).as_dict()
@@ -66,7 +91,7 @@ def swept() -> dict[str, Any]:
 
 def cases() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     for name, method in METHODS.items():
-        if method.needs:
+        if method.needs:  # whose results are another library's
             continue
         yield name, partial(learned, name)
         if make(name, 5).learns_metric:
@@ -74,12 +99,15 @@ def cases() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
             yield f"{name} ip", partial(learned, name, metric="ip")
     yield "rae auto", partial(learned, "rae", weight_decay="auto", n_steps=60)
     yield "rae bias", partial(learned, "rae", bias=True, weight_decay=1e-3, n_steps=60)
-    for regularizer in ("nuclear", "laplacian"):
-        yield f"rae {regularizer}", partial(learned, "rae-exact", regularizer=regularizer)
+    for regularizer in REGULARIZERS:
+        penalty = {"regularizer": regularizer, "weight_decay": 2e-4}
+        yield f"rae {regularizer}", partial(learned, "rae", **penalty, n_steps=60)
+        yield f"rae-exact {regularizer}", partial(learned, "rae-exact", **penalty)
     yield "nearfold with few anchors", partial(learned, "nearfold", n_anchors=90)
     for metric in ("cosine", "l2", "ip"):
         yield f"watch {metric}", partial(watched, metric)
         yield f"inspect {metric}", partial(inspected, metric)
+        yield f"evaluate {metric}", partial(evaluated, metric)
     yield "compare", compared
     yield "sweep", swept
 
