@@ -5,15 +5,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.main import get_command
 
 import nearfold
 from nearfold.cli.app import app
+from nearfold.evaluation.compare import Comparison, Entry
+from nearfold.evaluation.inspection import Inspection
+from nearfold.evaluation.judge import Judgement
+from nearfold.evaluation.sweep import Point, Sweep
+from nearfold.evaluation.truth import Truth
+from nearfold.planning.choice import Plan
+from nearfold.planning.halving import Trial
 
 SNAPSHOT = Path(__file__).with_name("api.json")
 
@@ -29,7 +38,11 @@ def described(value: Any) -> Any:
         return signature(value)
     if issubclass(value, Exception):
         return [each.__name__ for each in value.__mro__[1:-1]]
-    members = {}
+    members: dict[str, Any] = {}
+    if dataclasses.is_dataclass(value):
+        # Whether values are immutable, and equal by what they hold.
+        settings = value.__dataclass_params__
+        members["dataclass"] = {"frozen": settings.frozen, "eq": settings.eq}
     for name, member in inspect.getmembers(value):
         if name.startswith("_"):
             continue
@@ -50,6 +63,12 @@ def api() -> dict[str, Any]:
             for name, command in sorted(root.commands.items())
         },
     }
+
+
+@pytest.mark.parametrize("kind", [Comparison, Entry, Inspection, Judgement, Plan, Point, Sweep, Trial, Truth])
+def test_results_are_values(kind: type) -> None:
+    assert dataclasses.is_dataclass(kind)
+    assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
 
 
 def test_the_api_is_as_it_was() -> None:

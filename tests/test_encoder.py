@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from nearfold import Encoder
 from nearfold.errors import DataError, FileError, NearfoldError, ParameterError
+from nearfold.fold import safetensors_bytes
 
 
 @pytest.fixture
@@ -235,3 +236,12 @@ def test_the_same_encoder_makes_the_same_bytes(tmp_path: Path, rng: np.random.Ge
         Encoder(np.eye(2, 5, dtype=np.float32), metric="l2", method="é", facts=facts).save(tmp_path / name)
     assert len({(tmp_path / name).read_bytes() for name in "abcd"}) == 1
     assert Encoder.load(tmp_path / "a").facts == facts
+
+
+@pytest.mark.parametrize("length", range(9))
+def test_tensors_start_where_numbers_are_aligned(length: int) -> None:
+    content = safetensors_bytes({"weight": np.eye(3, dtype=np.float32)}, {"text": "x" * length})
+    (header,) = struct.unpack("<Q", content[:8])
+    assert header % 8 == 0
+    assert json.loads(content[8 : 8 + header])["__metadata__"] == {"text": "x" * length}
+    assert content[8 + header :] == np.eye(3, dtype=np.float32).tobytes()

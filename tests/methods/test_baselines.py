@@ -113,6 +113,11 @@ def test_mds_of_equal_rows_says_so() -> None:
         MDS(2, metric="l2").fit(np.ones((20, 5)))
 
 
+def test_lpp_of_zero_rows_says_so() -> None:
+    with pytest.raises(NearfoldError, match="zero rows only"):
+        LPP(2, metric="l2", n_neighbors=3).fit(np.zeros((20, 5)))
+
+
 def test_isomap_is_scikit_learns(clusters: np.ndarray) -> None:
     ours = Isomap(3, metric="l2", n_neighbors=60).fit(clusters).encoder_
     theirs = SklearnIsomap(n_neighbors=60, n_components=3, eigen_solver="dense").fit(clusters)

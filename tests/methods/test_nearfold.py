@@ -8,8 +8,17 @@ from hypothesis import strategies as st
 from nearfold import PCA, NearFold, evaluate
 from nearfold.arrays import METRICS, Metric
 from nearfold.errors import NearfoldError
+from nearfold.methods.nearfold import default_anchors
 from nearfold.methods.objective import block_scores, gradient, loss, score_spread, soft_neighbors
 from nearfold.methods.training import one_cycle
+
+
+@pytest.mark.parametrize(
+    ("rows", "anchors"), [(50, 3000), (100_000, 3000), (100_001, 2999), (200_001, 1499), (10**9, 1024)]
+)
+def test_anchors_of_many_rows_are_fewer(rows: int, anchors: int) -> None:
+    assert default_anchors(rows) == anchors
+    assert isinstance(default_anchors(rows), int)
 
 
 @given(

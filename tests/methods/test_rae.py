@@ -79,8 +79,9 @@ def test_kappa_is_one_without_penalty_and_grows(clusters: np.ndarray) -> None:
 
 def test_dead_modes_are_said() -> None:
     X = np.diag([3.0, 2.0, 0.1, 0.01])  # energies 9/4, 1, .0025 and .000025
-    with pytest.warns(NearfoldWarning, match="zeroes 2 of 3 axes"):
+    with pytest.warns(NearfoldWarning, match="zeroes 2 of 3 axes") as told:
         fold = RAE(3, solver="exact", weight_decay=0.6).fit(X)
+    assert told[0].filename == __file__, "a warning names the line that called fit"
     assert fold.encoder_.facts["dead_modes"] == 2
     assert np.isfinite(fold.encoder_.weight).all()
     assert spectrum(fold.encoder_.weight).kappa == np.inf
