@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from nearfold import Moments
 from nearfold.errors import DataError
+from nearfold.moments import RunningMoments
 
 
 @given(
@@ -55,6 +56,17 @@ def test_float32_products_are_near_and_survive_overflow(rng: np.random.Generator
     np.testing.assert_allclose(single.second, double.second, rtol=0, atol=1e-5 * double.second.max())
     huge = np.full((10, 2), 1e25, np.float32)
     np.testing.assert_allclose(Moments.of(huge, products=np.float32).uncentered, 1e50, rtol=1e-6)
+
+
+def test_bad_rows_behind_others_are_named(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nearfold.moments._CHUNK_BYTES", 1)
+    X = rng.standard_normal((3000, 3)).astype(np.float32)
+    raw = X.copy()
+    raw[2700, 1] = X[2700, 1] = np.nan
+    running = RunningMoments(3, np.float64)
+    running.add(X[:2600])
+    with pytest.raises(DataError, match=r"base.*row 9700, column 1"):
+        running.add(X, raw, "base", first_row=7000)
 
 
 def test_bad_rows_are_named(rng: np.random.Generator) -> None:

@@ -114,6 +114,10 @@ def test_compare(sample: np.ndarray) -> None:
         for method in ("pca", "rae-exact")
     ]
     assert (result.rows, result.queries) == (1350, 150)
+    for metric in ("cosine", "l2"):
+        for dims in (96, 48):
+            found = [(e.judgement.metric, e.encoder.n_components) for e in result.group(metric, dims)]
+            assert found == [(metric, dims)] * 2
     as_dict = result.as_dict()["entries"]
     assert as_dict[0]["P@5"]["mean"] == result.entries[0].judgement.preservation[5].mean
     best = result.best("cosine", 96)
