@@ -21,6 +21,7 @@ from nearfold.evaluation.inspection import Inspection
 from nearfold.evaluation.judge import Judgement
 from nearfold.evaluation.sweep import Point, Sweep
 from nearfold.evaluation.truth import Truth
+from nearfold.fold import Fold
 from nearfold.planning.choice import Plan
 from nearfold.planning.halving import Trial
 
@@ -69,6 +70,10 @@ def api() -> dict[str, Any]:
 def test_results_are_values(kind: type) -> None:
     assert dataclasses.is_dataclass(kind)
     assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+def test_what_a_fold_must_bring() -> None:
+    assert Fold.__abstractmethods__ == {"n_components", "n_features", "_apply", "tensors"}
 
 
 def test_the_api_is_as_it_was() -> None:

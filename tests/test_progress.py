@@ -56,6 +56,14 @@ def test_fits(name: str, sample: np.ndarray) -> None:
         assert told & {"RAE", "NearFold"}
 
 
+@pytest.mark.parametrize(("m", "asked", "steps"), [(32, None, 600), (33, None, 200), (33, 5, 5)])
+def test_few_dimensions_take_more_steps(m: int, asked: int | None, steps: int, sample: np.ndarray) -> None:
+    recorder = Recorder()
+    with reporting(recorder):
+        NearFold(m, n_steps=asked).fit(sample[:300, :40])
+    assert ["NearFold", steps, steps, True] in recorder.stages
+
+
 def test_pipelines_and_search(sample: np.ndarray) -> None:
     base = np.ascontiguousarray(sample[:700, :32])
     for spec, stages in (("AQ4", {"codes", "codebooks"}), ("PCA16,OPQ8", {"rotation", "codebooks"})):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+import types
+
 import numpy as np
 import pytest
 
@@ -139,6 +142,18 @@ def test_compare_computes_truth_once(sample: np.ndarray, monkeypatch: pytest.Mon
     monkeypatch.setattr(Truth, "compute", counted)
     compare(sample, n_components=[8, 16, 32], methods=["pca", "pca-uncentred"])
     assert len(calls) == 1
+
+
+def test_times_are_means_over_seeds(sample: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = (number**2 for number in itertools.count())
+    clock = types.SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+    monkeypatch.setattr("nearfold.evaluation.compare.time", clock)
+    options = {"n_components": [4], "methods": ["random-gaussian"], "n_seeds": 3}
+    (entry,) = compare(sample[:200, :8], **options).entries
+    # Each run reads the clock three times: 0 1 4, 9 16 25, 36 49 64.
+    assert (entry.fit_seconds, entry.transform_seconds) == ((1 + 7 + 13) / 3, (3 + 9 + 15) / 3)
+    assert len(set(entry.by_seed)) == 3
+    assert entry.judgement.preservation[10].mean == pytest.approx(np.mean(entry.by_seed))
 
 
 def test_compare_carries_remarks(rng: np.random.Generator) -> None:

@@ -30,6 +30,27 @@ def test_search_refuses_what_it_cannot_do(sample: np.ndarray) -> None:
         search(sample[:5], np.zeros((1, 384), np.float32), 2, "cosine")
 
 
+def test_scores_are_computed_in_pieces(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nearfold.evaluation.truth._NUMBERS_AT_ONCE", 100)
+    vectors, queries = rng.standard_normal((30, 4)), rng.standard_normal((9, 4)).astype(np.float32)
+    ids = rng.integers(0, 30, (9, 5))
+    taken: list[int] = []
+
+    class Rows:
+        def __len__(self) -> int:
+            return 30
+
+        def __getitem__(self, wanted: np.ndarray) -> np.ndarray:
+            taken.append(4 * wanted.size)
+            return vectors[wanted]
+
+    scores = exact_scores(Rows(), queries, ids, "ip")  # type: ignore[arg-type]
+    np.testing.assert_allclose(scores, np.einsum("qcd,qd->qc", vectors[ids], queries))
+    assert taken == [100, 80]  # 5 and 4 queries of 5 candidates of 4 numbers
+    monkeypatch.setattr("nearfold.evaluation.truth._NUMBERS_AT_ONCE", 1)
+    np.testing.assert_allclose(exact_scores(Rows(), queries, ids, "ip"), scores)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_scores_are_the_metrics(metric: Metric, rng: np.random.Generator) -> None:
     base, queries = (

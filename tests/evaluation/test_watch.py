@@ -3,10 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nearfold import MLPEncoder, NearFold
+from nearfold import PCA, MLPEncoder, NearFold
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, FileError
 from nearfold.evaluation.watch import (
+    Drift,
+    Figures,
     compare_with_training,
     figures_of,
     held_back_figures,
@@ -52,6 +54,43 @@ def test_a_network_is_watched_by_what_it_keeps(sample: np.ndarray) -> None:
     assert found.energy_drop is None
     assert found.loss_rise is None
     assert found.preservation_drop == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"),
+    [
+        (999, []),
+        (1000, [500]),
+        (4000, [500]),
+        (9_999, [500]),
+        (10_000, [500, 2000]),
+        (27_000, [500, 2000, 5000]),
+    ],
+)
+def test_a_fifth_is_held_back(rows: int, sizes: list[int], rng: np.random.Generator) -> None:
+    X = rng.standard_normal((rows, 3)).astype(np.float32)
+    figures = held_back_figures(PCA(2, metric="l2"), X)
+    assert [each.rows for each in figures] == sizes
+    assert [each.rows for each in figures_of(PCA(2, metric="l2").fit(X).encoder_, X)] == [
+        size for size in (500, 2000, 5000) if size <= rows
+    ]
+
+
+def test_drift_is_counted() -> None:
+    then, now = Figures(500, 0.9, 0.8, 0.02), Figures(500, 0.84, 0.7, 0.05)
+    drift = Drift(then, now)
+    assert drift.preservation_drop == pytest.approx(0.06)
+    assert drift.energy_drop == pytest.approx(0.1)
+    assert drift.loss_rise == pytest.approx(1.5)
+    assert drift.exceeds(0.05, 1.4) == ["preservation", "energy", "loss"]
+    assert drift.exceeds(0.07, 1.6) == ["energy"]
+    assert drift.exceeds(0.11, 1.6) == []
+    assert Drift(then, then).exceeds(0, 0) == []
+    for unknown in (Figures(500, 0.9), Figures(500, 0.9, None, 0.0)):
+        assert Drift(unknown, now).energy_drop is None
+        assert Drift(unknown, now).loss_rise is None
+    assert Drift(then, Figures(500, 0.9)).loss_rise is None
+    assert Drift(then, Figures(500, 0.9)).energy_drop is None
 
 
 def test_facts_can_be_read(encoder: Encoder) -> None:

@@ -10,7 +10,7 @@ from nearfold.arrays import METRICS, Metric
 from nearfold.errors import NearfoldError
 from nearfold.methods.nearfold import default_anchors
 from nearfold.methods.objective import block_scores, gradient, loss, score_spread, soft_neighbors
-from nearfold.methods.training import one_cycle
+from nearfold.methods.training import fitting_rate, one_cycle
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,14 @@ from nearfold.methods.training import one_cycle
 def test_anchors_of_many_rows_are_fewer(rows: int, anchors: int) -> None:
     assert default_anchors(rows) == anchors
     assert isinstance(default_anchors(rows), int)
+
+
+def test_the_rate_is_the_root_of_the_loss_up_to_its_peak() -> None:
+    peak = fitting_rate(1e9)
+    assert fitting_rate(1e8) == peak
+    low = fitting_rate(1e-6)
+    assert low < peak / 10
+    assert fitting_rate(4e-6) == pytest.approx(2 * low)
 
 
 @given(

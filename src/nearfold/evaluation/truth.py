@@ -42,6 +42,9 @@ _SLACK = 16
 
 _QUERIES_AT_ONCE = 256
 
+# Of candidates that are scored exactly.
+_NUMBERS_AT_ONCE = 1 << 24
+
 # Scores nearer than this share of their scale are equal: some float64 roundings wide.
 _EQUAL = 1e-12
 
@@ -94,7 +97,7 @@ def search(base: Float32, queries: Float32, k: int, metric: Metric, *, folded: b
 def exact_scores(base: Rows, queries: Float32, ids: Int64, metric: Metric) -> Float64:
     """Return each query's scores with the base rows `ids`, shape (q, c), in float64; higher is nearer."""
     scores = np.empty(ids.shape)
-    step = max(1, 2**24 // max(1, ids.shape[1] * queries.shape[1]))
+    step = max(1, _NUMBERS_AT_ONCE // (ids.shape[1] * queries.shape[1]))
     for start in range(0, len(ids), step):
         part = slice(start, start + step)
         rows = base[ids[part]].astype(np.float64)

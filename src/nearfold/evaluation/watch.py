@@ -73,7 +73,7 @@ class Figures(NamedTuple):
 
 
 def measure(fold: Fold, sample: Float32) -> Figures:
-    """Return a fold's figures on a sample of shape (s, d), whose first rows are the queries."""
+    """Return a fold's figures on a sample of shape (s, d), s at least 500; its first rows are the queries."""
     n_queries = min(_MAX_QUERIES, len(sample) // 10)
     truth = Truth.compute(sample[n_queries:], sample[:n_queries], _K, fold.metric)
     preservation = judge(fold, truth, [_K], []).preservation[_K].mean
@@ -85,8 +85,8 @@ def measure(fold: Fold, sample: Float32) -> Figures:
     energy = 1 - null_space_energy(second, row_space(fold.weight))
     if fold.metric == "l2":
         rows = rows - moments.mean.astype(np.float32)
-    chosen = np.arange(min(_BLOCKS, len(rows)))
-    neighbors = nearest_others(rows, chosen, min(_BLOCK_NEIGHBORS, len(rows) - 1), fold.metric)
+    chosen = np.arange(_BLOCKS)
+    neighbors = nearest_others(rows, chosen, _BLOCK_NEIGHBORS, fold.metric)
     blocks = rows[np.column_stack([chosen, neighbors])]
     lost = loss_of_fold(fold.weight, blocks, fold.metric)
     return Figures(len(sample), float(preservation), float(energy), lost)
