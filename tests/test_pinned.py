@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nearfold import compare, evaluate, inspect_fold, load_sample, sweep
+from nearfold import NearFold, compare, evaluate, inspect_fold, load_sample, sweep
 from nearfold.evaluation.judge import paired_difference
 from nearfold.evaluation.split import hold_out
 from nearfold.evaluation.streamed import evaluate_source, hold_out_rows
@@ -40,6 +40,18 @@ def vectors(rows: slice) -> np.ndarray:
 def learned(name: str, **parameters: Any) -> dict[str, Any]:
     """Return what a method learns: inner products of folded vectors, which no sign or rotation changes."""
     fold = make(name, 5, random_state=0, **parameters).fit(vectors(slice(400))).encoder_
+    folded = fold.transform(vectors(slice(400, 405))).astype(float)
+    return {"products": (folded @ folded.T).tolist(), "facts": dict(fold.facts)}
+
+
+def asked(metric: str) -> dict[str, Any]:
+    """Return what is learned for queries of another kind."""
+    queries = 0.7 * vectors(slice(1000, 1200))[:, ::-1] + 0.1
+    fold = (
+        NearFold(5, metric=metric, n_steps=60, n_neighbors=7)
+        .fit(vectors(slice(400)), queries=queries)
+        .encoder_
+    )
     folded = fold.transform(vectors(slice(400, 405))).astype(float)
     return {"products": (folded @ folded.T).tolist(), "facts": dict(fold.facts)}
 
@@ -106,6 +118,7 @@ def cases() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     yield "nearfold with few anchors", partial(learned, "nearfold", n_anchors=90)
     for metric in ("cosine", "l2", "ip"):
         yield f"watch {metric}", partial(watched, metric)
+        yield f"nearfold for queries {metric}", partial(asked, metric)
         yield f"inspect {metric}", partial(inspected, metric)
         yield f"evaluate {metric}", partial(evaluated, metric)
     yield "compare", compared
