@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from nearfold import Encoder
+from nearfold import Encoder, MLPEncoder
 from nearfold.errors import DataError, FileError, NearfoldError, ParameterError
 from nearfold.fold import safetensors_bytes
 
@@ -236,6 +236,12 @@ def test_the_same_encoder_makes_the_same_bytes(tmp_path: Path, rng: np.random.Ge
         Encoder(np.eye(2, 5, dtype=np.float32), metric="l2", method="é", facts=facts).save(tmp_path / name)
     assert len({(tmp_path / name).read_bytes() for name in "abcd"}) == 1
     assert Encoder.load(tmp_path / "a").facts == facts
+
+
+def test_it_says_what_it_is() -> None:
+    assert repr(Encoder(np.eye(2, 5))) == "Encoder(unnamed, 5 -> 2, cosine)"
+    assert repr(Encoder(np.eye(1, 2), metric="l2", method="pca")) == "Encoder(pca, 2 -> 1, l2)"
+    assert repr(MLPEncoder([(np.eye(2, 3), np.zeros(2))])) == "MLPEncoder(unnamed, 3 -> 2, cosine)"
 
 
 @pytest.mark.parametrize("length", range(9))

@@ -7,6 +7,10 @@ import pytest
 
 from nearfold import sweep
 from nearfold.errors import NearfoldError
+from nearfold.evaluation.intervals import Estimate
+from nearfold.evaluation.judge import Judgement
+from nearfold.evaluation.sweep import Point, Sweep
+from nearfold.theory.spectrum import Spectrum
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,31 @@ def test_rank_correlation(result: object) -> None:
     # At the exact optimum kappa grows with lambda while less is kept.
     assert result.rank_correlation("rae-exact") == pytest.approx(-1, abs=0.51)  # type: ignore[attr-defined]
     json.dumps(result.as_dict())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("kappas", "kept", "correlation"),
+    [
+        ([1, 2, 3], [0.5, 0.6, 0.7], 1.0),
+        ([1, 2, 3, 9], [0.5, 0.4, 0.3, 0.35], -0.8),
+        ([1, 2], [0.5, 0.6], np.nan),
+        ([2, 2, 2], [0.5, 0.6, 0.7], np.nan),
+        ([1, 2, 3], [0.5, 0.5, 0.5], np.nan),
+        ([2, 2, 3], [0.5, 0.6, 0.7], 0.8660254),
+    ],
+)
+def test_rank_correlation_of_known_points(kappas: list[float], kept: list[float], correlation: float) -> None:
+    def judgement(value: float) -> Judgement:
+        return Judgement("l2", {10: Estimate(value, value, value)}, {}, {})
+
+    points = [
+        Point("rae", value, Spectrum(1, 1, kappa), judgement(share))
+        for value, (kappa, share) in enumerate(zip(kappas, kept, strict=True))
+    ]
+    dead = [Point("rae", 1e3, None, None), Point("rae-exact", 1.0, None, None)]
+    found = Sweep("frobenius", 10, 9, 3, (*points, *dead), {}, None)  # type: ignore[arg-type]
+    assert found.rank_correlation("rae") == pytest.approx(correlation, nan_ok=True)
+    assert len(found.of("rae")) == len(points) + 1
 
 
 def test_bad_input(sample: np.ndarray) -> None:

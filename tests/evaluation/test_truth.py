@@ -30,8 +30,10 @@ def test_search_refuses_what_it_cannot_do(sample: np.ndarray) -> None:
         search(sample[:5], np.zeros((1, 384), np.float32), 2, "cosine")
 
 
-def test_scores_are_computed_in_pieces(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nearfold.evaluation.truth._NUMBERS_AT_ONCE", 100)
+@pytest.mark.parametrize("metric", METRICS)
+def test_scores_are_computed_in_pieces(
+    metric: Metric, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vectors, queries = rng.standard_normal((30, 4)), rng.standard_normal((9, 4)).astype(np.float32)
     ids = rng.integers(0, 30, (9, 5))
     taken: list[int] = []
@@ -44,11 +46,12 @@ def test_scores_are_computed_in_pieces(rng: np.random.Generator, monkeypatch: py
             taken.append(4 * wanted.size)
             return vectors[wanted]
 
-    scores = exact_scores(Rows(), queries, ids, "ip")  # type: ignore[arg-type]
-    np.testing.assert_allclose(scores, np.einsum("qcd,qd->qc", vectors[ids], queries))
-    assert taken == [100, 80]  # 5 and 4 queries of 5 candidates of 4 numbers
-    monkeypatch.setattr("nearfold.evaluation.truth._NUMBERS_AT_ONCE", 1)
-    np.testing.assert_allclose(exact_scores(Rows(), queries, ids, "ip"), scores)  # type: ignore[arg-type]
+    whole = exact_scores(Rows(), queries, ids, metric)  # type: ignore[arg-type]
+    for numbers, pieces in ((100, [100, 80]), (1, [20] * 9)):  # a query has 5 candidates of 4 numbers
+        monkeypatch.setattr("nearfold.evaluation.truth._NUMBERS_AT_ONCE", numbers)
+        taken.clear()
+        np.testing.assert_allclose(exact_scores(Rows(), queries, ids, metric), whole)  # type: ignore[arg-type]
+        assert taken == pieces
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -21,6 +21,19 @@ def test_anchors_of_many_rows_are_fewer(rows: int, anchors: int) -> None:
     assert isinstance(default_anchors(rows), int)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_thread_count_changes_rounding_only(
+    metric: Metric, sample: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for threads in (1, 2, 5):
+        for module in ("methods.training", "scanner", "neighbors"):
+            monkeypatch.setattr(f"nearfold.{module}.blas_threads", lambda n=threads: n)
+        found.append(NearFold(8, metric=metric, n_steps=40).fit(sample[:400, :32]).encoder_.weight)
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=0, atol=1e-3 * np.abs(found[0]).max())
+
+
 def test_the_rate_is_the_root_of_the_loss_up_to_its_peak() -> None:
     peak = fitting_rate(1e9)
     assert fitting_rate(1e8) == peak
