@@ -130,7 +130,7 @@ def test_metadata_is_checked(tmp_path: Path) -> None:
     assert Encoder.load(rewritten(path)).metric == "ip"
     for metadata, says in [
         ({"format": "other"}, "not a nearfold encoder"),
-        ({"format_version": "2"}, "upgrade nearfold"),
+        ({"format_version": "2"}, "version 2, .*upgrade nearfold"),
         ({"format_version": "x"}, "format version"),
         ({"metric": "hamming"}, "metric"),
         ({"facts": "{"}, "not a usable"),

@@ -138,6 +138,7 @@ def test_isomap_is_scikit_learns(clusters: np.ndarray) -> None:
         (MPAD(2, alpha=-1), "alpha=-1"),
         (MDS(2, ridge=0), "ridge=0"),
         (Isomap(2, n_neighbors=300), "n_neighbors=300"),
+        (Isomap(20, max_rows=20), "n_components=20"),
     ],
 )
 def test_bad_parameters(method: object, says: str, clusters: np.ndarray) -> None:
