@@ -333,7 +333,10 @@ def test_an_interrupted_apply_leaves_no_output(how: signal.Signals, fold: Path, 
     big[::100] = 1
     del big
     command = [sys.executable, "-m", "nearfold", "apply", str(fold), "big.npy", "-o", "z.npy"]
+    # Tests that run in the background may have been told to ignore it, which a command inherits.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 30
     while not list(tmp_path.glob(".z.npy.*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
