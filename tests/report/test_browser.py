@@ -36,7 +36,7 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return {path.stem: path for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("name", ["compare", "sweep", "inspect"])
+@pytest.mark.parametrize("name", ["compare", "sweep", "inspect", "plan"])
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
 def test_it_renders_in_peace(
     name: str, width: int, scheme: str, browser: Any, written: dict[str, Path]
