@@ -138,18 +138,17 @@ def by_dimensions(folder: Path, quick: bool) -> list[str]:
         reference = {m: reference_seconds(base, m) for m in sizes}
         found: dict[str, Results | str] = {}
         # Those that take minutes are learned once: at the middle size, for the first metric.
+        few = sizes[1:2], metrics[:1]
         for method in methods(quick):
-            slow = not METHODS[method].linear
+            asked = few if not METHODS[method].linear else (sizes, metrics)
             try:
-                found[method] = of_method(
-                    method, base, queries, sizes[1:2] if slow else sizes, metrics[:1] if slow else metrics
-                )
+                found[method] = of_method(method, base, queries, *asked)
             except NearfoldError as error:
                 found[method] = str(error).replace("|", "/")
             print(name, method, found[method], flush=True)
         for label, peer in peers().items():
-            asked = dict(list(truths.items())[:1]) if peer.slow else truths
-            found[label] = of_peer(peer.learn, asked, base, sizes[1:2] if peer.slow else sizes)
+            widths, searched = few if peer.slow else (sizes, metrics)
+            found[label] = of_peer(peer.learn, {metric: truths[metric] for metric in searched}, base, widths)
             print(name, label, found[label], flush=True)
         for metric in metrics:
             lines += table(f"{name}, {metric}", base, metric, sizes, found, reference)

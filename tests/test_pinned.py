@@ -20,6 +20,7 @@ from nearfold.evaluation.judge import paired_difference
 from nearfold.evaluation.split import hold_out
 from nearfold.evaluation.streamed import evaluate_source, hold_out_rows
 from nearfold.evaluation.watch import compare_with_training, held_back_figures, with_figures
+from nearfold.fold import Fold
 from nearfold.io.vectors import open_source
 from nearfold.methods.registry import METHODS, make
 from nearfold.methods.regularizers import REGULARIZERS
@@ -37,23 +38,22 @@ def vectors(rows: slice) -> np.ndarray:
     return load_sample().vectors[rows, :24].astype(np.float32)
 
 
-def learned(name: str, **parameters: Any) -> dict[str, Any]:
-    """Return what a method learns: inner products of folded vectors, which no sign or rotation changes."""
-    fold = make(name, 5, random_state=0, **parameters).fit(vectors(slice(400))).encoder_
+def shown(fold: Fold) -> dict[str, Any]:
+    """Return a fold's facts, and inner products of folded vectors, which no sign or rotation changes."""
     folded = fold.transform(vectors(slice(400, 405))).astype(float)
     return {"products": (folded @ folded.T).tolist(), "facts": dict(fold.facts)}
+
+
+def learned(name: str, **parameters: Any) -> dict[str, Any]:
+    """Return what a method learns."""
+    return shown(make(name, 5, random_state=0, **parameters).fit(vectors(slice(400))).encoder_)
 
 
 def asked(metric: str) -> dict[str, Any]:
     """Return what is learned for queries of another kind."""
     queries = 0.7 * vectors(slice(1000, 1200))[:, ::-1] + 0.1
-    fold = (
-        NearFold(5, metric=metric, n_steps=60, n_neighbors=7)
-        .fit(vectors(slice(400)), queries=queries)
-        .encoder_
-    )
-    folded = fold.transform(vectors(slice(400, 405))).astype(float)
-    return {"products": (folded @ folded.T).tolist(), "facts": dict(fold.facts)}
+    estimator = NearFold(5, metric=metric, n_steps=60, n_neighbors=7)
+    return shown(estimator.fit(vectors(slice(400)), queries=queries).encoder_)
 
 
 def watched(metric: str) -> dict[str, Any]:

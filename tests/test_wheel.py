@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -20,11 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def call(*command: object, cwd: Path) -> str:
-    # Options that pytest was given are not for the pytest of the clean environment.
-    clean = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
-    done = subprocess.run(
-        [*map(str, command)], cwd=cwd, capture_output=True, text=True, check=False, env=clean
-    )
+    done = subprocess.run([*map(str, command)], cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

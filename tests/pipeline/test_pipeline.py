@@ -132,6 +132,7 @@ def test_bad_input_is_refused(sample: Vectors) -> None:
         ("AQ65", 300, "65 bytes are more than the 64 dimensions"),
         ("NearFold20,Binary", 300, "8 divides, not 20"),
         ("NearFold16,OPQ8_32", 300, "can't rotate 16 dimensions to 32"),
+        ("RAEMLP16,AQ8", 300, "fold by a linear method"),
         ("NearFold64,SQ8", 300, "fewer than the n_features = 64"),
     ],
 )

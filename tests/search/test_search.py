@@ -15,8 +15,8 @@ from nearfold import Pipeline, SearchIndex, fit_pipeline
 from nearfold.arrays import Metric
 from nearfold.errors import DataError, FileError, NearfoldError, ParameterError
 from nearfold.evaluation.truth import search as exact
-from nearfold.io.base import Chunk, Layout
-from nearfold.io.vectors import open_sink
+
+from ..io.test_vectors import write
 
 Vectors = npt.NDArray[np.float32]
 
@@ -197,9 +197,7 @@ def written(path: Path, vectors: Vectors) -> Path:
         with h5py.File(path, "w") as file:
             file["vectors"] = vectors
         return path
-    with open_sink(path, Layout(*vectors.shape, vectors.dtype, "vectors")) as sink:
-        sink.write(Chunk(vectors))
-    return path
+    return write(path, vectors)
 
 
 @pytest.mark.parametrize("name", ["base.fvecs", "base.h5", "base.fbin"])

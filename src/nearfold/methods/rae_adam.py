@@ -124,11 +124,9 @@ def train_autoencoder(
         ]
         for helper in helpers:
             helper.start()
-        try:
-            exchange.guard(0, slices[0].train, X, batches, rates, advance)
-        finally:
-            for helper in helpers:
-                helper.join()
+        exchange.guard(0, slices[0].train, X, batches, rates, advance)
+        for helper in helpers:
+            helper.join()
     if exchange.failure is not None:
         raise exchange.failure
     trained = Autoencoder(

@@ -15,7 +15,7 @@ from nearfold.errors import ParameterError
 from nearfold.fold import Fold
 from nearfold.methods.base import sample_rows
 from nearfold.methods.nearfold import NearFold
-from nearfold.methods.registry import make
+from nearfold.methods.registry import METHODS, make
 from nearfold.pipeline.learning import CodeLearning, learn_codes
 from nearfold.pipeline.pipeline import Pipeline
 from nearfold.pipeline.rotations import opq_rotation, random_rotation
@@ -110,6 +110,8 @@ class PipelineFitter:
             raise ParameterError(f"{wanted}: OPQ can't rotate {width} dimensions to {wanted.width}")
         if wanted.quantizer == "Binary" and width % 8:
             raise ParameterError(f"{wanted}: Binary needs dimensions that 8 divides, not {width}")
+        if wanted.quantizer == "AQ" and wanted.method is not None and not METHODS[wanted.method].linear:
+            raise ParameterError(f"{wanted}: AQ learns linear maps; fold by a linear method before it")
         if not wanted.n_bytes:
             return
         width = wanted.width or width
@@ -141,10 +143,9 @@ class PipelineFitter:
     def _learned(self, wanted: PipelineSpec, fold: Fold | None) -> Pipeline:
         if fold is None:
             start = np.eye(self._base.shape[1], dtype=np.float32)
-        elif isinstance(fold, Encoder):
-            start = fold.weight
         else:
-            raise ParameterError(f"{wanted}: AQ learns linear maps; fold by a linear method before it")
+            assert isinstance(fold, Encoder)
+            start = fold.weight
         blocks, center = self._neighborhoods
         how = CodeLearning()
         how = replace(how, n_steps=max(1, round(self._effort * how.n_steps)))
