@@ -40,7 +40,7 @@ def state(folder: Path) -> str:
     if (folder / "_manifest.json").exists():
         return "finished"
     files = list(folder.rglob("*"))
-    if any(path.name.endswith(".part") for path in files):
+    if any(path.parent.name.endswith(".part") for path in files):
         return "in the middle of a file"
     return "between files" if len(files) > 1 else "nothing written"
 

@@ -1,16 +1,24 @@
-"""Writing files so that a reader never sees half of one."""
+"""Opening files that may be anybody's, and writing them so that a reader never sees half of one.
+
+A file is written inside a folder of its own beside its place, `.NAME.TOKEN.part/`, which holds a record
+of who made it (`owner`, locked while the writer lives) and the `content` that is renamed into place. Only
+folders whose record says that nearfold made them, and whose writer is gone, are ever cleared away.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import os
+import re
 import secrets
 import shutil
+import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,10 +28,39 @@ from nearfold.logs import event
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["cause", "checksum", "held", "new_folder", "remove_beside", "replacing", "sync_folder"]
+__all__ = [
+    "cause",
+    "check_regular",
+    "check_replaceable",
+    "checksum",
+    "held",
+    "keeping",
+    "new_folder",
+    "open_regular",
+    "remove_beside",
+    "replacing",
+    "sync_folder",
+]
 
-# The ending of files that are being written.
+# The ending of folders in which a file is being written, and what they hold.
 _BESIDE = ".part"
+_BESIDE_NAME = re.compile(r"\..*\.([0-9a-f]{16})\.part")
+_OWNER, _CONTENT = "owner", "content"
+_RECORD = "nearfold writes here: "
+
+# Folders that were looked through for what killed writers left, in this process.
+_SWEPT: set[str] = set()
+
+# The files and folders that must stay as they are while a command runs; see `keeping`.
+_KEPT: ContextVar[tuple[Path, ...]] = ContextVar("kept", default=())
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device or terminal"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
 
 
 def cause(error: OSError) -> str:
@@ -31,10 +68,65 @@ def cause(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def _odd_kind(status: os.stat_result) -> str | None:
+    """Return what a thing on disk is where it is no regular file."""
+    if stat.S_ISREG(status.st_mode):
+        return None
+    return next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "no regular file")
+
+
+def check_regular(path: str | os.PathLike[str], name: str | None = None) -> None:
+    """Refuse what is there and is no regular file: opening a pipe waits, a device may never end.
+
+    Parameters
+    ----------
+    path
+        Where it is; what is missing passes, for whoever opens it to say so.
+    name
+        What the message calls it; `path` unless given.
+
+    Raises
+    ------
+    FileError
+        It is a folder, a pipe, a device, a terminal or a socket.
+    """
+    try:
+        kind = _odd_kind(os.stat(path))  # noqa: PTH116
+    except (OSError, ValueError):
+        return
+    if kind is not None:
+        raise FileError(f"{name or path}: is {kind}; nearfold reads regular files: write it to one first")
+
+
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
+    """Open a regular file for reading, without waiting for anything else that has its name.
+
+    Raises
+    ------
+    FileError
+        It is missing, may not be read, or is no regular file.
+    """
+    try:
+        # A pipe opens at once with this, whether somebody writes into it or not.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:
+        said = cause(error) if isinstance(error, OSError) else error
+        raise FileError(f"{path}: can't be read: {said}") from error
+    try:
+        kind = _odd_kind(os.fstat(handle))
+        if kind is None:
+            return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+    os.close(handle)
+    raise FileError(f"{path}: is {kind}; nearfold reads regular files: write it to one first")
+
+
 def checksum(path: Path) -> tuple[int, str]:
     """Return a file's size and the SHA-256 of its content, in hexadecimal."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return file.tell(), digest
     except OSError as error:
@@ -42,39 +134,93 @@ def checksum(path: Path) -> tuple[int, str]:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file beside `path` for writing; on success it replaces `path` atomically.
+def keeping(paths: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
+    """Refuse every write inside to one of these files, or over a file below one of these folders.
 
-    The data reaches the disk (fsync) before the name does. When anything fails inside, an
-    interrupt included, the file beside is removed and `path` is left as it was.
+    Files are told by what they are, not by their names: links and other spellings are seen through.
+    """
+    token = _KEPT.set((*_KEPT.get(), *(Path(path).absolute() for path in paths)))
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def check_replaceable(path: str | os.PathLike[str]) -> None:
+    """Refuse a name that can't be written, or that belongs to something that must stay.
 
     Raises
     ------
     FileError
-        The folder is missing or can't be written, or the disk is full.
+        It is a folder, a pipe or a device, or one of the files that the caller reads; see `keeping`.
     """
     target = Path(path)
-    # Unlike Path.is_dir, this takes a folder that may not be looked into for none.
-    if os.path.isdir(target):  # noqa: PTH112
-        raise FileError(f"{target}: is a folder; name a file to write")
-    _remove_abandoned(target)
-    # The name is known before the file is, so an interrupt at any moment finds it below.
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(8)}{_BESIDE}")
     try:
-        with _open_held(beside) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            written = os.fstat(file.fileno()).st_size
-        beside.replace(target)
-        sync_folder(target.parent)
+        status = os.stat(target)  # noqa: PTH116
+    except (OSError, ValueError):
+        return
+    kind = _odd_kind(status)
+    if kind is not None:
+        raise FileError(f"{target}: is {kind}; name a file to write")
+    for kept in _KEPT.get():
+        try:
+            same = os.path.samestat(kept.stat(), status)
+            inside = kept.is_dir() and target.resolve().is_relative_to(kept.resolve())
+        except OSError:
+            continue
+        if same or inside:
+            what = "the input itself" if same else f"a file of the input folder {kept}"
+            raise FileError(f"{target}: is {what}, which would be lost; name another file to write")
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file beside `path` for writing; on success it replaces `path` atomically.
+
+    The data reaches the disk (fsync) before the name does. A file that is replaced hands on its
+    permissions, and its owner where that may be given. When anything fails inside, an interrupt
+    included, what was written is removed and `path` is left as it was.
+
+    Raises
+    ------
+    FileError
+        The folder is missing or can't be written, the disk is full, or the name belongs to
+        something that must stay; see `check_replaceable`.
+    """
+    target = Path(path)
+    check_replaceable(target)
+    try:
+        with _beside(target) as content:
+            with content.open("xb") as file:
+                _inherit(file, target)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                written = os.fstat(file.fileno()).st_size
+            check_replaceable(target)
+            content.replace(target)
+            sync_folder(target.parent)
         event("wrote", path=str(target), bytes=written)
     except OSError as error:
         raise FileError(f"{target}: can't be written: {cause(error)}") from error
-    finally:
-        # After a successful rename there is nothing left under this name.
+
+
+def _inherit(file: BinaryIO, target: Path) -> None:
+    """Give a new file the permissions of the one that it will replace, before it has content."""
+    if sys.platform == "win32":
+        return
+    try:
+        before = target.lstat()
+    except OSError:
+        return
+    if not stat.S_ISREG(before.st_mode):
+        return
+    now = os.fstat(file.fileno())
+    if (before.st_uid, before.st_gid) != (now.st_uid, now.st_gid):
+        # Only root may give files away.
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            os.fchown(file.fileno(), before.st_uid, before.st_gid)
+    os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode) & 0o777)
 
 
 @contextmanager
@@ -89,48 +235,88 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         There is something at `path` already, or the folder can't be written.
     """
     target = Path(path)
-    if os.path.exists(target) and not (target.is_dir() and not any(target.iterdir())):  # noqa: PTH110
+    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
         raise FileError(f"{target}: is there already; name a folder that is not")
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(8)}{_BESIDE}")
     try:
-        beside.mkdir()
-        yield beside
-        for file in beside.rglob("*"):
-            handle = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        beside.replace(target)
-        sync_folder(target.parent)
+        with _beside(target) as content:
+            content.mkdir()
+            yield content
+            for file in content.rglob("*"):
+                handle = os.open(file, os.O_RDONLY)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+            content.replace(target)
+            sync_folder(target.parent)
     except OSError as error:
         raise FileError(f"{target}: can't be written: {cause(error)}") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
-def _open_held(path: Path) -> BinaryIO:
-    """Open a new file, held under a lock as long as it is open."""
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Yield a path, free yet, for the content of `target`, and clear away what is left of it."""
+    folder = str(target.parent)
+    if folder not in _SWEPT:
+        _SWEPT.add(folder)
+        _remove_abandoned(target.parent.glob(f".*{_BESIDE}"))
+    with contextlib.ExitStack() as stack:
+        yield _open_beside(target, stack) / _CONTENT
+
+
+def _open_beside(target: Path, stack: contextlib.ExitStack) -> Path:
+    """Make a folder beside `target` with its record, locked, to be cleared when the stack is left."""
     while True:
-        file = path.open("xb")
-        with contextlib.ExitStack() as unless_held:
-            unless_held.callback(file.close)
-            _lock(file.fileno(), wait=True)
-            # Before the line above the file had no holder, and may have been taken for abandoned.
-            with contextlib.suppress(OSError):
-                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                    unless_held.pop_all()
-                    return file
+        # The name is known before the folder is, so an interrupt at any moment finds it below.
+        token = secrets.token_hex(8)
+        home = target.with_name(f".{target.name}.{token}{_BESIDE}")
+        stack.callback(_clear, home)
+        home.mkdir(mode=0o700)
+        # Until it is locked and says whose it is, another writer may have taken it for abandoned.
+        with contextlib.suppress(FileNotFoundError):
+            owner = stack.enter_context((home / _OWNER).open("xb"))
+            _lock(owner.fileno(), wait=True)
+            owner.write((_RECORD + token).encode())
+            owner.flush()
+            if os.path.samestat((home / _OWNER).stat(), os.fstat(owner.fileno())):
+                return home
 
 
-def _remove_abandoned(target: Path) -> None:
-    """Remove files beside `target` whose writers were killed: nobody holds their lock."""
-    # The glob fails where the folder may not be looked into.
+def _clear(home: Path) -> None:
+    """Remove a folder that `_beside` made; anything else that lies in it stays, and so does it."""
     with contextlib.suppress(OSError):
-        for beside in target.parent.glob(f".{glob.escape(target.name)}.*{_BESIDE}"):
-            with contextlib.suppress(OSError), beside.open("rb") as file:
-                if _lock(file.fileno(), wait=False):
-                    beside.unlink()
+        content = home / _CONTENT
+        if content.is_dir() and not content.is_symlink():
+            shutil.rmtree(content)
+        else:
+            content.unlink(missing_ok=True)
+        (home / _OWNER).unlink(missing_ok=True)
+        home.rmdir()
+
+
+def _remove_abandoned(homes: Iterable[Path]) -> None:
+    """Remove those folders that nearfold says it made and whose writers were killed."""
+    # The listing fails where the folder may not be looked into.
+    with contextlib.suppress(OSError):
+        for home in homes:
+            named = _BESIDE_NAME.fullmatch(home.name)
+            if named and not home.is_symlink():
+                with contextlib.suppress(OSError, FileError):
+                    _remove_if_abandoned(home, named[1])
+
+
+def _remove_if_abandoned(home: Path, token: str) -> None:
+    present = sorted(os.listdir(home))  # noqa: PTH208
+    if not present:
+        home.rmdir()
+    elif _OWNER in present and not (home / _OWNER).is_symlink():
+        with open_regular(home / _OWNER) as owner:
+            if not _lock(owner.fileno(), wait=False):
+                return
+            record = owner.read(len(_RECORD) + 100)
+            # Killed before it could say whose it is: nothing is in it, so nothing is lost.
+            if record == (_RECORD + token).encode() or (not record and present == [_OWNER]):
+                _clear(home)
 
 
 def _lock(handle: int, *, wait: bool) -> bool:
@@ -172,10 +358,13 @@ def held(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def remove_beside(folder: str | os.PathLike[str]) -> None:
-    """Remove what killed writers left in a folder and below, whose only user the caller is (see `held`)."""
-    for beside in Path(folder).rglob(f".*{_BESIDE}"):
-        with contextlib.suppress(OSError):
-            beside.unlink()
+    """Remove what killed writers of nearfold left in a folder and below."""
+    _remove_abandoned(
+        Path(parent) / name
+        for parent, names, _ in os.walk(folder)
+        for name in names
+        if name.startswith(".") and name.endswith(_BESIDE)
+    )
 
 
 def sync_folder(folder: Path) -> None:

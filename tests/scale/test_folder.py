@@ -139,10 +139,9 @@ def test_what_a_kill_leaves_is_removed(encoder: Encoder, parts: Path, tmp_path: 
     out = tmp_path / "out"
     with pytest.raises(FileError, match="disk full"):
         fold(encoder, parts, out, engine=Stopping(2))
-    # A torn line, a file in the making, one whose line was not written, and one cut short.
+    # A torn line, a file whose line was not written, and one cut short.
     with (out / ".journal.jsonl").open("ab") as journal:
         journal.write(b'{"source": "2.par')
-    (out / ".2.parquet.0a.part").write_bytes(b"half")
     (out / "4.parquet").write_bytes(b"other")
     (out / "0.parquet").write_bytes(b"cut")
     assert fold(encoder, parts, out).written == 4
