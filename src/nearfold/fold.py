@@ -14,15 +14,16 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import IO, Any, ClassVar, NamedTuple, Self
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from nearfold.arrays import Float32, Metric, as_rows, check_finite, check_metric, chunk_rows
 from nearfold.card import card_path, card_text
 from nearfold.errors import DataError, FileError, ParameterError
-from nearfold.files import cause, replacing
+from nearfold.files import cause, open_regular, replacing
 from nearfold.version import __version__
 
 __all__ = [
@@ -40,6 +41,16 @@ FORMAT_VERSION = 1
 # Rows folded at a time: enough for a matrix product to reach full speed.
 _CHUNK_BYTES = 32 << 20
 _OUTPUT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16))
+
+
+# safetensors itself reads no larger header.
+_MAX_HEAD = 100_000_000
+
+
+class _TensorHead(msgspec.Struct):
+    """Where a tensor lies in a safetensors file."""
+
+    data_offsets: tuple[int, int]
 
 
 class Fold(ABC):
@@ -293,16 +304,46 @@ def safetensors_bytes(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
-    """Return the metadata and tensors of a safetensors file."""
-    from safetensors import SafetensorError, safe_open
+    """Return the metadata and tensors of a safetensors file.
+
+    It is read, never mapped: a file that is cut short meanwhile is an error, where a map of it ends
+    the process.
+
+    Raises
+    ------
+    FileError
+        It is missing, no regular file, truncated, not safetensors, or promises more than it holds.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
     try:
-        # safe_open reports a missing file with no path in the message, and maps folders badly.
-        with path.open("rb"):
-            pass
-        with safe_open(path, framework="np") as file:
-            return dict(file.metadata() or {}), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        with open_regular(path) as file:
+            metadata, size = _safetensors_head(path, file, os.fstat(file.fileno()).st_size)
+            file.seek(0)
+            content = file.read(size)
+        return metadata, load(content)
     except OSError as error:
         raise FileError(f"{path}: can't be read: {cause(error)}") from error
-    except (SafetensorError, TypeError, ValueError, KeyError, AttributeError) as error:
+    except (SafetensorError, TypeError, ValueError, KeyError, AttributeError, MemoryError) as error:
         raise FileError(f"{path}: truncated or not a safetensors file ({error})") from error
+
+
+def _safetensors_head(path: Path, file: IO[bytes], size: int) -> tuple[dict[str, str], int]:
+    """Return the metadata, and how many bytes the file must have: no more than that is ever read."""
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(size - 8, _MAX_HEAD):
+        raise FileError(f"{path}: truncated or not a safetensors file (its header is not there)")
+    try:
+        head = msgspec.json.decode(file.read(length).rstrip(b" "), type=dict[str, msgspec.Raw])
+        metadata = msgspec.json.decode(head.pop("__metadata__", b"{}"), type=dict[str, str] | None)
+        ends = [msgspec.json.decode(tensor, type=_TensorHead).data_offsets[1] for tensor in head.values()]
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise FileError(f"{path}: truncated or not a safetensors file ({error})") from error
+    promised = 8 + length + max(ends, default=0)
+    if promised != size:
+        raise FileError(
+            f"{path}: truncated or not a safetensors file (its header promises {promised} bytes, "
+            f"it has {size})"
+        )
+    return metadata or {}, size

@@ -83,7 +83,7 @@ def test_bad_paths(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(FileError, match="can't be read"):
         open_source(tmp_path / f"missing{suffix}")
     (tmp_path / f"folder{suffix}").mkdir()
-    with pytest.raises(FileError, match="can't be read"):
+    with pytest.raises(FileError, match="a folder without a readable file"):
         open_source(tmp_path / f"folder{suffix}")
     with pytest.raises(FileError, match=r"no/x\."):
         write(tmp_path / "no" / f"x{suffix}")
