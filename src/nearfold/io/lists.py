@@ -230,7 +230,7 @@ class TableSource(Source):
                 f"{path}: column {column.name!r} has no vector in any row (null); nothing to read"
             )
         layout = check_layout(path, (rows, width or 0), dtype, f"column {column.name!r}")
-        others = self._others(schema.empty_table())
+        others = self._others(pa.Table.from_batches([], schema=schema))
         self.layout = layout._replace(name=column.name, others=None if others is None else others.schema)
 
     @abstractmethod
@@ -264,7 +264,7 @@ class TableSource(Source):
         if place < 0:
             return None
         if self.column.fields:
-            rest = _without(table.column(place).combine_chunks(), self.column.fields)
+            rest = _without(_one_array(table.column(place)), self.column.fields)
             if rest is not None:
                 return table.set_column(place, self.column.top, rest)
         others = table.remove_column(place)
@@ -294,6 +294,11 @@ class TableSource(Source):
     def _chunk_bytes(self, rows: int) -> int:
         """Return how many bytes of all columns a chunk of so many rows may have."""
         return max(_LEAST_BYTES, rows * self.layout.n_features * self.layout.dtype.itemsize)
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.StructArray:
+    """Return a column of structs in one piece."""
+    return pa.concat_arrays(column.chunks) if column.chunks else pa.array([], column.type)
 
 
 def _without(array: pa.StructArray, fields: tuple[str, ...]) -> pa.StructArray | None:

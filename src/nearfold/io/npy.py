@@ -16,7 +16,7 @@ from nearfold.io.base import Chunk, Int64, Layout, Source, check_layout
 from nearfold.io.location import Location
 from nearfold.io.records import Head, RecordSource, RowSink, check_no_column
 
-__all__ = ["SUFFIXES", "ArraySink", "ArraySource", "check_array", "no_array", "read", "read_header", "write"]
+__all__ = ["SUFFIXES", "ArraySink", "ArraySource", "check_array", "read", "read_header", "write"]
 
 # Endings of such files.
 SUFFIXES = (".npy",)
@@ -138,7 +138,7 @@ def _checked_header(name: str, file: IO[bytes], size: int) -> tuple[Layout, int,
         raise
     except Exception as error:
         # numpy's header parser lets through whatever ast and tokenize raise on broken text.
-        raise FileError(f"{name}: {no_array(error)}") from error
+        raise FileError(f"{name}: truncated or not an .npy file of numbers ({_one_line(error)})") from error
     offset = file.tell()
     layout = check_array(name, shape, dtype, "the array")
     expected = offset + layout.rows * layout.n_features * dtype.itemsize
@@ -169,11 +169,6 @@ def check_array(
             f"vectors alone, array[{dtype.names[0]!r}] say"
         )
     return check_layout(path, shape, dtype, name)._replace(name=column)
-
-
-def no_array(error: BaseException) -> str:
-    """Return what to say of bytes that have no header of numpy."""
-    return f"truncated or not an .npy file of numbers ({_one_line(error)})"
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -16,6 +16,7 @@ from nearfold.discovery import offering
 from nearfold.errors import DataError, FileError, NearfoldError
 from nearfold.io.base import Chunk, Format, Layout, Sink, Source
 from nearfold.io.folder import FolderSource
+from nearfold.io.kinds import advice_for, other_format
 from nearfold.io.location import Location
 
 __all__ = [
@@ -84,13 +85,24 @@ def open_source(
 
 
 def _open_file(location: Location, column: str | None) -> Source:
+    todo = None if location.suffix in FORMATS else advice_for(location.suffix)
+    if todo is not None:
+        raise FileError(f"{location.name}: {todo}")
     chosen = _format(location.name, location.suffix)
     if location.suffix in _FOLDERS and location.is_folder():
         return chosen.read(location, column)
     location = location.seen()
     if not location.size():
         raise FileError(f"{location.name}: is an empty file")
-    return chosen.read(location, column)
+    try:
+        return chosen.read(location, column)
+    except FileError as error:
+        found = other_format(location)
+        if found is not None:
+            raise FileError(
+                f"{location.name}: is {found}, though its name ends in {location.suffix}; rename it"
+            ) from error
+        raise
 
 
 def _open_folder(
