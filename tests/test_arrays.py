@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 import scipy.sparse
 from hypothesis import given
@@ -98,3 +101,58 @@ def test_metric_is_checked() -> None:
     assert check_metric("l2") == "l2"
     with pytest.raises(ParameterError, match="cosine, l2, ip"):
         check_metric("euclid")
+
+
+COLUMN = (np.arange(60, dtype=np.float32) + 1).reshape(12, 5)
+
+
+def objects(rows: list[object]) -> np.ndarray:
+    array = np.empty(len(rows), object)
+    array[:] = rows
+    return array
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pd.Series(list(COLUMN), index=range(5, 17)),
+        pd.Series(COLUMN.tolist()),
+        pd.DataFrame({"e": list(COLUMN)}),
+        pd.DataFrame(COLUMN),
+        objects(list(COLUMN)),
+        objects(COLUMN.tolist()),
+        pa.FixedSizeListArray.from_arrays(pa.array(COLUMN.ravel()), 5),
+        pa.FixedSizeListArray.from_arrays(pa.array(np.tile(COLUMN, (2, 1)).ravel()), 5)[12:],
+        pa.array(COLUMN.tolist(), pa.large_list(pa.float64())),
+        pa.array(COLUMN.tolist(), pa.list_view(pa.float32())),
+        pa.chunked_array([pa.array(COLUMN[:5].tolist()), pa.array(COLUMN[5:].tolist())]),
+        pa.FixedShapeTensorArray.from_numpy_ndarray(COLUMN),
+        pa.table({"e": pa.array(COLUMN.tolist())}),
+        pa.table({f"d{i}": COLUMN[:, i] for i in range(5)}),
+        pl.Series(COLUMN.tolist()),
+        pl.Series(values=COLUMN),
+        pl.DataFrame({"e": COLUMN}),
+        pl.DataFrame(COLUMN),
+    ],
+    ids=lambda given: f"{type(given).__module__}.{type(given).__name__}",
+)
+def test_columns_of_vectors_are_taken(given: object) -> None:
+    np.testing.assert_array_equal(as_vectors(given), COLUMN)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (pd.Series([[1.0, 2.0], None]), "no vector at row 1"),
+        (pd.Series([[1.0, 2.0], [3.0]]), "row 1 has 1 dimensions where the first has 2"),
+        (pa.array([[1.0, 2.0], [3.0], [1.0, 2.0, 3.0]]), "row 1 has 1"),
+        (pa.array([[1.0, 2.0], None]), "no vector at row 1"),
+        (pd.DataFrame({"id": [1, 2], "text": ["a", "b"]}), "column 'text' holds no numbers"),
+        (pd.DataFrame({"id": [1, 2], "e": [[1.0], [2.0]]}), r"pass the column .* X\['e'\]"),
+        (pl.DataFrame({"id": [1, 2], "e": [[1.0], [2.0]]}), r"X\['e'\]"),
+        (pd.Series(["a", "b"]), "numbers"),
+    ],
+)
+def test_columns_that_hold_no_vectors_are_refused(given: object, says: str) -> None:
+    with pytest.raises(NearfoldError, match=says):
+        as_vectors(given)

@@ -8,7 +8,7 @@ import pytest
 
 from .fuzzing import TARGETS, cases
 
-SOME = {".lance": 40, "index": 60}
+SOME = {".lance": 40, "index": 60, "columns of .arrow": 100, "columns of .parquet": 60}
 
 
 @pytest.mark.parametrize("name", TARGETS)
