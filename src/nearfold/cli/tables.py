@@ -59,6 +59,6 @@ def print_comparison(comparison: Comparison) -> None:
     console.print(
         f"{comparison.queries:,} held-out queries against {comparison.rows:,} rows, exact search; "
         f"P@k: share of the true top k kept; k-in-R: share found among the reduced top R; "
-        f"95% bootstrap intervals, differences paired.",
+        f"95% confidence intervals, differences paired.",
         style="dim",
     )

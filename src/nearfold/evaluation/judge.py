@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nearfold.arrays import Float32, Metric, as_vectors, check_metric, check_positive, check_width
 from nearfold.errors import ParameterError
-from nearfold.evaluation.intervals import Estimate, estimate
+from nearfold.evaluation.intervals import Estimate, estimate, paired_estimate
 from nearfold.evaluation.truth import Truth, search
 from nearfold.fold import Fold
 
@@ -140,7 +140,7 @@ def judge_found(truth: Truth, found: Int64, ks: Sequence[int], depths: Sequence[
 
 def paired_difference(first: Judgement, second: Judgement, column: str) -> Estimate:
     """Return first - second in `column`, query by query, with the interval of the mean difference."""
-    return estimate((first.per_query[column] - second.per_query[column])[:, None])[0]
+    return paired_estimate(first.per_query[column], second.per_query[column])
 
 
 def check_counts(ks: Iterable[int], depths: Iterable[int], rows: int) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-import numpy as np
 import numpy.typing as npt
 
 from nearfold.arrays import Metric, as_vectors, check_metric, check_positive
 from nearfold.errors import ParameterError
-from nearfold.evaluation.intervals import Estimate, estimate
+from nearfold.evaluation.intervals import Estimate, estimate, paired_estimate
 from nearfold.evaluation.split import base_and_queries
 from nearfold.pipeline.pipeline import Pipeline
 from nearfold.pipeline.spec import PipelineSpec, parse_spec
@@ -278,5 +277,4 @@ def _chosen(
 
 
 def _difference(first: Trial, second: Trial, column: str) -> Estimate:
-    per_query = first.judgement.per_query[column] - second.judgement.per_query[column]
-    return estimate(np.asarray(per_query)[:, None])[0]
+    return paired_estimate(first.judgement.per_query[column], second.judgement.per_query[column])
