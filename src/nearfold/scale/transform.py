@@ -20,17 +20,17 @@ from nearfold.pipeline.pipeline import Applied
 from nearfold.progress import stage
 from nearfold.threads import blas_threads, in_order
 
-__all__ = ["check_output", "fold_file", "folded_chunks", "folded_layout"]
+__all__ = ["check_output", "fold_file", "folded_chunks", "folded_layout", "keeps_columns"]
 
 
-def _keeps_columns(suffix: str) -> bool:
+def keeps_columns(suffix: str) -> bool:
     """Return whether files of an ending can hold columns beside the vectors."""
     return suffix in (".parquet", ".arrow", ".feather")
 
 
 def folded_layout(encoder: Applied, have: Layout, rows: int, suffix: str, dtype: npt.DTypeLike) -> Layout:
     """Return the layout of folded vectors in a file of some ending."""
-    others = have.others if _keeps_columns(suffix) else None
+    others = have.others if keeps_columns(suffix) else None
     origin = {"fold": repr(encoder)}
     return Layout(rows, encoder.n_components, np.dtype(dtype), have.name, others, origin)
 
@@ -41,7 +41,7 @@ def check_output(encoder: Applied, source: Source, out: str, suffix: str) -> Non
     check_width(source.path, have.n_features, encoder.n_features)
     if Location.of(source.path).holds(out):
         raise FileError(f"{out}: is the input itself; name another output")
-    if have.others is not None and not _keeps_columns(suffix):
+    if have.others is not None and not keeps_columns(suffix):
         warnings.warn(
             f"{out}: only Parquet and Arrow keep the columns {', '.join(have.others.names)}; "
             f"they are left out",
