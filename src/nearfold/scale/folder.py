@@ -245,10 +245,8 @@ def _fold_shard(task: _Task) -> Entry:
             source = open_source(task.path, task.column)
         except NearfoldError as error:
             raise _BadInputError(str(error)) from error
-        layout = folded_layout(task.encoder, source.layout, stop - start, out.suffix.lower(), task.dtype)
-        chunks = folded_chunks(
-            task.encoder, source, start, stop, others=layout.others is not None, dtype=task.dtype
-        )
+        layout = folded_layout(task.encoder, source, stop - start, out.suffix.lower(), task.dtype)
+        chunks = folded_chunks(task.encoder, source, start, stop, columns=layout.others, dtype=task.dtype)
         out.parent.mkdir(parents=True, exist_ok=True)
         with open_sink(out, layout) as sink:
             while True:
