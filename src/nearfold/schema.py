@@ -60,10 +60,15 @@ def checked_json(content: bytes | str, kind: type[T], name: str, todo: str) -> T
     return value
 
 
-def checked_values(values: Mapping[str, Any], kind: type[T], name: str, todo: str) -> T:
-    """Return values by name, numbers as text among them, as a value of `kind`; see `checked_json`."""
+def checked_values(
+    values: Mapping[str, Any], kind: type[T], name: str, todo: str, *, strict: bool = False
+) -> T:
+    """Return values by name as a value of `kind`, numbers as text among them unless `strict`.
+
+    See `checked_json`.
+    """
     try:
-        return msgspec.convert(dict(values), type=kind, strict=False)
+        return msgspec.convert(dict(values), type=kind, strict=strict)
     except (msgspec.MsgspecError, UnicodeError, ValueError, RecursionError) as error:
         raise _refused(name, error, todo) from error
 
