@@ -11,7 +11,8 @@ import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
@@ -41,6 +42,7 @@ __all__ = [
     "FoldFile",
     "frozen_array",
     "read_fold_file",
+    "read_metadata",
     "read_safetensors",
     "safetensors_bytes",
 ]
@@ -313,6 +315,27 @@ def safetensors_bytes(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping
     return len(header).to_bytes(8, "little") + header + written[8 + length :]
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file, without its tensors; raises as `read_safetensors`."""
+    with _opened_safetensors(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _opened_safetensors(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # safe_open names no missing file, maps folders badly and waits for pipes.
+        open_regular(path).close()
+        with safe_open(path, framework="np") as file:
+            yield file
+    except OSError as error:
+        raise FileError(f"{path}: can't be read: {cause(error)}") from error
+    except (SafetensorError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise FileError(f"{path}: truncated or not a safetensors file ({error})") from error
+
+
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
     """Return the metadata and tensors of a safetensors file; of nearfold's own the digest is checked.
 
@@ -321,18 +344,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[
     FileError
         Missing, no regular file, truncated, corrupt, or changed since nearfold wrote it.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        # safe_open names no missing file, maps folders badly and waits for pipes.
-        open_regular(path).close()
-        with safe_open(path, framework="np") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except OSError as error:
-        raise FileError(f"{path}: can't be read: {cause(error)}") from error
-    except (SafetensorError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise FileError(f"{path}: truncated or not a safetensors file ({error})") from error
+    with _opened_safetensors(path) as file:
+        metadata = dict(file.metadata() or {})
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     # Files of earlier versions have no digest, and those of others are none of our business.
     sealed_by_us = metadata.get("format", "").startswith("nearfold.") and DIGEST in metadata
     if sealed_by_us and metadata[DIGEST] != content_digest(tensors, metadata):
