@@ -7,6 +7,7 @@ checkpoints, folds and pipelines. Only a NearfoldError may come of one, and no p
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -138,9 +139,9 @@ def change_json(value: Any, rng: random.Random) -> None:
         if kind == 0:
             del home[place]
         elif kind == 1 and isinstance(home, list):
-            home.insert(rng.randrange(len(home) + 1), home[place])
+            home.insert(rng.randrange(len(home) + 1), copy.deepcopy(home[place]))
         elif kind == 1:
-            home[rng.choice(("other", "", "file", "rows", "a\nb"))] = home[place]
+            home[rng.choice(("other", "", "file", "rows", "a\nb"))] = copy.deepcopy(home[place])
         elif kind == 2:
             other, there = rng.choice(places)
             with contextlib.suppress(KeyError, IndexError):
@@ -152,7 +153,7 @@ def change_json(value: Any, rng: random.Random) -> None:
                 (home[place][:-1], home[place] * 2, home[place].upper(), f"../{home[place]}")
             )
         else:
-            home[place] = rng.choice(ODD)
+            home[place] = copy.deepcopy(rng.choice(ODD))
 
 
 def dumped(value: Any, rng: random.Random) -> bytes:
