@@ -100,4 +100,5 @@ def _number(value: Any) -> str:
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    # One line each, whatever the text.
+    return f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split())

@@ -34,6 +34,7 @@ __all__ = [
     "check_replaceable",
     "checksum",
     "held",
+    "held_file",
     "keeping",
     "new_folder",
     "open_regular",
@@ -355,6 +356,60 @@ def held(folder: str | os.PathLike[str]) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+# The files that this run holds; see `held_file`.
+_HELD: ContextVar[tuple[Path, ...]] = ContextVar("held", default=())
+
+
+@contextmanager
+def held_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a file's name from reading to writing: nobody else can while inside. It need not exist.
+
+    Whoever holds it may ask again inside. A file `.NAME.lock` stands beside it meanwhile.
+
+    Raises
+    ------
+    FileError
+        Another run holds it, or its folder can't be written.
+    """
+    target = Path(path).absolute()
+    if target in _HELD.get():
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            _hold_beside(target, stack)
+        except OSError as error:
+            raise FileError(f"{path}: can't be written: {cause(error)}") from error
+        token = _HELD.set((*_HELD.get(), target))
+        try:
+            yield
+        finally:
+            _HELD.reset(token)
+
+
+def _hold_beside(target: Path, stack: contextlib.ExitStack) -> None:
+    """Lock the file that stands for the holding of `target`, and have it removed at the end."""
+    # The name that a file has behind links is one, whichever way it is reached.
+    home = target.resolve()
+    lock = home.with_name(f".{home.name}.lock")
+    record = f"nearfold holds {home.name}\n".encode("utf-8", "surrogateescape")
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        owner = stack.enter_context(os.fdopen(handle, "r+b"))
+        if not stat.S_ISREG(os.fstat(handle).st_mode) or owner.read(len(record) + 1) not in (b"", record):
+            raise FileError(f"{lock}: is in the way and not of nearfold; move it")
+        if not _lock(handle, wait=False):
+            raise FileError(f"{target}: another run is changing it; wait for it, or name another file")
+        # Its last holder may have removed it between opening and locking.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(lock.stat(), os.fstat(handle)):
+                owner.seek(0)
+                owner.write(record)
+                owner.flush()
+                stack.callback(lock.unlink, missing_ok=True)
+                return
 
 
 def remove_beside(folder: str | os.PathLike[str]) -> None:

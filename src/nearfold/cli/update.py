@@ -42,21 +42,23 @@ def update(
     """Add new rows to an encoder's training without reading the old ones; refit only where it helps."""
     from nearfold.cli.console import print_json, print_mapping, showing_progress
     from nearfold.encoder import Encoder
+    from nearfold.files import held_file
     from nearfold.io.vectors import open_source
     from nearfold.scale.engines import engine_for
     from nearfold.scale.state import read_state, write_state
     from nearfold.scale.update import update_files
 
-    loaded, known = Encoder.load(encoder), read_state(state)
     engine = engine_for(scheduler, parse_bytes("--memory", memory))
-    with showing_progress(quiet or as_json):
+    # From reading to writing, so that rows which another run adds meanwhile are not lost.
+    with held_file(state), showing_progress(quiet or as_json):
+        loaded, known = Encoder.load(encoder), read_state(state)
         found = update_files(
             loaded, known, open_source(vectors, column), engine, column=column, min_gain=min_gain
         )
-    if not dry_run:
-        # The encoder first: a kill between the two leaves the rows uncounted, to be added again.
-        found.encoder.save(out)
-        write_state(state, found.state)
+        if not dry_run:
+            # The encoder first: a kill between the two leaves the rows uncounted, to be added again.
+            found.encoder.save(out)
+            write_state(state, found.state)
     results = {
         "encoder": str(out),
         "refitted": found.refitted,

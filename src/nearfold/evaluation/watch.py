@@ -197,13 +197,16 @@ def compare_with_training(fold: Fold, rows: Float32) -> Drift:
     DataError
         There are fewer new rows than the smallest sample, or they are not as wide.
     """
-    try:
-        known = {int(entry["rows"]): Figures(**entry) for entry in fold.facts["watch"]}
-    except (KeyError, TypeError, ValueError) as error:
+    entries = [
+        Figures(*(entry.get(name) for name in Figures._fields)) for entry in fold.facts.get("watch", [])
+    ]
+    # Figures on samples of other sizes are none that new rows can be compared by.
+    known = {entry.rows: entry for entry in entries if entry.rows in SAMPLE_SIZES}
+    if not known:
         raise FileError(
             "the encoder has no figures of its training rows: it was fitted to fewer than "
             f"{2 * SAMPLE_SIZES[0]}, or not by `nearfold fit`"
-        ) from error
+        )
     check_width("the new rows", rows.shape[1], fold.n_features)
     sizes = [size for size in known if size <= len(rows)]
     if not sizes:

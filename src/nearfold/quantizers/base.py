@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -19,6 +20,8 @@ __all__ = [
     "Quantizer",
     "Score",
     "Tensors",
+    "bytes_in",
+    "exact_tensors",
     "faiss_metric",
     "filled",
     "own_lists",
@@ -32,6 +35,50 @@ CODEWORDS = 256
 
 Score: TypeAlias = Literal["ip", "l2"]
 """How a query is compared with what codes stand for: by inner product or by Euclidean distance."""
+
+
+def exact_tensors(name: str, tensors: Tensors, shapes: dict[str, tuple[int | None, ...]]) -> list[Float32]:
+    """Return tensors in the order of `shapes`, or refuse others than those.
+
+    Parameters
+    ----------
+    name
+        The quantiser's, for messages.
+    tensors
+        What a file holds; that the numbers are finite was checked when it was read.
+    shapes
+        The shape of each tensor by name; None for what may be any number.
+
+    Raises
+    ------
+    ValueError
+        One is missing, too many, or of another shape.
+    """
+    found = {key: tensor.shape for key, tensor in tensors.items()}
+    if found.keys() != shapes.keys():
+        raise ValueError(f"{name} has tensors {sorted(found)}, not {sorted(shapes)}")
+    for key, shape in shapes.items():
+        fits = len(shape) == len(found[key]) and all(
+            a in (b, None) for a, b in zip(shape, found[key], strict=True)
+        )
+        if not fits:
+            wanted = tuple("any" if size is None else size for size in shape)
+            raise ValueError(f"{name} has {key} of shape {found[key]}, not {wanted}")
+    return [tensors[key] for key in shapes]
+
+
+def bytes_in(name: str, kinds: str) -> int:
+    """Return the bytes that a quantiser's name says, such as 24 for PQ24; `kinds` is PQ, or PQ|OPQ.
+
+    Raises
+    ------
+    ValueError
+        It is no such name.
+    """
+    match = re.fullmatch(rf"(?:{kinds})([1-9][0-9]{{0,5}})", name)
+    if match is None:
+        raise ValueError(f"{name!r:.60} is no name of such a quantiser")
+    return int(match[1])
 
 
 def faiss_metric(score: Score) -> int:

@@ -11,7 +11,16 @@ import numpy.typing as npt
 from nearfold.arrays import Float32
 from nearfold.errors import ParameterError
 from nearfold.progress import stage
-from nearfold.quantizers.base import CODEWORDS, FaissQuantizer, Score, Tensors, faiss_metric, own_lists
+from nearfold.quantizers.base import (
+    CODEWORDS,
+    FaissQuantizer,
+    Score,
+    Tensors,
+    bytes_in,
+    exact_tensors,
+    faiss_metric,
+    own_lists,
+)
 
 __all__ = [
     "Product",
@@ -116,10 +125,12 @@ class Product(FaissQuantizer):
     @classmethod
     def from_tensors(cls, name: str, width: int, tensors: Tensors) -> Self:
         """Return the quantiser that a file describes."""
-        groups, words, each = tensors["codebooks"].shape
-        if words != CODEWORDS or groups * each != width:
-            raise ValueError(f"{name} of {width} dimensions has codebooks {tensors['codebooks'].shape}")
-        return cls(name, tensors["codebooks"])
+        # A byte holds the signs of eight dimensions.
+        groups = width // 8 if name == "Binary" else bytes_in(name, "PQ|OPQ")
+        if groups == 0 or width % groups:
+            raise ValueError(f"{name}: {groups} bytes don't divide {width} dimensions")
+        shape = (groups, CODEWORDS, width // groups)
+        return cls(name, *exact_tensors(name, tensors, {"codebooks": shape}))
 
     def index(self, score: Score) -> Any:
         """Return an empty faiss index."""

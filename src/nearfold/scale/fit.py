@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from nearfold.evaluation.watch import (
     held_back_figures,
     with_figures,
 )
+from nearfold.files import held_file
 from nearfold.io.base import Source
 from nearfold.io.vectors import as_source, checked_rows, read_source
 from nearfold.methods.base import FoldEstimator
@@ -111,7 +113,7 @@ def fit_files(
     DataError
         A row is not finite, or zero under cosine.
     FileError
-        A file can't be read, or the state belongs to other data or parameters.
+        A file can't be read, or the state belongs to other data or parameters, or another run holds it.
     """
     source, engine = as_source(source, column), engine or engine_for()
     layout = source.layout
@@ -193,8 +195,19 @@ def _scanned(
     begun: ScanState,
     path: str | os.PathLike[str] | None,
 ) -> ScanState:
-    """Scan what is left to scan, keeping the state in a file."""
-    if path is not None and os.path.exists(path):  # noqa: PTH110
+    """Scan what is left to scan, keeping the state in a file, which nobody else changes meanwhile."""
+    with nullcontext() if path is None else held_file(path):
+        return _scanned_on(source, column, engine, begun, path)
+
+
+def _scanned_on(
+    source: Source,
+    column: str | None,
+    engine: Engine,
+    begun: ScanState,
+    path: str | os.PathLike[str] | None,
+) -> ScanState:
+    if path is not None and os.path.lexists(path):
         earlier = read_state(path)
         if difference := earlier.continues(begun):
             raise FileError(f"{path}: holds the scan of {difference}; name another file or remove it")

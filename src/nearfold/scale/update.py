@@ -106,6 +106,10 @@ def update_files(
     check_width(source.path, source.layout.n_features, encoder.n_features)
     if state.scan.moments.n_features != encoder.n_features or state.request.metric != encoder.metric:
         raise FileError("the scan is not that of this encoder; give the state that its fit wrote")
+    estimator = make(encoder.method, encoder.n_components, **_parameters(encoder))
+    if not isinstance(estimator, ScanFold):
+        raise ParameterError(f"method {encoder.method} can't be updated: it needs all rows at once")
+    _check_asked(estimator, encoder, state)
     digests = input_digests(source)
     if doubled := [part.path for part, d in zip(source.parts, digests, strict=True) if d in state.inputs]:
         raise FileError(f"{doubled[0]}: is in the scan already; give new rows alone")
@@ -113,9 +117,6 @@ def update_files(
     anchors, start, sample = _grown(state, source, column, engine, total)
     scan = _scan_new_rows(state, source, column, engine, anchors, start)
     grown = ScanState(state.request, anchors, total, total, scan, sample, state.inputs + digests)
-    estimator = make(encoder.method, encoder.n_components, **_parameters(encoder))
-    if not isinstance(estimator, ScanFold):
-        raise ParameterError(f"method {encoder.method} can't be updated: it needs all rows at once")
     before, after = _held_out_losses(encoder, estimator, grown)
     if not after < before * (1 - min_gain):
         return Update(encoder, grown, False, source.layout.rows, before, after)
@@ -124,6 +125,17 @@ def update_files(
     if total >= IN_SAMPLE_ROWS:
         learned = with_figures(learned, figures_of(learned, sample.vectors))
     return Update(learned, grown, True, source.layout.rows, before, after)
+
+
+def _check_asked(estimator: ScanFold, encoder: Encoder, state: ScanState) -> None:
+    """Refuse a scan in which an encoder's method does not find what it learns from."""
+    asked, have = estimator.scan_request(state.rows, encoder.n_components), state.request
+    if (
+        asked is None
+        or asked.normalize != have.normalize
+        or (asked.n_anchors > 0) != (state.anchors is not None)
+    ):
+        raise FileError("the scan is not that of this encoder; give the state that its fit wrote")
 
 
 def _parameters(encoder: Encoder) -> dict[str, object]:
