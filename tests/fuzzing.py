@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import random
 import re
@@ -26,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nearfold import Encoder, MLPEncoder, NearFold, Pipeline, SearchIndex, fit_pipeline, load, read_state
@@ -46,8 +48,8 @@ class Target(NamedTuple):
     ending: str
     make: Callable[[Path], object]
     read: Callable[[Path], object]
-    mutate: Callable[[Path, random.Random], object] | None = None
-    """None: bytes of it are."""
+    damage: Callable[[Path, random.Random], object] | None = None
+    """Makes a damaged one; `mutate` unless it knows better what there is to damage."""
 
 
 def read_vectors(path: Path) -> None:
@@ -92,6 +94,139 @@ def make_written(path: Path) -> None:
     raise AssertionError(f"no sound {path.suffix} file to start from; make one in make_vectors")
 
 
+def read_table(path: Path) -> None:
+    """Read all columns, and look at every value of them, as whoever writes them elsewhere does."""
+    for chunk in open_source(path).chunks(64):
+        if chunk.others is not None:
+            for column in chunk.others.columns:
+                column.to_pylist()
+                pc.sum(pc.is_valid(column))
+
+
+def damaged_numbers(content: bytes, rng: random.Random) -> bytes:
+    """Return a buffer with one to three of its numbers changed to ones that point elsewhere."""
+    data = bytearray(content)
+    for _ in range(rng.randint(1, 3)):
+        size = rng.choice((1, 4, 8))
+        if len(data) >= size:
+            place = rng.randrange(len(data) // size) * size
+            value = rng.choice((-1, -(2**31), 1, 7, 64, 1000, 70_000, 2**20, 2**28, 2**31 - 1, 2**40, 2**62))
+            data[place : place + size] = (value % 256**size).to_bytes(size, "little")
+    return bytes(data)
+
+
+def other_columns(rng: random.Random) -> pa.Array:
+    """Return a sound array of one of the types that a column beside the vectors may have."""
+    n = len(X)
+    words = ["", "a", "some words", "x" * 40, None]
+    texts = [rng.choice(words) for _ in range(n)]
+    numbers = [rng.choice((None, 1, 2, 300)) for _ in range(n)]
+    lists = [[1] * rng.randrange(4) for _ in range(n)]
+    pairs = [[(text or "k", 1)] for text in texts]
+    kinds: list[Callable[[], pa.Array]] = [
+        lambda: pa.array(texts),
+        lambda: pa.array(texts, pa.large_string()),
+        lambda: pa.array(texts, pa.string_view()),
+        lambda: pa.array([None if t is None else t.encode() for t in texts], pa.binary()),
+        lambda: pa.array(texts).dictionary_encode(),
+        lambda: pa.array([[text] * 2 for text in texts]).filter(pa.array([True] * n)),
+        lambda: pa.array(lists, pa.list_(pa.int64())),
+        lambda: pa.array(lists, pa.large_list(pa.int8())),
+        lambda: pa.array(lists, pa.list_view(pa.int16())),
+        lambda: pa.array(lists, pa.large_list_view(pa.float32())),
+        lambda: pa.array([{"a": t, "b": v} for t, v in zip(texts, lists, strict=True)]),
+        lambda: pa.array(pairs, pa.map_(pa.string(), pa.int32())),
+        lambda: pa.array(numbers, pa.int32()),
+        lambda: pa.array([value is None for value in numbers]),
+        lambda: pc.run_end_encode(pa.array(numbers, pa.int32())),
+        lambda: pa.UnionArray.from_dense(
+            pa.array([i % 2 for i in range(n)], pa.int8()),
+            pa.array([i // 2 for i in range(n)], pa.int32()),
+            [pa.array(texts), pa.array(range(n))],
+        ),
+        lambda: pa.UnionArray.from_sparse(
+            pa.array([i % 2 for i in range(n)], pa.int8()), [pa.array(texts), pa.array(range(n))]
+        ),
+        lambda: pa.DictionaryArray.from_arrays(
+            pa.array([i % 3 for i in range(n)], pa.int8()), pa.array([["a"], ["b", "c"], []])
+        ),
+        lambda: pa.array([b"0123456789abcdef"] * n, pa.uuid()),
+        lambda: pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones((n, 2, 3), np.float32)),
+    ]
+    return rng.choice(kinds)()
+
+
+def write_hostile(path: Path, rng: random.Random) -> None:
+    """Write a table with a column beside the vectors whose buffers lie about what they point to."""
+    other = other_columns(rng)
+    if path.suffix == ".parquet":
+        options = {"compression": rng.choice(("none", "snappy", "zstd")), "row_group_size": 64}
+        vectors = pa.array(list(X), pa.list_(pa.float32(), X.shape[1]))
+        with contextlib.suppress(pa.ArrowException):
+            pq.write_table(pa.table({"v": vectors, "other": other}), path, **options)
+            path.write_bytes(mutated(path.read_bytes(), rng))
+            return
+        other = pa.array(["x"] * len(X))
+        pq.write_table(pa.table({"v": vectors, "other": other}), path, **options)
+        path.write_bytes(mutated(path.read_bytes(), rng))
+        return
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), X.shape[1])
+    if rng.random() < 0.2:
+        vectors = pa.array(list(X), rng.choice((pa.list_(pa.float32()), pa.list_view(pa.float32()))))
+    table = pa.table({"v": vectors, "other": other})
+    out = io.BytesIO()
+    options = pa.ipc.IpcWriteOptions(compression=rng.choice((None, None, "lz4", "zstd")))
+    make = pa.ipc.new_file if rng.random() < 0.5 else pa.ipc.new_stream
+    rows = rng.choice((64, 1000))
+    with make(out, table.schema, options=options) as writer:
+        for batch in table.to_batches(max_chunksize=rows):
+            writer.write_batch(damaged_batch(batch, rng))
+    content = out.getvalue()
+    path.write_bytes(mutated(content, rng) if rng.random() < 0.2 else content)
+
+
+def damaged_batch(batch: pa.RecordBatch, rng: random.Random) -> pa.RecordBatch:
+    """Return a batch one of whose arrays has a buffer that was changed, or cut, or taken away."""
+    if rng.random() < 0.2:
+        return batch
+    place = 1 if rng.random() < 0.85 else 0
+    arrays = list(batch.columns)
+    with contextlib.suppress(pa.ArrowException, NotImplementedError, ValueError, TypeError):
+        arrays[place] = damaged_array(pa.concat_arrays([arrays[place]]), rng)
+    return pa.RecordBatch.from_arrays(arrays, schema=batch.schema)
+
+
+def damaged_array(array: pa.Array, rng: random.Random) -> pa.Array:
+    """Return an array with one of its buffers, or of those below it, changed; pyarrow checks none of it."""
+    if isinstance(array, pa.ExtensionArray):
+        return pa.ExtensionArray.from_storage(array.type, damaged_array(array.storage, rng))
+    if isinstance(array, pa.DictionaryArray):
+        indices, values = array.indices, array.dictionary
+        if rng.random() < 0.7:
+            indices = damaged_array(indices, rng)
+        else:
+            values = damaged_array(values, rng)
+        return pa.DictionaryArray.from_arrays(indices, values, safe=False)
+    schema = pa.schema([pa.field("x", array.type)])
+    # C structures hold the buffers of every type alike.
+    batch = pa.RecordBatch.from_arrays([array], schema=schema)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_batch(batch)
+    content = bytearray(sink.getvalue().to_pybytes())
+    with pa.ipc.open_stream(bytes(content)) as reader:
+        pass
+    message_reader = pa.ipc.MessageReader.open_stream(pa.py_buffer(bytes(content)))
+    schema_message = message_reader.read_next_message()
+    message = message_reader.read_next_message()
+    body = damaged_numbers(message.body.to_pybytes(), rng)
+    start = content.rindex(message.body.to_pybytes()) if len(body) else 0
+    content[start : start + len(body)] = body
+    del schema_message, reader
+    with pa.ipc.open_stream(bytes(content)) as reader:
+        return reader.read_next_batch().column(0)
+
+
 def make_network(path: Path) -> None:
     layers = [(X[:8], np.zeros(8, np.float32)), (X[:4, :8], np.ones(4, np.float32))]
     MLPEncoder(layers, method="made").save(path, card=False)
@@ -112,6 +247,8 @@ def read_index(path: Path) -> None:
 
 TARGETS: dict[str, Target] = {
     **{suffix: Target(suffix, make_vectors, read_vectors) for suffix in FORMATS},
+    "columns of .arrow": Target(".arrow", make_vectors, read_table, write_hostile),
+    "columns of .parquet": Target(".parquet", make_vectors, read_table, write_hostile),
     "encoder": Target(
         ".safetensors",
         lambda path: Encoder(X[:4], bias=np.ones(4, np.float32), method="made").save(path, card=False),
@@ -195,7 +332,7 @@ def cases(
                 shutil.copytree(sound, path)
             else:
                 shutil.copyfile(sound, path)
-            (target.mutate or mutate)(path, random.Random(f"{name} {number}"))
+            (target.damage or mutate)(path, random.Random(f"{name} {number}"))
             before, began = peak(), time.perf_counter()
             wrong = None
             try:
@@ -238,6 +375,7 @@ def main(module: str, targets: dict[str, Target], said: str | None) -> None:
     parser = argparse.ArgumentParser(description=said)
     parser.add_argument("--files", type=int, default=100_000, help="over all readers")
     parser.add_argument("--only", choices=targets)
+    parser.add_argument("--columns", action="store_true", help="only tables with hostile other columns")
     parser.add_argument("--case", type=int, help="run one case here, with its traceback")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--work", type=int, nargs=2, help=argparse.SUPPRESS)
@@ -249,7 +387,8 @@ def main(module: str, targets: dict[str, Target], said: str | None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             print(next(cases(given.only, range(given.case, given.case + 1), Path(folder), targets))[1])
         return
-    names = [given.only] if given.only else list(targets)
+    names = [name for name in targets if not given.only or name == given.only]
+    names = [name for name in names if not given.columns or name.startswith("columns")]
     each = -(-given.files // len(names))
     total = 0
     for name in names:

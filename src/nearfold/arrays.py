@@ -110,7 +110,9 @@ def as_rows(X: Any, name: str = "X") -> npt.NDArray[Any]:
     Parameters
     ----------
     X
-        Anything that numpy makes an array of, shape (n, d); real numbers of any type.
+        Anything that numpy makes an array of, shape (n, d), real numbers of any type; or n vectors of one
+        length as a column holds them: a Series of pandas or polars, an Arrow array, an object array, or a
+        data frame with one such column or with one column a dimension.
     name
         What messages call it.
 
@@ -122,9 +124,7 @@ def as_rows(X: Any, name: str = "X") -> npt.NDArray[Any]:
     if hasattr(X, "tocsr"):
         raise DataTypeError(f"{name} is a sparse matrix; nearfold needs dense vectors: pass {name}.toarray()")
     try:
-        array = np.asarray(X)
-        if array.dtype.kind == "O":
-            array = array.astype(np.float64)
+        array = _stacked(_as_array(X, name), name)
     except TypeError as error:
         raise DataTypeError(f"{name} has entries that are not numbers: {error}") from error
     except ValueError as error:
@@ -143,6 +143,98 @@ def as_rows(X: Any, name: str = "X") -> npt.NDArray[Any]:
             f"{name} has 0 feature(s) (shape={array.shape}) while a minimum of 1 is required: no dimensions"
         )
     return array
+
+
+def _as_array(X: Any, name: str) -> npt.NDArray[Any]:
+    """Return what numpy makes of something, a column of vectors or a frame by way of its own methods."""
+    columns = getattr(X, "columns", None)
+    if columns is None:
+        columns = getattr(X, "column_names", None)
+    if columns is not None and not callable(columns) and hasattr(X, "__getitem__"):
+        X = _of_frame(X, columns, name)
+    if hasattr(X, "combine_chunks"):
+        X = X.combine_chunks()
+        # Before pyarrow 17 and without chunks, a chunked array stays one.
+        X = X.to_numpy() if hasattr(X, "chunks") else X
+    if hasattr(X, "storage") and hasattr(X, "type"):
+        X = X.storage
+    if hasattr(X, "flatten") and hasattr(X, "null_count") and hasattr(X, "type"):
+        return _of_lists(X, name)
+    if hasattr(X, "detach") and hasattr(X, "cpu"):
+        # numpy refuses a tensor that gradients flow through; bfloat16 it doesn't know.
+        X = X.detach().cpu()
+        X = X.float() if "bfloat16" in str(X.dtype) else X
+    return np.asarray(X)
+
+
+def _of_lists(array: Any, name: str) -> npt.NDArray[Any]:
+    """Return an Arrow array, of lists of one length where it is of lists."""
+    if array.null_count:
+        missing = np.asarray(array.is_null().to_numpy(zero_copy_only=False), bool)
+        raise DataError(
+            f"{name} has no vector at row {int(np.flatnonzero(missing)[0])} (null); remove such rows"
+        )
+    if "list" not in str(array.type).split("<", maxsplit=1)[0]:
+        return np.asarray(array.to_numpy(zero_copy_only=False))
+    flat = array.flatten()
+    if flat.null_count or len(flat) % max(1, len(array)):
+        return np.asarray(array.to_numpy(zero_copy_only=False))
+    width = len(flat) // max(1, len(array))
+    lengths = {len(one) for one in array} if not hasattr(array.type, "list_size") else {width}
+    if lengths != {width}:
+        return np.asarray(array.to_numpy(zero_copy_only=False))
+    return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(array), width)
+
+
+def _of_frame(frame: Any, columns: Any, name: str) -> Any:
+    """Return the only column of a frame, or a frame whose columns all are numbers."""
+    names = list(columns) if not hasattr(frame, "column_names") else list(frame.column_names)
+    first = [frame[each] for each in names[:_LOOKED_AT]]
+    odd = [label for label, column in zip(names, first, strict=False) if not _is_numeric(column)]
+    if len(names) == 1 and odd:
+        return first[0]
+    if odd:
+        raise DataTypeError(
+            f"{name} is a frame whose column {odd[0]!r} holds no numbers; pass the column of the vectors "
+            f"alone, {name}[{odd[0]!r}] say, or those of the dimensions"
+        )
+    if hasattr(frame, "column_names"):
+        return np.column_stack([np.asarray(frame[each]) for each in names])
+    return frame
+
+
+# Columns of a frame whose types are looked at.
+_LOOKED_AT = 100_000
+
+
+def _is_numeric(column: Any) -> bool:
+    """Return whether a column of a frame holds numbers, one a row."""
+    kind = str(getattr(column, "dtype", getattr(column, "type", ""))).lower()
+    return kind.startswith(("int", "uint", "float", "double", "halffloat", "bool", "complex", "decimal"))
+
+
+def _stacked(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    """Return an array of vectors of one length, each an object, as one table."""
+    if array.dtype.kind != "O":
+        return array
+    if (
+        array.ndim != 1
+        or not len(array)
+        or not hasattr(array[0], "__len__")
+        or isinstance(array[0], str | dict)
+    ):
+        return array.astype(np.float64)
+    lengths = [len(row) if hasattr(row, "__len__") else -1 for row in array]
+    for row, length in enumerate(lengths):
+        if length < 0:
+            raise DataError(f"{name} has no vector at row {row} ({array[row]!r}); remove such rows")
+        if length != lengths[0]:
+            raise DataError(
+                f"{name} is not a table of numbers with rows of one length: row {row} has {length} "
+                f"dimensions where the first has {lengths[0]}"
+            )
+    stacked = np.stack([np.asarray(row) for row in array])
+    return stacked.astype(np.float64) if stacked.dtype.kind == "O" else stacked
 
 
 def as_vectors(X: Any, name: str = "X", *, min_rows: int = 1, finite: bool = True) -> Float32:

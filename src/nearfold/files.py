@@ -99,8 +99,15 @@ def check_regular(path: str | os.PathLike[str], name: str | None = None) -> None
         raise FileError(f"{name or path}: is {kind}; nearfold reads regular files: write it to one first")
 
 
-def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
+def open_regular(path: str | os.PathLike[str], name: str | None = None) -> BufferedReader:
     """Open a regular file for reading, without waiting for anything else that has its name.
+
+    Parameters
+    ----------
+    path
+        Where it is.
+    name
+        What messages call it; `path` unless given.
 
     Raises
     ------
@@ -112,7 +119,7 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:
         said = cause(error) if isinstance(error, OSError) else error
-        raise FileError(f"{path}: can't be read: {said}") from error
+        raise FileError(f"{name or path}: can't be read: {said}") from error
     try:
         kind = _odd_kind(os.fstat(handle))
         if kind is None:
@@ -121,7 +128,7 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
         os.close(handle)
         raise
     os.close(handle)
-    raise FileError(f"{path}: is {kind}; nearfold reads regular files: write it to one first")
+    raise FileError(f"{name or path}: is {kind}; nearfold reads regular files: write it to one first")
 
 
 def checksum(path: Path) -> tuple[int, str]:

@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import IO, Any, ClassVar, NamedTuple, Self
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -54,6 +55,16 @@ _NUMBER = re.compile("[0-9]{1,9}")
 # Rows folded at a time: enough for a matrix product to reach full speed.
 _CHUNK_BYTES = 32 << 20
 _OUTPUT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16))
+
+
+# safetensors itself reads no larger header.
+_MAX_HEAD = 100_000_000
+
+
+class _TensorHead(msgspec.Struct):
+    """Where a tensor lies in a safetensors file."""
+
+    data_offsets: tuple[int, int]
 
 
 class Fold(ABC):
@@ -317,22 +328,25 @@ def safetensors_bytes(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a safetensors file, without its tensors; raises as `read_safetensors`."""
-    with _opened_safetensors(path) as file:
-        return dict(file.metadata() or {})
+    with _opened_safetensors(path) as (_, metadata, _):
+        return metadata
 
 
 @contextmanager
-def _opened_safetensors(path: Path) -> Iterator[Any]:
-    from safetensors import SafetensorError, safe_open
+def _opened_safetensors(path: Path) -> Iterator[tuple[IO[bytes], dict[str, str], int]]:
+    """Open a safetensors file, and yield it with its metadata and how many bytes it promises.
+
+    It is read, never mapped: a file that is cut short meanwhile is an error, where a map of it ends
+    the process.
+    """
+    from safetensors import SafetensorError
 
     try:
-        # safe_open names no missing file, maps folders badly and waits for pipes.
-        open_regular(path).close()
-        with safe_open(path, framework="np") as file:
-            yield file
+        with open_regular(path) as file:
+            yield file, *_safetensors_head(path, file, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise FileError(f"{path}: can't be read: {cause(error)}") from error
-    except (SafetensorError, TypeError, ValueError, KeyError, AttributeError) as error:
+    except (SafetensorError, TypeError, ValueError, KeyError, AttributeError, MemoryError) as error:
         raise FileError(f"{path}: truncated or not a safetensors file ({error})") from error
 
 
@@ -342,13 +356,36 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[
     Raises
     ------
     FileError
-        Missing, no regular file, truncated, corrupt, or changed since nearfold wrote it.
+        Missing, no regular file, truncated, corrupt, or changed since nearfold wrote it; or it promises
+        more than it holds.
     """
-    with _opened_safetensors(path) as file:
-        metadata = dict(file.metadata() or {})
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    from safetensors.numpy import load
+
+    with _opened_safetensors(path) as (file, metadata, size):
+        file.seek(0)
+        tensors = load(file.read(size))
     # Files of earlier versions have no digest, and those of others are none of our business.
     sealed_by_us = metadata.get("format", "").startswith("nearfold.") and DIGEST in metadata
     if sealed_by_us and metadata[DIGEST] != content_digest(tensors, metadata):
         raise FileError(f"{path}: damaged: its content has changed since it was written; make it again")
     return metadata, tensors
+
+
+def _safetensors_head(path: Path, file: IO[bytes], size: int) -> tuple[dict[str, str], int]:
+    """Return the metadata, and how many bytes the file must have: no more than that is ever read."""
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(size - 8, _MAX_HEAD):
+        raise FileError(f"{path}: truncated or not a safetensors file (its header is not there)")
+    try:
+        head = msgspec.json.decode(file.read(length).rstrip(b" "), type=dict[str, msgspec.Raw])
+        metadata = msgspec.json.decode(head.pop("__metadata__", b"{}"), type=dict[str, str] | None)
+        ends = [msgspec.json.decode(tensor, type=_TensorHead).data_offsets[1] for tensor in head.values()]
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise FileError(f"{path}: truncated or not a safetensors file ({error})") from error
+    promised = 8 + length + max(ends, default=0)
+    if promised != size:
+        raise FileError(
+            f"{path}: truncated or not a safetensors file (its header promises {promised} bytes, "
+            f"it has {size})"
+        )
+    return metadata or {}, size

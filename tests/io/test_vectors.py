@@ -83,12 +83,12 @@ def test_bad_paths(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(FileError, match="can't be read"):
         open_source(tmp_path / f"missing{suffix}")
     (tmp_path / f"folder{suffix}").mkdir()
-    with pytest.raises(FileError, match="can't be read"):
+    with pytest.raises(FileError, match="a folder without a readable file"):
         open_source(tmp_path / f"folder{suffix}")
     with pytest.raises(FileError, match=r"no/x\."):
         write(tmp_path / "no" / f"x{suffix}")
     with pytest.raises(FileError, match="format"):
-        open_source(tmp_path / "x.csv")
+        open_source(tmp_path / "x.vectors")
     (tmp_path / f"text{suffix}").write_text("not vectors at all")
     with pytest.raises(FileError, match="text"):
         open_source(tmp_path / f"text{suffix}")

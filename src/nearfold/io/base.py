@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
 from types import MappingProxyType
@@ -16,7 +16,20 @@ import numpy.typing as npt
 from nearfold.errors import FileError
 from nearfold.io.location import Location
 
-__all__ = ["Chunk", "Format", "Layout", "Sink", "Source", "check_layout", "grouped_pieces"]
+__all__ = [
+    "HELD_BYTES",
+    "Chunk",
+    "Format",
+    "Layout",
+    "Sink",
+    "Source",
+    "check_layout",
+    "grouped_pieces",
+    "listed",
+]
+
+HELD_BYTES = 256 << 20
+"""What a file may make a reader hold at once of what can't be taken in smaller pieces."""
 
 Int64 = npt.NDArray[np.int64]
 
@@ -135,6 +148,13 @@ class Format(Protocol):
     def write(self, path: str | os.PathLike[str], layout: Layout) -> AbstractContextManager[Sink]:
         """Open for writing exactly `layout.rows` rows; the file appears whole or not at all."""
         ...
+
+
+def listed(names: Iterable[str], most: int = 10) -> str:
+    """Return names as a message can list them: the first ones, and how many more there are."""
+    shown = list(names)
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + more if shown else "none"
 
 
 def check_layout(path: str, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Layout:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from nearfold.errors import FileError
-from nearfold.files import cause, replacing
+from nearfold.files import replacing
 from nearfold.io.base import Layout, check_layout
 from nearfold.io.location import Location
-from nearfold.io.records import RecordSource, RowSink, check_dtype, check_no_column
+from nearfold.io.records import Head, RecordSource, RowSink, check_dtype, check_no_column
 
 __all__ = ["SUFFIXES", "read", "write"]
 
@@ -31,20 +31,19 @@ _HEADER = np.dtype("<u4")
 def read(location: Location, column: str | None) -> RecordSource:
     """Open a file of vectors; it has no columns, so `column` must be None."""
     check_no_column(location, column)
-    dtype, size = _DTYPES[location.suffix], location.size()
-    try:
-        with location.open() as file:
-            head = file.read(2 * _HEADER.itemsize)
-    except OSError as error:
-        raise FileError(f"{location.name}: can't be read: {cause(error)}") from error
-    rows, width = map(int, np.frombuffer(head, _HEADER)) if len(head) == 2 * _HEADER.itemsize else (0, 0)
-    if len(head) + rows * width * dtype.itemsize != size:
-        raise FileError(
-            f"{location.name}: truncated or not an {location.suffix} file: {size} bytes are not {rows} rows "
-            f"of {width} dimensions"
-        )
-    layout = check_layout(location.name, (rows, width), dtype, "vectors")
-    return RecordSource(location, layout, len(head))
+    dtype = _DTYPES[location.suffix]
+
+    def read_head(file: IO[bytes], size: int) -> Head:
+        head = file.read(2 * _HEADER.itemsize)
+        rows, width = map(int, np.frombuffer(head, _HEADER)) if len(head) == 2 * _HEADER.itemsize else (0, 0)
+        if len(head) + rows * width * dtype.itemsize != size:
+            raise FileError(
+                f"{location.name}: truncated or not an {location.suffix} file: {size} bytes are not {rows} "
+                f"rows of {width} dimensions"
+            )
+        return Head(check_layout(location.name, (rows, width), dtype, "vectors"), len(head))
+
+    return RecordSource(location, read_head)
 
 
 @contextmanager

@@ -1,4 +1,8 @@
-"""HDF5: vectors in one dataset, as ann-benchmarks lays them out (train, test, neighbors)."""
+"""HDF5: vectors in one dataset, as ann-benchmarks lays them out (train, test, neighbors) or in groups.
+
+HDF5 files can point elsewhere: at other HDF5 files by links and virtual datasets, at any file at all by
+external storage. `_open_dataset` is the only place where a dataset is opened, and refuses all of them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import numpy.typing as npt
 from nearfold.errors import FileError, NearfoldError
 from nearfold.extras import import_extra
 from nearfold.files import cause
-from nearfold.io.base import Chunk, Int64, Layout, Source, check_layout
+from nearfold.io.base import HELD_BYTES, Chunk, Int64, Layout, Source, check_layout, listed
 from nearfold.io.location import Location
 
 __all__ = ["SUFFIXES", "read"]
@@ -26,8 +30,14 @@ _BASE = "train"
 # deflate, the strongest of HDF5's usual filters, can't shrink numbers further than this.
 _MAX_SHRINK = 1032
 
+# Filters that HDF5 and h5py bring themselves; for others HDF5 loads libraries that it finds.
+_FILTERS = frozenset({1, 2, 3, 4, 5, 6, 32000})
+
 # Rows fetched by one request where few are wanted.
 _TAKE = 1024
+
+# Datasets looked at in search of the vectors, and links followed to one.
+_MAX_NAMES, _MAX_LINKS = 10_000, 16
 
 
 class Hdf5Source(Source):
@@ -38,25 +48,22 @@ class Hdf5Source(Source):
     def __init__(self, location: Location, column: str | None) -> None:
         self.path = location.name
         self._location = location
+        self._cache = 1 << 20
         with self._open() as file:
             self._name = _choose(self.path, file, column)
-            dataset = file[self._name]
-            self.layout: Layout = check_layout(
-                self.path, dataset.shape, dataset.dtype, f"dataset {self._name!r}"
-            )
-            nbytes, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
-            if nbytes > stored * (_MAX_SHRINK if dataset.chunks else 1):
-                raise FileError(
-                    f"{self.path}: dataset {self._name!r} promises {nbytes} bytes and holds {stored}; "
-                    f"it is truncated or was never filled"
-                )
-        self.layout = self.layout._replace(name="vectors")
+            dataset = _open_dataset(self.path, file, self._name)
+            self.layout: Layout = _layout_of(self.path, self._name, dataset)
+            self._cache = max(self._cache, _held_bytes(self.path, self._name, dataset))
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
         h5py = import_extra("h5py", "hdf5", f"{self.path}: HDF5")
         try:
-            with self._location.open() as handle, h5py.File(handle, "r") as file:
+            # What is packed is unpacked once, however few of its rows a chunk takes.
+            with (
+                self._location.open() as handle,
+                h5py.File(handle, "r", rdcc_nbytes=self._cache) as file,
+            ):
                 yield file
         except OSError as error:
             # The library's own failures come as OSError without a number, and tell a story.
@@ -75,34 +82,178 @@ class Hdf5Source(Source):
         """Yield slices of the dataset."""
         stop = self.layout.rows if stop is None else stop
         with self._open() as file:
-            dataset = file[self._name]
+            dataset = _open_dataset(self.path, file, self._name)
             for first in range(start, stop, rows):
                 yield Chunk(dataset[first : min(stop, first + rows)])
 
     def take(self, rows: Int64) -> npt.NDArray[Any]:
         """Return the rows of these numbers."""
         with self._open() as file:
-            dataset = file[self._name]
+            dataset = _open_dataset(self.path, file, self._name)
             pieces = [dataset[rows[i : i + _TAKE]] for i in range(0, len(rows), _TAKE)]
         return np.concatenate(pieces) if pieces else np.empty((0, self.layout.n_features), self.layout.dtype)
 
 
+def _resolved(path: str, file: Any, name: str) -> tuple[Any, str] | None:
+    """Return the group in the file itself and the last part of a name, or None where there is no such.
+
+    Soft links are followed here, part by part: HDF5 would follow an external link that lies behind one.
+    """
+    import h5py
+
+    parts, links = [part for part in name.split("/") if part not in ("", ".")], 0
+    group = file
+    while parts:
+        part = parts.pop(0)
+        if not isinstance(group, h5py.Group):
+            return None
+        link = group.get(part, getlink=True)
+        if link is None:
+            return None
+        if isinstance(link, h5py.ExternalLink):
+            raise FileError(
+                f"{path}: {name!r} is a link to another file ({link.filename!r}), which nearfold does not "
+                f"follow; name that file, or copy the dataset into this one"
+            )
+        if isinstance(link, h5py.SoftLink):
+            links += 1
+            if links > _MAX_LINKS:
+                raise FileError(f"{path}: {name!r} is a link that leads in a circle; name the dataset itself")
+            target = [each for each in link.path.split("/") if each not in ("", ".")]
+            if link.path.startswith("/"):
+                group = file
+            parts = target + parts
+            continue
+        if not parts:
+            return group, part
+        group = group[part]
+    return None
+
+
+def _open_dataset(path: str, file: Any, name: str, depth: int = 0) -> Any:
+    """Return a dataset all of whose data lies in the file itself.
+
+    Raises
+    ------
+    FileError
+        There is none of that name, or its data lies in other files, or takes libraries to unpack that
+        HDF5 would load.
+    """
+    import h5py
+
+    found = _resolved(path, file, name)
+    dataset = found[0][found[1]] if found is not None else None
+    if not isinstance(dataset, h5py.Dataset):
+        what = "is a group" if dataset is not None else "is not there"
+        raise FileError(f"{path}: dataset {name!r} {what}; it has {listed(_datasets(file))}")
+    plan = dataset.id.get_create_plist()
+    if plan.get_external_count():
+        raise FileError(
+            f"{path}: the data of dataset {name!r} lies in other files (external storage), which nearfold "
+            f"does not open; copy it into this file, by h5repack say"
+        )
+    if plan.get_layout() == h5py.h5d.VIRTUAL:
+        for i in range(plan.get_virtual_count()):
+            source = plan.get_virtual_dsetname(i)
+            if plan.get_virtual_filename(i) != "." or "%" in source or depth >= _MAX_LINKS:
+                raise FileError(
+                    f"{path}: dataset {name!r} is made of datasets of other files (virtual), which nearfold "
+                    f"does not open; copy them into one, by h5repack say"
+                )
+            _open_dataset(path, file, source, depth + 1)
+    for i in range(plan.get_nfilters()):
+        number, _, _, title = plan.get_filter(i)
+        if number not in _FILTERS:
+            raise FileError(
+                f"{path}: dataset {name!r} is packed by filter {number} "
+                f"({bytes(title).decode(errors='replace')}), which is not HDF5's own; pack it by gzip or lzf"
+            )
+    return dataset
+
+
+def _layout_of(path: str, name: str, dataset: Any) -> Layout:
+    """Return a dataset's layout, or refuse what is no table of numbers or promises more than it holds."""
+    shape, dtype = dataset.shape, dataset.dtype
+    if shape is None or dtype.kind == "O":
+        what = "is empty" if shape is None else "holds texts or lists of differing lengths"
+        raise FileError(f"{path}: dataset {name!r} {what}; save vectors as a table of rows and dimensions")
+    if dtype.names is not None:
+        raise FileError(
+            f"{path}: dataset {name!r} is a table of records with the fields {listed(dtype.names)}; save the "
+            f"vectors as a dataset of their own"
+        )
+    layout = check_layout(path, shape, dtype, f"dataset {name!r}")
+    nbytes, stored = dataset.size * dtype.itemsize, dataset.id.get_storage_size()
+    if dataset.is_virtual:
+        stored = nbytes
+    if nbytes > stored * (_MAX_SHRINK if dataset.chunks else 1):
+        raise FileError(
+            f"{path}: dataset {name!r} promises {nbytes} bytes and holds {stored}; "
+            f"it is truncated or was never filled"
+        )
+    return layout._replace(name="vectors")
+
+
+def _held_bytes(path: str, name: str, dataset: Any) -> int:
+    """Return how much memory the packed pieces take that hold a row, or refuse if that is too much."""
+    if dataset.chunks is None or not dataset.id.get_create_plist().get_nfilters():
+        return 0
+    rows, width = dataset.chunks
+    across = -(-dataset.shape[1] // width)
+    nbytes = int(rows * width * across * dataset.dtype.itemsize)
+    if nbytes > HELD_BYTES:
+        raise FileError(
+            f"{path}: dataset {name!r} is packed in pieces of {rows} rows, which take {nbytes / 1e6:,.0f} MB "
+            f"unpacked; pack fewer rows in one, by h5repack say"
+        )
+    return nbytes
+
+
+def _datasets(file: Any) -> list[str]:
+    """Return the names of the datasets in the file itself, those in groups as group/name."""
+    import h5py
+
+    names: list[str] = []
+
+    def note(name: str, found: Any) -> bool | None:
+        if isinstance(found, h5py.Dataset):
+            names.append(name)
+        return True if len(names) >= _MAX_NAMES else None
+
+    file.visititems(note)
+    return names
+
+
 def _choose(path: str, file: Any, column: str | None) -> str:
     """Return the name of the dataset with the vectors."""
-    names = [name for name in file if hasattr(file[name], "shape")]
     if column is not None:
-        if column not in names:
-            raise FileError(f"{path}: has no dataset {column!r}; it has {', '.join(names) or 'none'}")
+        if _resolved(path, file, column) is None:
+            raise FileError(f"{path}: has no dataset {column!r}; it has {listed(_datasets(file))}")
         return column
-    if _BASE in names:
+    if file.get(_BASE, getlink=True) is not None:
         return _BASE
-    tables = [name for name in names if len(file[name].shape) == 2]
+    names = _datasets(file)
+    # A link to elsewhere is refused by name where nothing else is there.
+    names = names or [name for name in file if _resolved(path, file, name) is not None]
+    tables = [name for name in names if _is_table(_open_plain(file, name))]
     if len(tables) != 1:
         raise FileError(
-            f"{path}: {'several' if tables else 'none'} of its datasets ({', '.join(names) or 'none'}) "
-            f"are tables of vectors; name one with --column"
+            f"{path}: {'several' if tables else 'none'} of its datasets ({listed(tables or names)}) "
+            f"{'are tables' if tables else 'is a table'} of vectors; name one with --column"
         )
-    return str(tables[0])
+    return tables[0]
+
+
+def _open_plain(file: Any, name: str) -> Any:
+    """Return a dataset whose shape may be asked for, or None: that of a virtual one looks at other files."""
+    try:
+        return _open_dataset("", file, name)
+    except FileError:
+        return None
+
+
+def _is_table(dataset: Any) -> bool:
+    return dataset is not None and len(dataset.shape or ()) == 2 and dataset.dtype.kind in "fiu"
 
 
 def _short(error: BaseException) -> str:

@@ -1,27 +1,20 @@
-"""Arrow IPC files (.arrow, .feather): vectors in a list column, record batch by record batch."""
+"""Arrow IPC (.arrow, .feather), files and streams: vectors in a list column, record batch by record batch."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
 
-from nearfold.errors import FileError
+from nearfold.errors import FileError, NearfoldError
 from nearfold.files import replacing
-from nearfold.io.base import Chunk, Layout, Source, grouped_pieces
-from nearfold.io.lists import (
-    TableSink,
-    chunk_of,
-    file_error,
-    first_line,
-    is_fixed,
-    layout_of,
-    vector_column,
-    vector_schema,
-)
+from nearfold.io.base import Chunk, Layout, grouped_pieces
+from nearfold.io.ipc_index import MAGIC, Joined, index_of
+from nearfold.io.lists import TableSink, TableSource, file_error, find_vectors, first_line, vector_schema
 from nearfold.io.location import Location
 
 __all__ = ["SUFFIXES", "read", "write"]
@@ -29,63 +22,79 @@ __all__ = ["SUFFIXES", "read", "write"]
 # Endings of such files.
 SUFFIXES = (".arrow", ".feather")
 
+_OLD_MAGIC = b"FEA1"
 
-class IpcSource(Source):
-    """The vector column of an Arrow file and the columns beside it."""
+
+class IpcSource(TableSource):
+    """The vector column of an Arrow file or stream and the columns beside it."""
 
     def __init__(self, location: Location, column: str | None) -> None:
-        self.path = location.name
         self._location = location
-        with self._open() as file:
-            reader = pa.ipc.open_file(file)
-            name = vector_column(self.path, reader.schema, column)
-            kind = reader.schema.field(name).type
-            sizes = []
-            for i in range(reader.num_record_batches):
-                vectors = reader.get_batch(i).column(name)
-                # A forged list size promises more numbers than the batch holds.
-                vectors.validate()
-                sizes.append(len(vectors))
-            width = kind.list_size if is_fixed(kind) else self._first_width(reader, name)
-        self._starts = np.cumsum([0, *sizes])
-        self.layout = layout_of(self.path, reader.schema, name, sum(sizes), width)
+        with location.open() as file:
+            magic = file.read(len(MAGIC))
+            if magic.startswith(_OLD_MAGIC):
+                raise FileError(
+                    f"{location.name}: is Feather of version 1, which nearfold does not read; write it as "
+                    f"version 2, by pyarrow.feather.write_feather or pandas' to_feather"
+                )
+            self._index = index_of(location.name, file)
+            with pa.ipc.open_stream(Joined(file, [self._index.schema])) as reader:
+                schema = reader.schema
+            if magic == MAGIC:
+                self._check_footer(location.name, file, schema)
+        rows = [batch.rows for batch in self._index.batches]
+        self._starts = np.cumsum([0, *rows])
+        super().__init__(location.name, schema, find_vectors(location.name, schema, column), sum(rows))
+        itemsize = self.layout.n_features * self.layout.dtype.itemsize
+        for batch in self._index.batches:
+            if batch.rows * itemsize > batch.nbytes:
+                raise FileError(
+                    f"{self.path}: promises {batch.rows} vectors of {self.layout.n_features} dimensions in "
+                    f"{batch.nbytes} bytes; rows without a vector (null) must be removed, or else the file "
+                    f"is damaged"
+                )
 
-    def _open(self) -> AbstractContextManager[pa.NativeFile]:
-        location = self._location
-        if location.filesystem is None:
-            mapped: AbstractContextManager[pa.NativeFile] = pa.memory_map(location.path)
-            return mapped
-        return location.open()
+    def _check_footer(self, name: str, file: IO[bytes], schema: pa.Schema) -> None:
+        """Refuse a file whose footer, by which others read it, tells of other batches."""
+        file.seek(0)
+        footer = pa.ipc.open_file(file)
+        if footer.num_record_batches != len(self._index.batches) or footer.schema != schema:
+            raise FileError(f"{name}: truncated or damaged: its footer and its batches don't agree")
 
-    def _first_width(self, reader: pa.ipc.RecordBatchFileReader, name: str) -> int:
-        for i in range(reader.num_record_batches):
-            lengths = reader.get_batch(i).column(name).value_lengths()
-            if len(lengths):
-                return lengths[0].as_py() or 0
-        return 0
+    def _batches(self, first: int, columns: list[int] | None) -> Iterator[pa.RecordBatch]:
+        """Yield record batches from one on."""
+        options = pa.ipc.IpcReadOptions(included_fields=columns)
+        with (
+            self._location.open() as file,
+            pa.ipc.open_stream(Joined(file, self._index.spans(first)), options=options) as reader,
+        ):
+            yield from reader
+
+    def _first_lists(self) -> Iterator[pa.Array]:
+        place = self.schema.get_field_index(self.column.top)
+        for batch in self._batches(0, [place]) if self._index.batches else ():
+            yield self._lists(batch, 0)
 
     def chunks(
         self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
     ) -> Iterator[Chunk]:
         """Yield rows, cut from one record batch after another."""
         stop = self.layout.rows if stop is None else stop
-        first_batch = int(np.searchsorted(self._starts, start, "right")) - 1
+        if start >= stop:
+            return
+        first = int(np.searchsorted(self._starts, start, "right")) - 1
+        columns = None if others else [self.schema.get_field_index(self.column.top)]
         try:
-            with self._open() as file:
-                reader = pa.ipc.open_file(file)
-                for i in range(first_batch, reader.num_record_batches):
-                    batch, origin = reader.get_batch(i), int(self._starts[i])
-                    if origin >= stop:
-                        break
-                    if not others:
-                        batch = batch.select([self.layout.name])
-                    batch.validate()
-                    end = min(stop, origin + len(batch))
-                    for first in range(max(start, origin), end, rows):
-                        piece = batch.slice(first - origin, min(rows, end - first))
-                        yield chunk_of(self.path, piece, self.layout, first)
+            for i, batch in enumerate(self._batches(first, columns), first):
+                origin = int(self._starts[i]) if i < len(self._index.batches) else stop
+                if origin >= stop:
+                    break
+                low, high = max(0, start - origin), min(len(batch), stop - origin)
+                yield from self._pieces(batch, rows, low, high, origin)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise FileError(f"{self.path}: truncated or corrupt ({first_line(error)})") from error
+            if isinstance(error, NearfoldError):
+                raise
+            raise file_error(self.path, error, "truncated or damaged") from error
 
     def pieces(self, rows: int) -> list[tuple[int, int]]:
         """Return ranges of whole record batches."""
@@ -93,10 +102,10 @@ class IpcSource(Source):
 
 
 def read(location: Location, column: str | None) -> IpcSource:
-    """Open an Arrow file; `column` names the vectors, None takes the only list of numbers."""
+    """Open an Arrow file or stream; `column` names the vectors, None takes the only list of numbers."""
     try:
         return IpcSource(location, column)
-    except FileError:
+    except NearfoldError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise file_error(location.name, error, "truncated or not an Arrow file") from error

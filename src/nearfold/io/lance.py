@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from nearfold.errors import FileError, NearfoldError
 from nearfold.extras import import_extra
-from nearfold.io.base import Chunk, Int64, Source
-from nearfold.io.lists import chunk_of, first_line, is_fixed, layout_of, vector_column
+from nearfold.io.base import Chunk, Int64
+from nearfold.io.lists import TableSource, find_vectors, first_line, matrix_of
 from nearfold.io.location import Location
 
 __all__ = ["FOLDER", "SUFFIXES", "read"]
@@ -23,22 +24,19 @@ SUFFIXES = (".lance",)
 FOLDER = True
 
 
-class LanceSource(Source):
+class LanceSource(TableSource):
     """The vector column of a Lance table and the columns beside it."""
 
     random_access = True
 
     def __init__(self, location: Location, column: str | None) -> None:
+        lance = import_extra("lance", "lance", f"{location.name}: Lance")
         self.path = location.name
-        lance = import_extra("lance", "lance", f"{self.path}: Lance")
         with self._reading():
             self._dataset = lance.dataset(location.name if location.filesystem else location.path)
             schema = self._dataset.schema
-            name = vector_column(self.path, schema, column)
-            kind = schema.field(name).type
-            rows = self._dataset.count_rows()
-            width = kind.list_size if is_fixed(kind) else self._first_width(name)
-        self.layout = layout_of(self.path, schema, name, rows, width)
+            found = find_vectors(self.path, schema, column)
+            super().__init__(self.path, schema, found, self._dataset.count_rows())
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -52,30 +50,32 @@ class LanceSource(Source):
             # Its core reports damage as errors of many kinds, panics outside Exception among them.
             raise FileError(f"{self.path}: truncated or not a Lance table ({first_line(error)})") from error
 
-    def _first_width(self, name: str) -> int:
-        lists = self._dataset.head(1, columns=[name]).column(0)
-        return len(lists[0]) if len(lists) and lists[0].is_valid else 0
+    def _first_lists(self) -> Iterator[pa.Array]:
+        for batch in self._dataset.scanner(columns=[self.column.top], batch_size=64).to_batches():
+            yield self._lists(batch, 0)
 
     def chunks(
         self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
     ) -> Iterator[Chunk]:
         """Yield rows, one record batch after another."""
         stop = self.layout.rows if stop is None else stop
-        columns = None if others else [self.layout.name]
+        columns = None if others else [self.column.top]
         with self._reading():
             scanner = self._dataset.scanner(
                 columns=columns, offset=start, limit=stop - start, batch_size=rows, scan_in_order=True
             )
             first = start
             for batch in scanner.to_batches():
-                yield chunk_of(self.path, batch, self.layout, first)
+                yield from self._pieces(batch, rows, 0, len(batch), first)
                 first += len(batch)
 
     def take(self, rows: Int64) -> npt.NDArray[Any]:
         """Return the rows of these numbers."""
         with self._reading():
-            table = self._dataset.take(rows.tolist(), columns=[self.layout.name]).combine_chunks()
-            chunks = [chunk_of(self.path, b, self.layout, 0).vectors for b in table.to_batches()]
+            table = self._dataset.take(rows.tolist(), columns=[self.column.top]).combine_chunks()
+            chunks = [
+                matrix_of(self.path, self._lists(b, 0), self.layout.n_features, 0) for b in table.to_batches()
+            ]
         return np.concatenate(chunks) if chunks else np.empty((0, self.layout.n_features), self.layout.dtype)
 
 

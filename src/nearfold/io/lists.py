@@ -3,77 +3,179 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nearfold.errors import DataError, FileError
 from nearfold.files import cause
-from nearfold.io.base import Chunk, Layout, check_layout
+from nearfold.io.base import Chunk, Layout, Source, check_layout, listed
 from nearfold.version import __version__
 
 __all__ = [
     "TableSink",
-    "chunk_of",
+    "TableSource",
+    "VectorColumn",
+    "checked",
     "file_error",
+    "find_vectors",
     "first_line",
     "fixed_lists",
     "is_fixed",
-    "layout_of",
     "made_by",
     "matrix_of",
-    "vector_column",
     "vector_schema",
 ]
 
 
-def vector_column(path: str, schema: pa.Schema, column: str | None) -> str:
-    """Return the name of the vector column: `column`, or the only list of numbers there is."""
-    lists: list[str] = [field.name for field in schema if _holds_vectors(field.type)]
+# How many bytes of all columns a chunk may have, where the vectors alone would make less.
+_LEAST_BYTES = 8 << 20
+
+
+class VectorColumn(NamedTuple):
+    """Where the vectors of a table are."""
+
+    name: str
+    """As the user says it."""
+    top: str
+    """The column."""
+    fields: tuple[str, ...]
+    """Of its struct, one in another; none where the column itself has the vectors."""
+    kind: pa.DataType
+    """A list of numbers."""
+
+
+def find_vectors(path: str, schema: pa.Schema, column: str | None) -> VectorColumn:
+    """Return the column of vectors: `column`, which may be a struct's field as in a.b, or the only one.
+
+    Raises
+    ------
+    FileError
+        There is no such column, none or several that could be meant, or it holds something else.
+    """
     if column is not None:
-        if column not in schema.names:
-            raise FileError(f"{path}: has no column {column!r}; it has {', '.join(schema.names)}")
-        if column not in lists:
-            raise FileError(
-                f"{path}: column {column!r} is {schema.field(column).type}, not a list of numbers"
-            )
-        return _usable(path, schema, column)
-    if len(lists) != 1:
+        found = _at(schema, column)
+        if found is None:
+            raise FileError(f"{path}: has no column {column!r}; it has {listed(schema.names)}")
+        if not _holds_vectors(found.kind):
+            raise FileError(f"{path}: column {column!r} is {_told(found.kind)}")
+        return _usable(path, schema, found)
+    lists = [each for each in _candidates(schema) if _holds_vectors(each.kind)]
+    # Fields of structs are looked at where no column will do.
+    lists = [each for each in lists if not each.fields] or lists
+    if len(lists) == 1:
+        return _usable(path, schema, lists[0])
+    if lists:
         raise FileError(
-            f"{path}: {'several columns are' if lists else 'no column is a'} list of numbers "
-            f"({', '.join(lists or schema.names)}); name the vectors with --column"
+            f"{path}: several columns are a list of numbers ({listed(each.name for each in lists)}); name "
+            f"the vectors with --column"
         )
-    return _usable(path, schema, lists[0])
+    raise FileError(f"{path}: {_told_of_none(schema)}")
 
 
-def _usable(path: str, schema: pa.Schema, name: str) -> str:
-    """Return a column's name, or refuse one by which it can't be found."""
-    if schema.get_field_index(name) < 0:
-        raise FileError(f"{path}: column {name!r} is there twice, or its name is damaged; rename it")
-    return name
+def _candidates(schema: pa.Schema) -> Iterator[VectorColumn]:
+    """Yield every column, and every field of structs."""
+
+    def below(name: str, top: str, fields: tuple[str, ...], kind: pa.DataType) -> Iterator[VectorColumn]:
+        yield VectorColumn(name, top, fields, _plain(kind))
+        if pa.types.is_struct(kind) and len(fields) < _MAX_DEPTH:
+            for field in kind.fields:
+                yield from below(f"{name}.{field.name}", top, (*fields, field.name), field.type)
+
+    for field in schema:
+        yield from below(field.name, field.name, (), field.type)
+
+
+# Structs in structs that are looked into.
+_MAX_DEPTH = 8
+
+
+def _at(schema: pa.Schema, column: str) -> VectorColumn | None:
+    """Return the column of a name; one that has dots in its own name comes before a field."""
+    found = [each for each in _candidates(schema) if each.name == column]
+    return min(found, key=lambda each: len(each.fields), default=None)
+
+
+def _usable(path: str, schema: pa.Schema, found: VectorColumn) -> VectorColumn:
+    """Return a column, or refuse one by whose name it can't be found."""
+    kinds, names = schema, (found.top, *found.fields)
+    for name in names:
+        # -1 where it is there twice too.
+        if kinds.get_field_index(name) < 0:
+            raise FileError(f"{path}: column {name!r} is there twice, or its name is damaged; rename it")
+        kinds = kinds.field(name).type if name is not names[-1] else kinds
+    return found
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Return what an extension type, such as a tensor of fixed shape, is stored as."""
+    if isinstance(kind, pa.FixedShapeTensorType) and len(kind.shape) != 1:
+        return kind
+    while isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    return kind
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_list_view(kind)
+        or pa.types.is_large_list_view(kind)
+        or is_fixed(kind)
+    )
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
 def _holds_vectors(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or is_fixed(kind)
-    return bool(is_list and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)))
+    return _is_list(kind) and _is_number(kind.value_type)
+
+
+def _told(kind: pa.DataType) -> str:
+    """Return what a column is that holds no vectors, and what to do."""
+    if isinstance(kind, pa.FixedShapeTensorType):
+        return f"tensors of shape {tuple(kind.shape)}; vectors have one dimension: flatten them"
+    if pa.types.is_struct(kind):
+        return f"a struct of {listed(field.name for field in kind.fields)}; name its field as in column.field"
+    if _is_list(kind) and _is_list(_plain(kind.value_type)):
+        return f"{kind}, lists of lists; vectors are one list a row: flatten or average them"
+    if pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind) or pa.types.is_large_binary(kind):
+        return "raw bytes; decode them to lists of float32, np.frombuffer(value, np.float32) say"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "text; parse it to lists of float32, json.loads(value) say"
+    short = str(kind) if len(str(kind)) < 100 else f"{str(kind)[:100]}..."
+    return f"{short}, not a list of numbers"
+
+
+def _told_of_none(schema: pa.Schema) -> str:
+    """Return what to say of a table in which no column is a list of numbers."""
+    numbers = [field.name for field in schema if _is_number(field.type)]
+    if len(numbers) > _WIDE:
+        return (
+            f"has one column a dimension ({listed(numbers, 3)}); nearfold reads vectors from one list "
+            f"column: save pd.DataFrame({{'vector': list(df.to_numpy('float32'))}}), or np.save them"
+        )
+    odd = [field for field in schema if not _is_number(field.type)]
+    told = f"; {odd[0].name!r} is {_told(_plain(odd[0].type))}" if len(odd) == 1 else ""
+    return f"no column is a list of numbers (it has {listed(schema.names)}){told}"
+
+
+# Columns of numbers of which each seems to be a dimension.
+_WIDE = 8
 
 
 def is_fixed(kind: pa.DataType) -> bool:
     """Return whether all lists of a type have one length."""
     return bool(pa.types.is_fixed_size_list(kind))
-
-
-def layout_of(path: str, schema: pa.Schema, name: str, rows: int, width: int) -> Layout:
-    """Return the layout of a table with vectors of `width` in column `name`."""
-    others = pa.schema([field for field in schema if field.name != name])
-    # Arrow's own answer (to_pandas_dtype) asks for pandas in early releases.
-    dtype = pa.array([], schema.field(name).type.value_type).to_numpy().dtype
-    layout = check_layout(path, (rows, width), dtype, f"column {name!r}")
-    return layout._replace(name=name, others=others if len(others) else None)
 
 
 def vector_schema(layout: Layout) -> pa.Schema:
@@ -102,21 +204,161 @@ def fixed_lists(vectors: npt.NDArray[Any]) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), vectors.shape[1])
 
 
-def chunk_of(path: str, batch: pa.RecordBatch, layout: Layout, first_row: int) -> Chunk:
-    """Return the vectors and the other columns of a batch whose rows count from `first_row`."""
-    table = pa.Table.from_batches([batch])
-    lists = table.column(layout.name).combine_chunks()
-    others = table.drop_columns([layout.name])
-    vectors = matrix_of(path, lists, layout.n_features, first_row)
-    return Chunk(vectors, others if others.num_columns else None)
+class TableSource(Source):
+    """Vectors in a column of a table.
+
+    Parameters
+    ----------
+    path
+        As the user wrote it.
+    schema
+        Of the whole table.
+    column
+        From `find_vectors`.
+    rows
+        How many the table has.
+    """
+
+    def __init__(self, path: str, schema: pa.Schema, column: VectorColumn, rows: int) -> None:
+        self.path, self.schema, self.column = path, schema, column
+        kind = column.kind
+        # Arrow's own answer (to_pandas_dtype) asks for pandas in early releases.
+        dtype = pa.array([], kind.value_type).to_numpy().dtype
+        width = kind.list_size if is_fixed(kind) else self._first_width()
+        if width is None and rows:
+            raise FileError(
+                f"{path}: column {column.name!r} has no vector in any row (null); nothing to read"
+            )
+        layout = check_layout(path, (rows, width or 0), dtype, f"column {column.name!r}")
+        others = self._others(pa.Table.from_batches([], schema=schema))
+        self.layout = layout._replace(name=column.name, others=None if others is None else others.schema)
+
+    @abstractmethod
+    def _first_lists(self) -> Iterator[pa.Array]:
+        """Yield the lists of the first rows, and of more, in order."""
+
+    def _first_width(self) -> int | None:
+        """Return the length of the first list that is there: all others must have it too."""
+        for lists in self._first_lists():
+            lengths = pc.list_value_length(lists.drop_null())
+            if len(lengths):
+                return int(lengths[0].as_py())
+        return None
+
+    def _lists(self, batch: pa.RecordBatch, first_row: int) -> pa.Array:
+        """Return the lists of a batch that is sound, or refuse it."""
+        checked(self.path, batch, first_row)
+        return self._lists_of(batch)
+
+    def _lists_of(self, batch: pa.RecordBatch) -> pa.Array:
+        array = batch.column(self.column.top)
+        for field in self.column.fields:
+            array = pc.struct_field(array, field)
+        while isinstance(array, pa.ExtensionArray):
+            array = array.storage
+        return array
+
+    def _others(self, table: pa.Table) -> pa.Table | None:
+        """Return the columns beside the vectors; a struct loses the field of the vectors alone."""
+        place = table.schema.get_field_index(self.column.top)
+        if place < 0:
+            return None
+        if self.column.fields:
+            rest = _without(_one_array(table.column(place)), self.column.fields)
+            if rest is not None:
+                return table.set_column(place, self.column.top, rest)
+        others = table.remove_column(place)
+        return others if others.num_columns else None
+
+    def _pieces(self, batch: pa.RecordBatch, rows: int, low: int, high: int, origin: int) -> Iterator[Chunk]:
+        """Yield some rows of a batch as chunks: few rows each where other columns are large.
+
+        Parameters
+        ----------
+        batch
+            The columns that are wanted.
+        rows
+            How many a chunk has at most.
+        low, high
+            Which rows of the batch.
+        origin
+            The number of its first row.
+        """
+        checked(self.path, batch, origin)
+        for start, stop in _cut(batch, low, high, rows, self._chunk_bytes(rows)):
+            piece = batch.slice(start, stop - start)
+            lists = self._lists_of(piece)
+            vectors = matrix_of(self.path, lists, self.layout.n_features, origin + start)
+            yield Chunk(vectors, self._others(pa.Table.from_batches([piece])))
+
+    def _chunk_bytes(self, rows: int) -> int:
+        """Return how many bytes of all columns a chunk of so many rows may have."""
+        return max(_LEAST_BYTES, rows * self.layout.n_features * self.layout.dtype.itemsize)
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.StructArray:
+    """Return a column of structs in one piece."""
+    return pa.concat_arrays(column.chunks) if column.chunks else pa.array([], column.type)
+
+
+def _without(array: pa.StructArray, fields: tuple[str, ...]) -> pa.StructArray | None:
+    """Return structs without a field, None where nothing is left."""
+    kept = []
+    for i, field in enumerate(array.type.fields):
+        values = array.field(i)
+        if field.name == fields[0]:
+            values = _without(values, fields[1:]) if len(fields) > 1 else None
+        if values is not None:
+            kept.append((field.with_type(values.type), values))
+    if not kept:
+        return None
+    return pa.StructArray.from_arrays(
+        [values for _, values in kept], fields=[field for field, _ in kept], mask=array.is_null()
+    )
+
+
+def _cut(batch: pa.RecordBatch, low: int, high: int, rows: int, nbytes: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows: of `rows` at most, and of `nbytes` at most unless that is less than a row."""
+    waiting = [(start, min(high, start + rows)) for start in range(low, high, rows)][::-1]
+    while waiting:
+        start, stop = waiting.pop()
+        if stop - start > 1 and batch.slice(start, stop - start).nbytes > nbytes:
+            middle = (start + stop) // 2
+            waiting += [(middle, stop), (start, middle)]
+        else:
+            yield start, stop
+
+
+def checked(path: str, batch: pa.RecordBatch, first_row: int) -> None:
+    """Refuse a batch in which something points outside of it, before anything is looked up there.
+
+    Raises
+    ------
+    FileError
+        An offset, an index, a length or a text is damaged; the message names the column.
+    """
+    for name, array in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            array.validate(full=True)
+        except (pa.ArrowException, ValueError) as error:
+            raise FileError(
+                f"{path}: column {name!r} is damaged between rows {first_row} and {first_row + len(batch)} "
+                f"({first_line(error)}); write the file anew"
+            ) from error
 
 
 def matrix_of(path: str, lists: pa.Array, width: int, first_row: int) -> npt.NDArray[Any]:
-    """Return lists of one length as an array of shape (rows, width)."""
+    """Return lists of one length as an array of shape (rows, width).
+
+    Raises
+    ------
+    DataError
+        A row is null, holds a null, or has another length; the message names it.
+    """
     if lists.null_count:
         bad = first_row + int(np.flatnonzero(lists.is_null().to_numpy(zero_copy_only=False))[0])
         raise DataError(f"{path}: row {bad} has no vector (null); remove such rows")
-    lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
+    lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
     if (lengths != width).any():
         bad = int(np.flatnonzero(lengths != width)[0])
         raise DataError(

@@ -2,16 +2,95 @@
 
 from __future__ import annotations
 
+import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from nearfold.errors import FileError
 from nearfold.extras import import_extra
-from nearfold.files import cause
+from nearfold.files import cause, check_regular, open_regular
 
-__all__ = ["Location"]
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+__all__ = ["Location", "Stamp"]
+
+# How fsspec names this machine's own files.
+_LOCAL_URLS = ("file://", "local://")
+
+
+def _check_openable(path: str, name: str) -> None:
+    """Refuse a pipe or a device; see `check_regular`."""
+    if not Path(path).is_dir():
+        check_regular(path, name)
+
+
+class Stamp(NamedTuple):
+    """By what a file that was written to or replaced is told from what it was."""
+
+    size: int
+    changed: int
+    """Nanoseconds; 0 where the file system doesn't tell."""
+
+
+class _SteadyFile(io.RawIOBase):
+    """A local file that is read whole as it was when it was opened: reading refuses what changed meanwhile.
+
+    Files are read and never mapped: a map of a file that somebody cuts short ends the process.
+    """
+
+    def __init__(self, raw: io.FileIO, name: str) -> None:
+        self._raw, self._name = raw, name
+        self._stamp = self.stamp()
+
+    def stamp(self) -> Stamp:
+        status = os.fstat(self._raw.fileno())
+        return Stamp(status.st_size, status.st_mtime_ns)
+
+    def _check(self) -> None:
+        if self.stamp() != self._stamp:
+            raise FileError(
+                f"{self._name}: changed while it was read; run again when nothing writes to it any more"
+            )
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        have = 0
+        # The system reads 2 GB at most at once.
+        while have < len(view):
+            got = self._raw.readinto(view[have:])
+            if not got:
+                break
+            have += got
+        self._check()
+        return have
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size is None or size < 0:
+            return self.readall()
+        parts = [self._raw.read(size) or b""]
+        while (have := sum(map(len, parts))) < size and parts[-1]:
+            parts.append(self._raw.read(size - have) or b"")
+        self._check()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 @dataclass(frozen=True)
@@ -26,11 +105,14 @@ class Location:
         A pyarrow.fs.FileSystem; None for this machine's own files.
     path
         The path within `filesystem`.
+    since
+        What the file must still be when it is opened; see `seen`.
     """
 
     name: str
     filesystem: Any
     path: str
+    since: Stamp | None = None
 
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> Location:
@@ -53,10 +135,16 @@ class Location:
             filesystem, inner = fs.FileSystem.from_uri(name)
         except pa.ArrowInvalid:
             core = import_extra("fsspec.core", "remote", f"{name}: a URL of this kind")
+            # Some of its file systems open a local file, such as an archive, before they are asked for any.
+            for part in name.split("::"):
+                if part.startswith(_LOCAL_URLS):
+                    _check_openable(part.split("://", 1)[1], name)
             try:
                 opened, inner = core.url_to_fs(name)
             except (ImportError, ValueError, OSError) as error:
                 raise FileError(f"{name}: can't be opened: {error}") from error
+            if "file" in ([opened.protocol] if isinstance(opened.protocol, str) else opened.protocol):
+                return cls(name, None, inner)
             filesystem = fs.PyFileSystem(fs.FSSpecHandler(opened))
         except (pa.ArrowException, OSError) as error:
             raise FileError(f"{name}: can't be opened: {error}") from error
@@ -93,31 +181,84 @@ class Location:
         except OSError as error:
             raise FileError(f"{self.name}: can't be read: {cause(error)}") from error
 
-    def size(self) -> int:
-        """Return the file's size in bytes.
+    def stamp(self) -> Stamp:
+        """Return the file's size and when it changed last.
 
         Raises
         ------
         FileError
-            It is missing, not a file, or not to be read.
+            It is missing, no regular file, or not to be read.
         """
-        try:
-            with self.open() as file:
-                return int(file.seek(0, os.SEEK_END))
-        except OSError as error:
-            raise FileError(f"{self.name}: can't be read: {cause(error)}") from error
-
-    def open(self) -> IO[bytes]:
-        """Open for reading; it can seek. Raises OSError as `open` does."""
         if self.filesystem is None:
-            return Path(self.path).open("rb", buffering=0)
-        if self.is_folder():
-            raise IsADirectoryError(21, "Is a directory")
+            try:
+                status = os.stat(self.path)  # noqa: PTH116
+            except (OSError, ValueError) as error:
+                said = cause(error) if isinstance(error, OSError) else error
+                raise FileError(f"{self.name}: can't be read: {said}") from error
+            check_regular(self.path, self.name)
+            return Stamp(status.st_size, status.st_mtime_ns)
+        from pyarrow import fs
+
+        info = self._info()
+        if info.type != fs.FileType.File:
+            missing = info.type == fs.FileType.NotFound
+            said = "No such file or directory" if missing else "it is no file"
+            raise FileError(f"{self.name}: can't be read: {said}")
+        return Stamp(info.size or 0, info.mtime_ns or 0)
+
+    def seen(self) -> Location:
+        """Return this location, which from now on opens nothing but the file that is there now.
+
+        Raises
+        ------
+        FileError
+            As `stamp`.
+        """
+        return replace(self, since=self.stamp())
+
+    def size(self) -> int:
+        """Return the file's size in bytes; raises as `stamp` does."""
+        return (self.since or self.stamp()).size
+
+    def open(self, *, grown: bool = False) -> IO[bytes]:
+        """Open for reading, by reads that can seek, never by a map.
+
+        Parameters
+        ----------
+        grown
+            Whether a file that has become larger since it was `seen` is opened too.
+
+        Raises
+        ------
+        FileError
+            It is missing, may not be read, is no regular file, or is not the one that was `seen`.
+        OSError
+            A remote file system failed.
+        """
+        if self.filesystem is None:
+            steady = _SteadyFile(cast(io.FileIO, open_regular(self.path, self.name).detach()), self.name)
+            try:
+                self._check_seen(steady.stamp(), grown=grown)
+            except FileError:
+                steady.close()
+                raise
+            return cast(IO[bytes], steady)
+        self._check_seen(self.stamp(), grown=grown)
         opened: IO[bytes] = self.filesystem.open_input_file(self.path)
         return opened
 
+    def _check_seen(self, stamp: Stamp, *, grown: bool) -> None:
+        if self.since is not None and stamp != self.since and not (grown and stamp.size > self.since.size):
+            raise FileError(
+                f"{self.name}: changed since it was opened ({self.since.size} bytes then, {stamp.size} now); "
+                f"open it again, when nothing writes to it any more"
+            )
+
     def files(self) -> list[Location]:
-        """Return the files below a folder, sorted by name, without those whose names start with . or _.
+        """Return what lies below a folder, sorted by name, without names that start with . or _.
+
+        Pipes, devices and links to nothing are among it: they are refused when they are opened, where to
+        leave them out would leave rows out.
 
         Raises
         ------
@@ -128,7 +269,7 @@ class Location:
         try:
             if self.filesystem is None:
                 folder = Path(self.path)
-                found = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+                found = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()]
             else:
                 from pyarrow import fs
 

@@ -10,20 +10,23 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.errors import FileError
+from nearfold.errors import FileError, NearfoldError
 from nearfold.files import cause, replacing
 from nearfold.io.base import Chunk, Int64, Layout, Source, check_layout
 from nearfold.io.location import Location
-from nearfold.io.records import RecordSource, RowSink
+from nearfold.io.records import Head, RecordSource, RowSink, check_no_column
 
-__all__ = ["SUFFIXES", "ArraySink", "ArraySource", "read", "read_header", "write"]
+__all__ = ["SUFFIXES", "ArraySink", "ArraySource", "check_array", "read", "read_header", "write"]
 
 # Endings of such files.
 SUFFIXES = (".npy",)
 
+# Rows that lie so near each other are read together where a column's numbers stand side by side.
+_WINDOW = 1024
+
 
 class ArraySource(Source):
-    """Vectors in one array, in memory or mapped."""
+    """Vectors in one array in memory."""
 
     random_access = True
 
@@ -58,31 +61,114 @@ class ArraySink(RowSink):
         np.lib.format.write_array_header_1_0(file, header)
 
 
+class FortranSource(Source):
+    """Vectors of an .npy file that holds one column behind another: a row is read from many places."""
+
+    random_access = True
+
+    def __init__(self, location: Location, layout: Layout, offset: int) -> None:
+        self.path = location.name
+        self.layout = layout
+        self._location = location
+        self._offset = offset
+
+    @contextmanager
+    def _open(self) -> Iterator[IO[bytes]]:
+        try:
+            with self._location.open() as file:
+                yield file
+        except OSError as error:
+            raise FileError(f"{self.path}: can't be read: {cause(error)}") from error
+
+    def _rows(self, file: IO[bytes], first: int, stop: int) -> npt.NDArray[Any]:
+        columns = np.empty((self.layout.n_features, stop - first), self.layout.dtype)
+        for i, column in enumerate(columns):
+            file.seek(self._offset + (i * self.layout.rows + first) * column.itemsize)
+            if file.readinto(column.view(np.uint8).data) != column.nbytes:  # type: ignore[attr-defined]
+                raise FileError(f"{self.path}: truncated: it ends in the middle of its numbers")
+        return columns.T
+
+    def chunks(
+        self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
+    ) -> Iterator[Chunk]:
+        """Yield rows, a piece of every column for each chunk."""
+        stop = self.layout.rows if stop is None else stop
+        with self._open() as file:
+            for first in range(start, stop, rows):
+                yield Chunk(np.ascontiguousarray(self._rows(file, first, min(stop, first + rows))))
+
+    def take(self, rows: Int64) -> npt.NDArray[Any]:
+        """Return the rows of these numbers, pages of every column for those that lie near each other."""
+        taken = np.empty((len(rows), self.layout.n_features), self.layout.dtype)
+        with self._open() as file:
+            for window in np.unique(rows // _WINDOW).tolist():
+                first, last = np.searchsorted(rows, [window * _WINDOW, (window + 1) * _WINDOW])
+                low, high = int(rows[first]), int(rows[last - 1]) + 1
+                taken[first:last] = self._rows(file, low, high)[rows[first:last] - low]
+        return taken
+
+
 def read(location: Location, column: str | None) -> Source:
     """Open an .npy file; it has one array, so `column` must be None."""
-    if column is not None:
-        raise FileError(f"{location.name}: an .npy file has no columns; leave --column out")
+    check_no_column(location, column)
+
+    def read_head(file: IO[bytes], size: int) -> Head:
+        layout, offset, fortran_order = _checked_header(location.name, file, size)
+        if fortran_order:
+            raise FileError(f"{location.name}: was replaced since it was opened; open it again")
+        return Head(layout, offset)
+
     try:
         with location.open() as file:
-            shape, fortran_order, dtype = read_header(file)
-            offset = file.tell()
+            layout, offset, fortran_order = _checked_header(location.name, file, location.size())
     except OSError as error:
         raise FileError(f"{location.name}: can't be read: {cause(error)}") from error
+    if fortran_order:
+        return FortranSource(location, layout, offset)
+    return RecordSource(location, read_head)
+
+
+def _checked_header(name: str, file: IO[bytes], size: int) -> tuple[Layout, int, bool]:
+    """Return the layout, where the numbers begin, and whether columns come first, of a file of some size."""
+    try:
+        shape, fortran_order, dtype = read_header(file)
+    except OSError:
+        raise
+    except NearfoldError:
+        raise
     except Exception as error:
         # numpy's header parser lets through whatever ast and tokenize raise on broken text.
-        raise FileError(
-            f"{location.name}: truncated or not an .npy file of numbers ({_one_line(error)})"
-        ) from error
-    layout = check_layout(location.name, shape, dtype, "vectors")
+        raise FileError(f"{name}: truncated or not an .npy file of numbers ({_one_line(error)})") from error
+    offset = file.tell()
+    layout = check_array(name, shape, dtype, "the array")
     expected = offset + layout.rows * layout.n_features * dtype.itemsize
-    if (size := location.size()) < expected:
-        raise FileError(f"{location.name}: truncated: its header promises {expected} bytes, it has {size}")
-    if fortran_order and 1 not in shape:
-        # Rows are scattered over the whole file: only a map can read them a chunk at a time.
-        if location.local is None:
-            raise FileError(f"{location.name}: is stored column by column; save it in C order")
-        return ArraySource(location.name, np.load(location.local, mmap_mode="r", allow_pickle=False))
-    return RecordSource(location, layout, offset)
+    if size < expected:
+        raise FileError(f"{name}: truncated: its header promises {expected} bytes, it has {size}")
+    # With one row or one column both orders are the same.
+    return layout, offset, fortran_order and 1 not in shape
+
+
+def check_array(
+    path: str, shape: tuple[int, ...], dtype: np.dtype[Any], name: str, column: str = "vectors"
+) -> Layout:
+    """Return the layout of an array of numpy in a file, or refuse it by what it is.
+
+    Raises
+    ------
+    FileError
+        It is pickled, has fields, or is no table of real numbers.
+    """
+    if dtype.kind == "O":
+        raise FileError(
+            f"{path}: {name} holds Python objects (pickled), which nearfold never loads; save "
+            f"np.stack(array) as float32"
+        )
+    if dtype.names is not None:
+        raise FileError(
+            f"{path}: {name} is structured, with the fields {', '.join(dtype.names)}; save the field of the "
+            f"vectors alone, array[{dtype.names[0]!r}] say"
+        )
+    return check_layout(path, shape, dtype, name)._replace(name=column)
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

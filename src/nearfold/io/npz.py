@@ -1,4 +1,4 @@
-"""NumPy's .npz: named arrays in a zip; the one with the vectors is read whole."""
+"""NumPy's .npz: named arrays in a zip; the one with the vectors is held whole where it is small."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.errors import FileError
+from nearfold.errors import FileError, NearfoldError
 from nearfold.files import cause, replacing
-from nearfold.io.base import Layout
+from nearfold.io.base import HELD_BYTES, Chunk, Layout, Source, listed
 from nearfold.io.location import Location
-from nearfold.io.npy import ArraySink, ArraySource, read_header
+from nearfold.io.npy import ArraySink, ArraySource, check_array, read_header
 
 __all__ = ["SUFFIXES", "read", "write"]
 
@@ -27,23 +27,27 @@ SUFFIXES = (".npz",)
 # deflate can't shrink anything further than this.
 _MAX_SHRINK = 1032
 
+# What scipy.sparse.save_npz writes.
+_SPARSE = {"format", "shape", "data"}
 
-def read(location: Location, column: str | None) -> ArraySource:
+
+def read(location: Location, column: str | None) -> Source:
     """Open an .npz file; `column` names the array, None takes the only two-dimensional one."""
     path = location.name
-    try:
-        # The file is opened here: numpy leaves it open where the archive turns out to be broken.
-        with location.open() as file, zipfile.ZipFile(file) as archive:
-            name = _chosen(path, archive, column)
-            with archive.open(f"{name}.npy") as member:
-                array: npt.NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
-    except (FileError, MemoryError):
-        raise
-    except OSError as error:
-        raise FileError(f"{path}: can't be read: {cause(error)}") from error
-    except Exception as error:
-        # The zip reader, zlib and numpy's header parser each raise errors of their own kinds.
-        raise FileError(f"{path}: truncated or not an .npz file of numbers ({error})") from error
+    with _opened(location) as archive:
+        name = _chosen(path, archive, column)
+        with archive.open(f"{name}.npy") as member:
+            shape, fortran_order, dtype = read_header(member)
+        layout = check_array(path, shape, dtype, f"array {name!r}", name)
+        if math.prod(shape) * dtype.itemsize > HELD_BYTES:
+            if fortran_order and 1 not in shape:
+                raise FileError(
+                    f"{path}: array {name!r} is large and stored column by column; save it by np.save, in "
+                    f"C order"
+                )
+            return PackedSource(location, layout)
+        with archive.open(f"{name}.npy") as member:
+            array: npt.NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
     return ArraySource(path, array, name)
 
 
@@ -54,21 +58,37 @@ def _chosen(path: str, archive: zipfile.ZipFile, column: str | None) -> str:
         for info in archive.infolist()
         if info.filename.endswith(".npy")
     }
+    if members.keys() >= _SPARSE:
+        raise FileError(
+            f"{path}: is a sparse matrix of scipy; nearfold needs dense vectors: save "
+            f"scipy.sparse.load_npz(file).toarray() by np.save"
+        )
+    if not members and archive.namelist():
+        raise FileError(
+            f"{path}: is a zip archive without arrays of numpy ({listed(archive.namelist(), 3)}); if torch "
+            f"made it, save tensor.float().cpu().numpy() by np.save"
+        )
     if column is not None and column not in members:
-        raise FileError(f"{path}: has no array {column!r}; it has {', '.join(members) or 'none'}")
+        raise FileError(f"{path}: has no array {column!r}; it has {listed(members)}")
     headers = {}
     for name in members if column is None else [column]:
         with archive.open(members[name]) as member:
             headers[name] = read_header(member)
     if column is None:
-        tables = [name for name, (shape, _, _) in headers.items() if len(shape) == 2]
+        tables = [
+            name for name, (shape, _, dtype) in headers.items() if len(shape) == 2 and dtype.kind in "fiu"
+        ]
         if len(tables) != 1:
+            if len(headers) == 1:
+                ((only, (shape, _, dtype)),) = headers.items()
+                check_array(path, shape, dtype, f"array {only!r}")
             raise FileError(
-                f"{path}: {'several' if tables else 'none'} of its arrays ({', '.join(members) or 'none'}) "
-                f"are tables of vectors; name one with --column"
+                f"{path}: {'several' if tables else 'none'} of its arrays ({listed(tables or members)}) "
+                f"{'are tables' if tables else 'is a table'} of vectors; name one with --column"
             )
         column = tables[0]
     info, (shape, _, dtype) = members[column], headers[column]
+    check_array(path, shape, dtype, f"array {column!r}")
     promised = math.prod(shape) * dtype.itemsize
     if promised > min(info.file_size, _MAX_SHRINK * info.compress_size):
         raise FileError(
@@ -76,6 +96,52 @@ def _chosen(path: str, archive: zipfile.ZipFile, column: str | None) -> str:
             f"compressed ones; it is truncated"
         )
     return column
+
+
+class PackedSource(Source):
+    """Vectors of an archive that are too many to unpack at once: they are unpacked as they are read."""
+
+    def __init__(self, location: Location, layout: Layout) -> None:
+        self.path, self.layout = location.name, layout
+        self._location = location
+
+    def chunks(
+        self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
+    ) -> Iterator[Chunk]:
+        """Yield rows; those before them are unpacked too."""
+        stop = self.layout.rows if stop is None else stop
+        width, dtype = self.layout.n_features, self.layout.dtype
+        with _opened(self._location) as archive, archive.open(f"{self.layout.name}.npy") as member:
+            read_header(member)
+            first = 0
+            while first < stop:
+                count = min(rows, stop - first, start - first if first < start else stop)
+                content = bytearray()
+                while len(content) < count * width * dtype.itemsize:
+                    part = member.read(count * width * dtype.itemsize - len(content))
+                    if not part:
+                        raise FileError(f"{self.path}: truncated: its array ends early")
+                    content += part
+                if first >= start:
+                    yield Chunk(np.frombuffer(content, dtype).reshape(count, width))
+                first += count
+
+
+@contextmanager
+def _opened(location: Location) -> Iterator[zipfile.ZipFile]:
+    """Open an archive; what is wrong with it inside becomes a `FileError`."""
+    path = location.name
+    try:
+        # The file is opened here: numpy leaves it open where the archive turns out to be broken.
+        with location.open() as file, zipfile.ZipFile(file) as archive:
+            yield archive
+    except (NearfoldError, MemoryError):
+        raise
+    except OSError as error:
+        raise FileError(f"{path}: can't be read: {cause(error)}") from error
+    except Exception as error:
+        # The zip reader, zlib and numpy's header parser each raise errors of their own kinds.
+        raise FileError(f"{path}: truncated or not an .npz file of numbers ({error})") from error
 
 
 @contextmanager

@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nearfold.errors import FileError
+from nearfold.errors import FileError, NearfoldError
 from nearfold.files import replacing
-from nearfold.io.base import Chunk, Layout, Source, grouped_pieces
+from nearfold.io.base import Chunk, Layout, grouped_pieces
 from nearfold.io.lists import (
     TableSink,
-    chunk_of,
+    TableSource,
     file_error,
+    find_vectors,
     first_line,
     is_fixed,
-    layout_of,
-    vector_column,
     vector_schema,
 )
 from nearfold.io.location import Location
@@ -36,34 +37,47 @@ _READ_BYTES = 4 << 20
 # Vectors that are not nearly all the same don't shrink to less than this share of float32.
 _BYTES, _PLAUSIBLE = 4, 64
 
+# Rows that are read while nobody knows how large they are, and how many times more next.
+_FIRST_ROWS, _GROWTH = 64, 4
 
-class ParquetSource(Source):
+
+class ParquetSource(TableSource):
     """The vector column of a Parquet file and the columns beside it."""
 
     def __init__(self, location: Location, column: str | None) -> None:
-        self.path = location.name
         self._location = location
         with self._open() as file:
             schema = file.schema_arrow
-            name = vector_column(self.path, schema, column)
-            kind = schema.field(name).type
-            rows = file.metadata.num_rows
-            width = kind.list_size if is_fixed(kind) else self._first_width(file, name)
-            if rows * width * _BYTES > _PLAUSIBLE * location.size():
-                self._check_counts(file.metadata, name, rows, width, fixed=is_fixed(kind))
-            group_rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-        self._group_starts = np.cumsum([0, *group_rows])
-        self.layout = layout_of(self.path, schema, name, rows, width)
+            # Looked at before the vectors: what is below is not read of a file that makes no sense.
+            vectors = find_vectors(location.name, schema, column)
+            footer = file.metadata
+            rows = footer.num_rows
+            group_rows = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+            self._group_starts = np.cumsum([0, *group_rows])
+            self._file = file
+            super().__init__(location.name, schema, vectors, rows)
+            del self._file
+            if rows * self.layout.n_features * _BYTES > _PLAUSIBLE * location.size():
+                self._check_counts(footer)
 
-    def _open(self) -> pq.ParquetFile:
+    @contextmanager
+    def _open(self, **options: Any) -> Iterator[pq.ParquetFile]:
         # No file stays open between uses: a folder may have more of them than a process may hold.
         location = self._location
-        handle = location.path if location.filesystem is None else location.open()
-        return pq.ParquetFile(handle, buffer_size=_READ_BYTES, pre_buffer=location.filesystem is not None)
+        with (
+            location.open() as handle,
+            pq.ParquetFile(
+                handle, buffer_size=_READ_BYTES, pre_buffer=location.filesystem is not None, **options
+            ) as file,
+        ):
+            yield file
 
-    def _check_counts(
-        self, footer: pq.FileMetaData, name: str, rows: int, width: int, *, fixed: bool
-    ) -> None:
+    @property
+    def _leaf(self) -> str:
+        """The name by which the vectors alone are read."""
+        return ".".join((self.column.top, *self.column.fields))
+
+    def _check_counts(self, footer: pq.FileMetaData) -> None:
         """Refuse sizes that the stored values can't fill, before memory is taken for them.
 
         Only where a file promises far more than it has bytes: pyarrow 26 ends the process when it looks
@@ -71,50 +85,122 @@ class ParquetSource(Source):
         """
         groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
         columns = [group.column(j) for group in groups for j in range(group.num_columns)]
-        values = sum(c.num_values for c in columns if c.path_in_schema.split(".")[0] == name)
+        values = sum(c.num_values for c in columns if f"{c.path_in_schema}.".startswith(f"{self._leaf}."))
+        rows, width, fixed = self.layout.rows, self.layout.n_features, is_fixed(self.column.kind)
         if max(rows, width) > max(values, 0) or (fixed and rows * width > values):
             raise FileError(
-                f"{self.path}: column {name!r} promises {rows} vectors of {width} dimensions and holds "
-                f"{values} numbers; rows without a vector must be removed, or else the file is corrupt"
+                f"{self.path}: column {self.column.name!r} promises {rows} vectors of {width} dimensions and "
+                f"holds {values} numbers; rows without a vector (null) must be removed, or else the file is "
+                f"damaged"
             )
 
-    def _first_width(self, file: pq.ParquetFile, name: str) -> int:
-        """Return the length of the first list: all others must have it too."""
-        for batch in file.iter_batches(batch_size=1, columns=[name]):
-            lengths = batch.column(0).value_lengths()
-            return lengths[0].as_py() or 0
-        return 0
+    def _first_lists(self) -> Iterator[pa.Array]:
+        for batch in self._file.iter_batches(batch_size=1, columns=[self._leaf]):
+            yield self._lists(batch, 0)
 
     def chunks(
         self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
     ) -> Iterator[Chunk]:
         """Yield rows, one record batch after another; row groups without any of them are not read."""
         stop = self.layout.rows if stop is None else stop
+        if start >= stop:
+            return
         starts = self._group_starts
         low, high = np.searchsorted(starts, start, "right") - 1, np.searchsorted(starts, stop)
         first = int(starts[low])
-        columns = None if others else [self.layout.name]
+        columns = None if others else [self._leaf]
+        size = _Size(rows, self._chunk_bytes(rows))
         try:
             with self._open() as file:
-                groups = list(range(low, high))
-                for batch in file.iter_batches(batch_size=rows, row_groups=groups, columns=columns):
-                    skip, keep = max(0, start - first), min(len(batch), stop - first)
-                    if skip < keep:
-                        yield chunk_of(self.path, batch.slice(skip, keep - skip), self.layout, first + skip)
-                    first += len(batch)
+                for groups in self._spans(int(low), int(high), rows):
+                    size.largest = self._largest_texts(file, groups) if others else 0
+                    batches = file.iter_batches(size.rows, row_groups=groups, columns=columns)
+                    for batch in batches:
+                        skip, keep = max(0, start - first), min(len(batch), stop - first)
+                        if skip < keep:
+                            yield from self._pieces(batch, rows, skip, keep, first)
+                        first += len(batch)
+                        if first >= stop:
+                            return
+                        size.saw(batch)
+                        # The reader asks for this before each batch.
+                        file.reader.set_batch_size(size.rows)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise file_error(self.path, error, "truncated or corrupt") from error
+            if isinstance(error, NearfoldError):
+                raise
+            raise file_error(self.path, error, "truncated or damaged") from error
+
+    def _spans(self, low: int, high: int, rows: int) -> Iterator[list[int]]:
+        """Yield row groups, as many together as have some chunks of rows."""
+        while low < high:
+            next_one = int(np.searchsorted(self._group_starts, self._group_starts[low] + rows))
+            next_one = min(high, max(low + 1, next_one))
+            yield list(range(low, next_one))
+            low = next_one
+
+    def _largest_texts(self, file: pq.ParquetFile, groups: list[int]) -> int:
+        """Return how large a row's texts can be of those that are stored once and pointed to.
+
+        A few bytes of a file make thousands of copies of a long text, which no size in the file tells.
+        """
+        footer, total = file.metadata, 0
+        for field in self.layout.others or ():
+            place = next(
+                (i for i in range(footer.num_columns) if footer.schema.column(i).path == field.name), None
+            )
+            if place is None or not _is_text(field.type):
+                continue
+            coded = [g for g in groups if footer.row_group(g).column(place).has_dictionary_page]
+            largest = 0
+            for group in coded:
+                with self._open(metadata=footer, read_dictionary=[field.name]) as peek:
+                    for batch in peek.iter_batches(1, row_groups=[group], columns=[field.name]):
+                        lengths = pc.binary_length(batch.column(0).dictionary)
+                        largest = max(largest, pc.max(lengths).as_py() or 0)
+                        break
+            total += largest
+        return total
 
     def pieces(self, rows: int) -> list[tuple[int, int]]:
         """Return ranges of whole row groups."""
         return grouped_pieces(self._group_starts, rows)
 
 
+class _Size:
+    """How many rows are read at once: few, until it is known how large they are."""
+
+    def __init__(self, most: int, nbytes: int) -> None:
+        self._most, self._nbytes = most, nbytes
+        self._rows, self._row_bytes = _FIRST_ROWS, 0.0
+        self.largest = 0
+        """Bytes that a row may have beyond those that were seen."""
+
+    @property
+    def rows(self) -> int:
+        fitting = int(self._nbytes / max(self._row_bytes, self.largest, 1e-9))
+        return max(1, min(self._rows, self._most, fitting))
+
+    def saw(self, batch: pa.RecordBatch) -> None:
+        """Take note of rows that were read."""
+        if len(batch):
+            self._row_bytes = max(self._row_bytes, batch.nbytes / len(batch))
+        self._rows = min(self._most, self._rows * _GROWTH)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+    )
+
+
 def read(location: Location, column: str | None) -> ParquetSource:
     """Open a Parquet file; `column` names the vectors, None takes the only list of numbers."""
     try:
         return ParquetSource(location, column)
-    except FileError:
+    except NearfoldError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         # ValueError: a name in the footer that is not UTF-8.

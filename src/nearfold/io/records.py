@@ -1,15 +1,16 @@
 """Rows of one length behind each other in a file: read by plain reads, never mapped.
 
-A mapped file's pages count as the process's memory while it reads through them; a buffer of one
-chunk does not grow with the file.
+A mapped file's pages count as the process's memory while it reads through them, and end the process when
+the file is cut short meanwhile; a buffer of one chunk does neither.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import PurePath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from nearfold.files import cause
 from nearfold.io.base import Chunk, Int64, Layout, Source
 from nearfold.io.location import Location
 
-__all__ = ["RecordSource", "RowSink", "check_dtype", "check_no_column"]
+__all__ = ["Head", "RecordSource", "RowSink", "check_dtype", "check_no_column"]
 
 
 class RowSink:
@@ -51,30 +52,66 @@ def check_dtype(
     return dtypes[suffix]
 
 
+class Head(NamedTuple):
+    """What stands before the rows of a file, or is known of its ending."""
+
+    layout: Layout
+    offset: int
+    """Bytes before the first row."""
+
+
 class RecordSource(Source):
     """Vectors at a fixed stride.
+
+    A file that has grown since it was opened, as one does that somebody appends to, is read as far as it
+    went then; one that changed in another way is refused.
 
     Parameters
     ----------
     location
-        The file.
-    layout
-        Of its vectors.
-    offset
-        Bytes before the first row.
+        The file, `seen`.
+    read_head
+        Reads what stands before the rows, from the file's start and its size.
     prefix
         Bytes before each row's numbers.
     """
 
     random_access = True
 
-    def __init__(self, location: Location, layout: Layout, offset: int, prefix: int = 0) -> None:
+    def __init__(
+        self, location: Location, read_head: Callable[[IO[bytes], int], Head], prefix: int = 0
+    ) -> None:
         self.path = location.name
-        self.layout = layout
         self._location = location
-        self._offset = offset
+        self._read_head = read_head
+        with self._reading(location.open()) as file:
+            self.layout, self._offset = read_head(file, location.size())
         self._prefix = prefix
-        self._stride = prefix + layout.n_features * layout.dtype.itemsize
+        self._stride = prefix + self.layout.n_features * self.layout.dtype.itemsize
+
+    @contextmanager
+    def _reading(self, opened: IO[bytes]) -> Iterator[IO[bytes]]:
+        try:
+            with opened as file:
+                yield file
+        except OSError as error:
+            raise FileError(f"{self.path}: can't be read: {cause(error)}") from error
+
+    @contextmanager
+    def _open(self) -> Iterator[IO[bytes]]:
+        with self._reading(self._location.open(grown=True)) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            if size > self._location.size():
+                layout, offset = self._read_head(file, size)
+                same = (layout.n_features, layout.dtype, offset) == (
+                    self.layout.n_features,
+                    self.layout.dtype,
+                    self._offset,
+                )
+                if not same or layout.rows < self.layout.rows:
+                    raise FileError(f"{self.path}: was replaced since it was opened; open it again")
+            yield file
 
     def _check(self, records: npt.NDArray[np.uint8], rows: Int64) -> None:
         """Refuse rows whose prefix is not what it should be; subclasses with a prefix say how."""
@@ -100,24 +137,18 @@ class RecordSource(Source):
     ) -> Iterator[Chunk]:
         """Yield rows, each chunk in memory of its own."""
         stop = self.layout.rows if stop is None else stop
-        try:
-            with self._location.open() as file:
-                file.seek(self._offset + start * self._stride)
-                for first in range(start, stop, rows):
-                    records = np.empty((min(rows, stop - first), self._stride), np.uint8)
-                    self._fill(file, records)
-                    yield Chunk(self._vectors(records, np.arange(first, first + len(records))))
-        except OSError as error:
-            raise FileError(f"{self.path}: can't be read: {cause(error)}") from error
+        with self._open() as file:
+            file.seek(self._offset + start * self._stride)
+            for first in range(start, stop, rows):
+                records = np.empty((min(rows, stop - first), self._stride), np.uint8)
+                self._fill(file, records)
+                yield Chunk(self._vectors(records, np.arange(first, first + len(records))))
 
     def take(self, rows: Int64) -> npt.NDArray[Any]:
         """Return the rows of these numbers, read one by one."""
         records = np.empty((len(rows), self._stride), np.uint8)
-        try:
-            with self._location.open() as file:
-                for record, row in zip(records, rows.tolist(), strict=True):
-                    file.seek(self._offset + row * self._stride, os.SEEK_SET)
-                    self._fill(file, record)
-        except OSError as error:
-            raise FileError(f"{self.path}: can't be read: {cause(error)}") from error
+        with self._open() as file:
+            for record, row in zip(records, rows.tolist(), strict=True):
+                file.seek(self._offset + row * self._stride)
+                self._fill(file, record)
         return self._vectors(records, rows)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from nearfold.errors import FileError
-from nearfold.files import cause, replacing
+from nearfold.files import replacing
 from nearfold.io.base import Chunk, Int64, Layout, check_layout
 from nearfold.io.location import Location
-from nearfold.io.records import RecordSource, check_dtype, check_no_column
+from nearfold.io.records import Head, RecordSource, check_dtype, check_no_column
 
 __all__ = ["SUFFIXES", "read", "write"]
 
@@ -60,21 +60,20 @@ class VecsSink:
 def read(location: Location, column: str | None) -> VecsSource:
     """Open a file of vectors with widths; it has no columns, so `column` must be None."""
     check_no_column(location, column)
-    dtype, size = _DTYPES[location.suffix], location.size()
-    try:
-        with location.open() as file:
-            head = file.read(_WIDTH.itemsize)
-    except OSError as error:
-        raise FileError(f"{location.name}: can't be read: {cause(error)}") from error
-    width = int(np.frombuffer(head, _WIDTH)[0]) if len(head) == _WIDTH.itemsize else 0
-    stride = _WIDTH.itemsize + width * dtype.itemsize
-    if width <= 0 or size % stride:
-        raise FileError(
-            f"{location.name}: truncated or not an {location.suffix} file: {size} bytes are not rows of "
-            f"{width} dimensions"
-        )
-    layout = check_layout(location.name, (size // stride, width), dtype, "vectors")
-    return VecsSource(location, layout, 0, _WIDTH.itemsize)
+    dtype = _DTYPES[location.suffix]
+
+    def read_head(file: IO[bytes], size: int) -> Head:
+        head = file.read(_WIDTH.itemsize)
+        width = int(np.frombuffer(head, _WIDTH)[0]) if len(head) == _WIDTH.itemsize else 0
+        stride = _WIDTH.itemsize + width * dtype.itemsize
+        if width <= 0 or size % stride:
+            raise FileError(
+                f"{location.name}: truncated or not an {location.suffix} file: {size} bytes are not rows of "
+                f"{width} dimensions"
+            )
+        return Head(check_layout(location.name, (size // stride, width), dtype, "vectors"), 0)
+
+    return VecsSource(location, read_head, _WIDTH.itemsize)
 
 
 @contextmanager

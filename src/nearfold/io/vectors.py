@@ -14,9 +14,9 @@ import numpy.typing as npt
 from nearfold.arrays import Float32, check_finite, chunk_rows
 from nearfold.discovery import offering
 from nearfold.errors import DataError, FileError, NearfoldError
-from nearfold.files import cause
 from nearfold.io.base import Chunk, Format, Layout, Sink, Source
 from nearfold.io.folder import FolderSource
+from nearfold.io.kinds import advice_for, other_format
 from nearfold.io.location import Location
 
 __all__ = [
@@ -79,23 +79,30 @@ def open_source(
         Missing, unreadable, truncated, of another format, or without vectors.
     """
     location = Location.of(path)
-    if location.is_folder() and location.suffix not in FORMATS:
+    if location.is_folder() and location.suffix not in _FOLDERS:
         return _open_folder(location, column, on_bad)
     return _open_file(location, column)
 
 
 def _open_file(location: Location, column: str | None) -> Source:
+    todo = None if location.suffix in FORMATS else advice_for(location.suffix)
+    if todo is not None:
+        raise FileError(f"{location.name}: {todo}")
     chosen = _format(location.name, location.suffix)
     if location.suffix in _FOLDERS and location.is_folder():
         return chosen.read(location, column)
-    try:
-        with location.open() as file:
-            empty = not file.read(1)
-    except OSError as error:
-        raise FileError(f"{location.name}: can't be read: {cause(error)}") from error
-    if empty:
+    location = location.seen()
+    if not location.size():
         raise FileError(f"{location.name}: is an empty file")
-    return chosen.read(location, column)
+    try:
+        return chosen.read(location, column)
+    except FileError as error:
+        found = other_format(location)
+        if found is not None:
+            raise FileError(
+                f"{location.name}: is {found}, though its name ends in {location.suffix}; rename it"
+            ) from error
+        raise
 
 
 def _open_folder(
