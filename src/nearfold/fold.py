@@ -9,6 +9,7 @@ import copy
 import hashlib
 import json
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import fields
@@ -20,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold.arrays import Float32, Metric, as_rows, check_finite, check_metric, chunk_rows
-from nearfold.card import card_path, card_text
-from nearfold.errors import DataError, FileError, ParameterError
+from nearfold.card import card_path, card_text, is_card
+from nearfold.errors import DataError, FileError, NearfoldWarning, ParameterError
 from nearfold.files import cause, replacing
 from nearfold.version import __version__
 
@@ -29,6 +30,7 @@ __all__ = [
     "FORMAT_VERSION",
     "Fold",
     "FoldFile",
+    "fold_checksum",
     "frozen_array",
     "read_fold_file",
     "read_safetensors",
@@ -153,7 +155,8 @@ class Fold(ABC):
         path
             Of the file.
         card
-            Write the card too: fold.card.md beside fold.safetensors.
+            Write the card too: fold.card.md beside fold.safetensors. A file of that name that is no
+            card of nearfold is left as it is, with a warning.
 
         Raises
         ------
@@ -164,8 +167,19 @@ class Fold(ABC):
         with replacing(path) as file:
             file.write(content)
         if card:
-            with replacing(card_path(Path(path))) as file:
-                file.write(self._card(content).encode())
+            self._save_card(card_path(Path(path)), content)
+
+    def _save_card(self, path: Path, content: bytes) -> None:
+        """Write the card, unless something else has its name: nobody named it."""
+        if os.path.lexists(path) and not is_card(path):
+            warnings.warn(
+                f"{path}: is no card of nearfold and stays as it is; the fold is saved without a card",
+                NearfoldWarning,
+                stacklevel=3,
+            )
+            return
+        with replacing(path) as file:
+            file.write(self._card(content).encode())
 
     def _card(self, content: bytes) -> str:
         return card_text(
@@ -278,6 +292,11 @@ def read_fold_file(path: str | os.PathLike[str]) -> FoldFile:
     if not isinstance(origin["parameters"], dict) or not isinstance(origin["facts"], dict):
         raise FileError(f"{path}: not a usable encoder: parameters and facts must be JSON objects")
     return FoldFile(name, tensors, origin)
+
+
+def fold_checksum(fold: Fold) -> str:
+    """Return the SHA-256 of the file that a fold's `save` writes, in hexadecimal."""
+    return hashlib.sha256(fold._content()).hexdigest()
 
 
 def safetensors_bytes(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> bytes:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from nearfold.credentials import remember
 from nearfold.errors import FileError
 from nearfold.extras import import_extra
-from nearfold.files import cause
+from nearfold.files import cause, check_name
 
 __all__ = ["Location"]
 
@@ -44,8 +45,11 @@ class Location:
             A URL of a kind that needs fsspec, which is not installed.
         """
         name = os.fspath(path)
+        check_name(name)
         if "://" not in name:
             return cls(name, None, name)
+        # What pyarrow and the stores behind it say of a URL may hold a part of its password.
+        remember(name)
         import pyarrow as pa
         from pyarrow import fs
 
