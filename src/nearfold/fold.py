@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold.arrays import Float32, Metric, as_rows, check_finite, check_metric, chunk_rows
-from nearfold.card import card_path, card_text
-from nearfold.errors import DataError, FileError, ParameterError
+from nearfold.card import card_path, card_text, is_card
+from nearfold.errors import DataError, FileError, NearfoldWarning, ParameterError
 from nearfold.files import cause, open_regular, replacing
 from nearfold.origin import (
     DIGEST,
@@ -41,6 +42,7 @@ __all__ = [
     "FORMAT_VERSION",
     "Fold",
     "FoldFile",
+    "fold_checksum",
     "frozen_array",
     "read_fold_file",
     "read_metadata",
@@ -178,7 +180,8 @@ class Fold(ABC):
         path
             Of the file.
         card
-            Write the card too: fold.card.md beside fold.safetensors.
+            Write the card too: fold.card.md beside fold.safetensors. A file of that name that is no
+            card of nearfold is left as it is, with a warning.
 
         Raises
         ------
@@ -189,8 +192,19 @@ class Fold(ABC):
         with replacing(path) as file:
             file.write(content)
         if card:
-            with replacing(card_path(Path(path))) as file:
-                file.write(self._card(content).encode())
+            self._save_card(card_path(Path(path)), content)
+
+    def _save_card(self, path: Path, content: bytes) -> None:
+        """Write the card, unless something else has its name: nobody named it."""
+        if os.path.lexists(path) and not is_card(path):
+            warnings.warn(
+                f"{path}: is no card of nearfold and stays as it is; the fold is saved without a card",
+                NearfoldWarning,
+                stacklevel=3,
+            )
+            return
+        with replacing(path) as file:
+            file.write(self._card(content).encode())
 
     def _card(self, content: bytes) -> str:
         return card_text(
@@ -312,6 +326,11 @@ def read_fold_file(path: str | os.PathLike[str]) -> FoldFile:
 
 def _json_object(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
     return checked_json(text, dict[str, Any], os.fspath(path), "give a file that `fit` wrote")
+
+
+def fold_checksum(fold: Fold) -> str:
+    """Return the SHA-256 of the file that a fold's `save` writes, in hexadecimal."""
+    return hashlib.sha256(fold._content()).hexdigest()
 
 
 def safetensors_bytes(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> bytes:

@@ -22,6 +22,7 @@ from nearfold.cli.options import (
     Seeds,
     parse_numbers,
 )
+from nearfold.cli.paths import Mark
 
 __all__ = ["compare"]
 
@@ -43,7 +44,7 @@ def compare(
     depths: Depths = "20,50,100",
     rows: SampleRows = None,
     seeds: Seeds = 1,
-    save: Annotated[Path | None, typer.Option(help="A folder for the encoders.")] = None,
+    save: Annotated[Path | None, typer.Option(help="A folder for the encoders."), Mark.writes] = None,
     report: Report = None,
     column: Column = None,
     seed: Seed = 0,

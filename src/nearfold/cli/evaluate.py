@@ -21,12 +21,15 @@ from nearfold.cli.options import (
     Seed,
     parse_numbers,
 )
+from nearfold.cli.paths import Mark
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
-    encoder: Annotated[Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER")],
+    encoder: Annotated[
+        Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER"), Mark.reads
+    ],
     base: BaseFile,
     queries: Queries = None,
     query_column: QueryColumn = None,
@@ -49,7 +52,7 @@ def evaluate(
     BASE it has seen them, so the figures may flatter it: `compare` never lets that happen.
     """
     from nearfold.arrays import check_positive
-    from nearfold.cli.console import interval, output, print_json, print_mapping, showing_progress
+    from nearfold.cli.console import interval, joined, output, print_json, print_mapping, showing_progress
     from nearfold.evaluation.streamed import evaluate_source, hold_out_rows
     from nearfold.io.vectors import open_source, read_vectors
     from nearfold.loading import load
@@ -89,4 +92,4 @@ def evaluate(
     for kept in (judgement.preservation, judgement.recall):
         for count, value in kept.items():
             name = f"P@{count}" if kept is judgement.preservation else f"{judgement.k_max}-in-{count}"
-            console.print(f"{name:<12} {interval(value)}")
+            console.print(joined(f"{name:<12} ", interval(value)))

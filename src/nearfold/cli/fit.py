@@ -22,6 +22,7 @@ from nearfold.cli.options import (
     parse_bytes,
     parse_parameters,
 )
+from nearfold.cli.paths import Mark
 
 if TYPE_CHECKING:
     from nearfold.arrays import Float32
@@ -34,7 +35,9 @@ __all__ = ["fit", "print_fit"]
 
 def fit(
     base: BaseFile,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the encoder goes (.safetensors).")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Where the encoder goes (.safetensors)."), Mark.writes
+    ],
     dimensions: Annotated[
         str, typer.Option("--dimensions", "-d", help="To fold to: a number, or a share such as 25%.")
     ] = "25%",
@@ -47,6 +50,7 @@ def fit(
     queries: Annotated[
         str | None,
         typer.Option(help="A sample of queries, where they differ in kind from BASE (nearfold only)."),
+        Mark.reads,
     ] = None,
     query_column: QueryColumn = None,
     column: Column = None,
@@ -58,6 +62,7 @@ def fit(
     state: Annotated[
         Path | None,
         typer.Option(help="Keep the scan here: a killed fit goes on from it, `update` starts from it."),
+        Mark.changes,
     ] = None,
     watch: Annotated[
         bool, typer.Option(help="Note what `drift` compares with: another fit, below 50,000 rows.")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nearfold.cli.paths import Mark
 from nearfold.errors import ParameterError
 
 __all__ = [
@@ -52,12 +53,13 @@ BaseFile = Annotated[
         help="Vectors: a file (.npy, .parquet, .fvecs, .hdf5, ...), a folder of such files, or a URL.",
         metavar="BASE",
     ),
+    Mark.reads,
 ]
 Column = Annotated[
     str | None, typer.Option(help="The column (or .npz array, or HDF5 dataset) that holds the vectors.")
 ]
 Queries = Annotated[
-    str | None, typer.Option(help="Vectors to ask with; without it rows of BASE are held out.")
+    str | None, typer.Option(help="Vectors to ask with; without it rows of BASE are held out."), Mark.reads
 ]
 NQueries = Annotated[int | None, typer.Option(help="Rows to hold out: a tenth, at most 1,000, unless given.")]
 Ks = Annotated[str, typer.Option("-k", help="The k of P@k, comma-separated.")]
@@ -80,7 +82,7 @@ SampleRows = Annotated[
     int | None, typer.Option("--rows", help="Use a sample of ROWS rows only, for a quick look.", min=3)
 ]
 Report = Annotated[
-    Path | None, typer.Option(help="Write a page with tables and charts, in one file (.html).")
+    Path | None, typer.Option(help="Write a page with tables and charts, in one file (.html)."), Mark.writes
 ]
 Seeds = Annotated[
     int, typer.Option("--seeds", help="Fit methods with chance in them this often and average.", min=1)

@@ -8,15 +8,18 @@ from typing import Annotated
 import typer
 
 from nearfold.cli.options import AsJson, Column, Quiet
+from nearfold.cli.paths import Mark
 
 __all__ = ["search"]
 
 
 def search(
     index: Annotated[
-        Path, typer.Argument(help="A folder that `index` made, or a pipeline with --base.", metavar="INDEX")
+        Path,
+        typer.Argument(help="A folder that `index` made, or a pipeline with --base.", metavar="INDEX"),
+        Mark.reads,
     ],
-    queries: Annotated[str, typer.Argument(help="Vectors to ask with.", metavar="QUERIES")],
+    queries: Annotated[str, typer.Argument(help="Vectors to ask with.", metavar="QUERIES"), Mark.reads],
     k: Annotated[int, typer.Option("-k", help="Neighbours of each query.", min=1)] = 10,
     rerank: Annotated[
         int | None,
@@ -29,10 +32,14 @@ def search(
         bool, typer.Option("--certified", help="Read on until the nearest are proven.")
     ] = False,
     base: Annotated[
-        str | None, typer.Option(help="Vectors to search in, where INDEX is a pipeline: indexed in memory.")
+        str | None,
+        typer.Option(help="Vectors to search in, where INDEX is a pipeline: indexed in memory."),
+        Mark.reads,
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where results go (.parquet): query, rank, id, score.")
+        Path | None,
+        typer.Option("--out", "-o", help="Where results go (.parquet): query, rank, id, score."),
+        Mark.writes,
     ] = None,
     column: Column = None,
     as_json: AsJson = False,

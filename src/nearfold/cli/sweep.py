@@ -22,6 +22,7 @@ from nearfold.cli.options import (
     parse_floats,
     parse_numbers,
 )
+from nearfold.cli.paths import Mark
 
 if TYPE_CHECKING:
     from nearfold.evaluation.sweep import Sweep
@@ -49,7 +50,9 @@ def sweep(
     k: Ks = "1,5,10",
     rows: SampleRows = None,
     save: Annotated[
-        Path | None, typer.Option(help="Where the encoder with the best lambda on validation goes.")
+        Path | None,
+        typer.Option(help="Where the encoder with the best lambda on validation goes."),
+        Mark.writes,
     ] = None,
     report: Report = None,
     column: Column = None,

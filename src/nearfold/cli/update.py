@@ -16,17 +16,26 @@ from nearfold.cli.options import (
     Scheduler,
     parse_bytes,
 )
+from nearfold.cli.paths import Mark
 
 __all__ = ["update"]
 
 
 def update(
-    encoder: Annotated[Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER")],
-    vectors: Annotated[str, typer.Argument(help="New rows alone: a file, a folder or a URL.", metavar="NEW")],
-    state: Annotated[
-        Path, typer.Option(help="What `fit --state` kept of the rows so far; the new ones are added to it.")
+    encoder: Annotated[
+        Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER"), Mark.reads
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the encoder goes, refitted or as it was.")],
+    vectors: Annotated[
+        str, typer.Argument(help="New rows alone: a file, a folder or a URL.", metavar="NEW"), Mark.reads
+    ],
+    state: Annotated[
+        Path,
+        typer.Option(help="What `fit --state` kept of the rows so far; the new ones are added to it."),
+        Mark.changes,
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Where the encoder goes, refitted or as it was."), Mark.writes
+    ],
     min_gain: Annotated[
         float, typer.Option(help="Refit if held-out loss falls by this share of itself.", min=0, max=1)
     ] = 0.05,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nearfold.credentials import remember
 from nearfold.discovery import offering
 from nearfold.errors import ParameterError
 from nearfold.fold import Fold
@@ -55,6 +56,8 @@ def open_store(
     MissingExtraError
         Its driver is not installed; the message names the extra.
     """
+    # What a driver says of a connection string may hold a part of its password.
+    remember(where)
     scheme, colon, rest = where.partition(":")
     if not colon or scheme not in DATABASES:
         named = " or ".join(module.NAMED for module in dict.fromkeys(DATABASES.values()))
