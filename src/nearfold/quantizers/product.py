@@ -11,7 +11,15 @@ import numpy.typing as npt
 from nearfold.arrays import Float32
 from nearfold.errors import ParameterError
 from nearfold.progress import stage
-from nearfold.quantizers.base import CODEWORDS, FaissQuantizer, Score, Tensors, faiss_metric, own_lists
+from nearfold.quantizers.base import (
+    CODEWORDS,
+    FaissQuantizer,
+    Score,
+    Tensors,
+    faiss_metric,
+    faiss_ready,
+    own_lists,
+)
 
 __all__ = [
     "Product",
@@ -55,10 +63,10 @@ def nearest_centroids(vectors: Float32, centroids: Float32) -> npt.NDArray[np.in
 
 
 def _widened(vectors: Float32) -> Float32:
-    """Return vectors with zeros behind, up to as many dimensions as faiss is fast in."""
+    """Return vectors as faiss takes them, zeros behind, up to as many dimensions as it is fast in."""
     wide = np.zeros((len(vectors), max(vectors.shape[1], _KMEANS_DIMENSIONS)), np.float32)
     wide[:, : vectors.shape[1]] = vectors
-    return wide
+    return faiss_ready(wide)
 
 
 def product_index(codebooks: Float32, score: Score) -> Any:
