@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, as_vectors, check_positive, check_products, chunk_rows, normalize_rows
+from nearfold.arrays import (
+    Float32,
+    Metric,
+    as_vectors,
+    check_positive,
+    check_products,
+    chunk_rows,
+    normalize_rows,
+)
 from nearfold.errors import DataError, FileError, ParameterError
 from nearfold.pipeline.pipeline import Pipeline
 from nearfold.progress import stage
@@ -32,6 +40,9 @@ _SAMPLE = 1 << 16
 _CANDIDATES_AT_ONCE = 1 << 22
 _MOST_RESULTS = 1 << 30
 _MOST_LINKS = 1 << 10
+
+# Norms of vectors with larger numbers may be beyond float32.
+_LARGE = 1e30
 
 
 class SearchIndex:
@@ -114,6 +125,7 @@ class SearchIndex:
             raise ParameterError(f"links={links} must be from 2 to {_MOST_LINKS}")
         sample_rows = sampled_rows(segment.rows, _SAMPLE, 0)
         sample = as_vectors(segment.take(sample_rows), "vectors")
+        _check_numbers(sample, pipeline.metric, "vectors")
         reduced = reduced_index(pipeline, kind, sample, segment.rows, links=links)
         if certify and kind != "flat":
             raise ParameterError(f"certify needs index kind flat: {kind} doesn't look at every code")
@@ -325,17 +337,17 @@ class SearchIndex:
                 f"{name} has {checked.shape[1]} dimensions, the index holds vectors of "
                 f"{self.pipeline.n_features}"
             )
-        check_products(checked, self.pipeline.metric, name)
+        _check_numbers(checked, self.pipeline.metric, name)
         return checked
 
     def _numbers(self, n: int, ids: npt.ArrayLike | None) -> Int64:
         """Return the ids of n new vectors."""
-        if ids is None:
-            first = int(self._ids.max(initial=-1)) + 1
-            if first + n > np.iinfo(np.int64).max:
+        if ids is None and n:
+            last = int(self._ids.max(initial=-1))
+            if last + n > np.iinfo(np.int64).max:
                 raise DataError("the largest id is too near 2^63 to count on from it; give ids")
-            return np.arange(first, first + n, dtype=np.int64)
-        numbers = whole_numbers(ids)
+            return last + 1 + np.arange(n)
+        numbers = whole_numbers(() if ids is None else ids)
         if numbers.shape != (n,):
             raise DataError(f"ids has shape {numbers.shape} for {n} vectors; give one id for each")
         if len(np.unique(numbers)) < n or np.isin(numbers, self.ids).any():
@@ -360,7 +372,7 @@ class SearchIndex:
                     images = self.pipeline.sides.base(vectors)
                     codes = self.pipeline.quantizer.encode(images)
                     if self.pipeline.metric == "cosine":
-                        pieces.append(norms_of(vectors))
+                        pieces.append(norms_of(vectors, "vectors"))
                     if self._certificates is not None:
                         proofs.append(self._certificates.of(vectors, self.pipeline.decode(codes)))
                     entries, fresh = groups.matched(codes, held)
@@ -446,3 +458,10 @@ class SearchIndex:
             self._removed,
         )
         return self._best(queries, candidates, scores, k)
+
+
+def _check_numbers(vectors: Float32, metric: Metric, name: str) -> None:
+    """Refuse vectors whose norms or products leave float32's range."""
+    check_products(vectors, metric, name)
+    if metric == "cosine" and vectors.size and max(vectors.max(), -vectors.min()) > _LARGE:
+        norms_of(vectors, name)

@@ -168,8 +168,17 @@ def best(candidates: Int64, scores: Float32, k: int) -> tuple[Int64, Float32]:
     return np.take_along_axis(candidates, order, 1), np.take_along_axis(scores, order, 1)
 
 
-def norms_of(vectors: Float32) -> Float32:
-    """Return the norms that cosine divides by; 1 for a zero row, whose cosine is 0 then."""
-    norms = row_norms(vectors).astype(np.float32)
+def norms_of(vectors: Float32, name: str) -> Float32:
+    """Return the norms that cosine divides by; 1 for a zero row, whose cosine is 0 then.
+
+    Raises
+    ------
+    DataError
+        A norm is beyond float32; the message begins with `name`.
+    """
+    with np.errstate(over="ignore"):
+        norms = row_norms(vectors)
+    if not np.isfinite(norms).all():
+        raise DataError(f"{name}: has rows whose norm is beyond float32; divide all vectors by a constant")
     norms[norms == 0] = 1
     return norms
