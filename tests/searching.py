@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -180,6 +180,7 @@ class Changes(RuleBasedStateMachine):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--shrink", action="store_true", help="look for the shortest way to a failure")
     given = parser.parse_args()
     machine = Changes.TestCase
     machine.settings = settings(
@@ -187,6 +188,7 @@ def main() -> None:
         stateful_step_count=50,
         deadline=None,
         database=None,
+        phases=[Phase.generate, Phase.shrink] if given.shrink else [Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
     machine().runTest()

@@ -505,6 +505,19 @@ def test_equal_rows_leave_room_for_others(
         assert (held.search(others[:1], 3).scores > 1 - 1e-6).all()
 
 
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_the_last_of_equal_rows_keeps_their_code(base: Vectors, kind: str) -> None:
+    index = SearchIndex.build(fit_pipeline(base, "SQ8"), base[:300], kind=kind, certify=kind == "flat")
+    index.add(base[18:19])
+    # Made anew, a code has its row alone, and no longer in the order of rows.
+    index.remove(np.setdiff1d(np.arange(300), np.arange(50)[np.arange(50) != 18]))
+    ids = np.append(np.setdiff1d(np.arange(50), 18), 300)
+    assert index.ids.tolist() == ids.tolist()
+    assert index.search(base[ids % 282], 1, depth=5).ids[:, 0].tolist() == ids.tolist()
+    if kind == "flat":
+        assert index.search(base[ids % 282], 1, certified=True).ids[:, 0].tolist() == ids.tolist()
+
+
 def test_ids_at_the_ends_of_what_they_can_be(pipeline: Pipeline, base: Vectors) -> None:
     last = np.iinfo(np.int64).max
     index = SearchIndex.build(pipeline, base[:3], ids=[0, last, 5])

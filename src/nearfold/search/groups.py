@@ -165,7 +165,8 @@ class Groups:
         if self.entry_of is None:
             return Groups(len(rows)), rows
         entries, entry_of = np.unique(self.entry_of[rows], return_inverse=True)
-        return Groups(len(rows), None if len(entries) == len(rows) else entry_of, len(entries)), entries
+        in_order = np.array_equal(entry_of, np.arange(len(entries)))
+        return Groups(len(rows), None if in_order else entry_of, len(entries)), entries
 
 
 def distinct_rows(codes: Codes) -> Int64:
