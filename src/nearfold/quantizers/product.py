@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold.arrays import Float32
-from nearfold.errors import ParameterError
+from nearfold.errors import DataError, ParameterError
 from nearfold.progress import stage
 from nearfold.quantizers.base import (
     CODEWORDS,
@@ -37,8 +37,18 @@ _KMEANS_ROWS_A_WORD = 128
 
 
 def centroids_of(vectors: Float32, seed: int, effort: float = 1.0) -> Float32:
-    """Return 256 centroids of vectors (n, s) by k-means, in a share of its rounds: shape (256, s)."""
+    """Return 256 centroids of vectors (n, s) by k-means, in a share of its rounds: shape (256, s).
+
+    Raises
+    ------
+    DataError
+        There are fewer than 256 vectors, or as `faiss_ready`.
+    """
     width = vectors.shape[1]
+    if len(vectors) < CODEWORDS:
+        raise DataError(
+            f"codebooks need at least {CODEWORDS} different rows, there are {len(vectors)}; use SQ8"
+        )
     wide = _widened(vectors)
     kmeans = faiss.Kmeans(
         wide.shape[1],

@@ -103,7 +103,7 @@ class Groups:
             raise ValueError(f"there are {self.entries} codes of {rows} rows")
         self._keys: _KeyTable | None = None
 
-    def matched(self, codes: Codes, held: Codes | None) -> tuple[Int64, Int64]:
+    def matched(self, codes: Codes, held: Codes | None, expected: int = 0) -> tuple[Int64, Int64]:
         """Return the entries of new rows by their codes (n, bytes), and which of them bring a new one.
 
         Parameters
@@ -112,9 +112,12 @@ class Groups:
             Of rows that are not counted yet; those with a new code get entries behind the last.
         held
             The codes of all entries, needed where `forget` was called since; None where it was not.
+        expected
+            How many rows will come in all, these among them.
         """
         if self._keys is None:
             self._keys = _KeyTable()
+            self._keys.make_room(expected + self.entries)
             if held is not None:
                 self._keys.matched(held)
         entries = self._keys.matched(codes)
@@ -187,7 +190,7 @@ class _KeyTable:
     def matched(self, codes: Codes) -> Int64:
         """Return the number of each code (n, bytes); new codes are numbered on, in the order of rows."""
         keys = self._keys_of(codes)
-        self._make_room(len(keys))
+        self.make_room(len(keys))
         owner, place = self._claimed(keys)
         mine = owner >= 0
         # Who claimed a place gave it the number of its row, below zero; now that becomes an entry.
@@ -220,7 +223,7 @@ class _KeyTable:
             place[pending] = (place[pending] + 1) & (self._size - 1)
         return owner, place
 
-    def _make_room(self, more: int) -> None:
+    def make_room(self, more: int) -> None:
         """Grow until the table is at most half full with so many more."""
         wanted = max(_FIRST_SIZE, 1 << (2 * (self._count + more) - 1).bit_length())
         if wanted <= self._size:

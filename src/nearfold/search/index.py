@@ -375,7 +375,7 @@ class SearchIndex:
                         pieces.append(norms_of(vectors, "vectors"))
                     if self._certificates is not None:
                         proofs.append(self._certificates.of(vectors, self.pipeline.decode(codes)))
-                    entries, fresh = groups.matched(codes, held)
+                    entries, fresh = groups.matched(codes, held, n)
                     if len(fresh) < len(codes):
                         images, codes = images[fresh], codes[fresh]
                     self._reduced.add(images, codes)
