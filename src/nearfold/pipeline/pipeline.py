@@ -21,7 +21,7 @@ from nearfold.loading import fold_of
 from nearfold.origin import checked_facts, checked_name, checked_parameters, sealed
 from nearfold.pipeline.sides import LearnedSides, OneSide, Sides
 from nearfold.quantizers.additive import Additive
-from nearfold.quantizers.base import Codes, Quantizer, Tensors
+from nearfold.quantizers.base import Codes, Quantizer, Tensors, faiss_ready
 from nearfold.quantizers.product import Product
 from nearfold.quantizers.rabitq import RaBitQ
 from nearfold.quantizers.scalar import Floats, Scalar
@@ -139,7 +139,7 @@ class Pipeline:
 
     def queries(self, X: npt.ArrayLike) -> Float32:
         """Return queries (q, d) as an `index` searches with them; raises as `encode`."""
-        return self.quantizer.asked(self.sides.queries(X))
+        return self.quantizer.asked(faiss_ready(self.sides.queries(X), "queries"))
 
     def index(self) -> Any:
         """Return an empty faiss index to which codes can be added (`add_sa_codes`)."""

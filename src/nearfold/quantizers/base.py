@@ -10,7 +10,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32
+from nearfold.arrays import Float32, check_finite, check_products
 from nearfold.errors import ParameterError
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "bytes_in",
     "exact_tensors",
     "faiss_metric",
+    "faiss_ready",
     "filled",
     "own_lists",
 ]
@@ -84,6 +85,23 @@ def bytes_in(name: str, kinds: str) -> int:
 def faiss_metric(score: Score) -> int:
     """Return faiss's number of a score."""
     return int(faiss.METRIC_L2 if score == "l2" else faiss.METRIC_INNER_PRODUCT)
+
+
+def faiss_ready(vectors: Float32, name: str = "the vectors to encode") -> Float32:
+    """Return vectors (n, width) as faiss takes them, or refuse those that it would end the process over.
+
+    Every vector that goes to faiss comes through here: distances that are NaN or infinite fail an
+    assertion of its k-means in a thread of its own, where nothing can catch it.
+
+    Raises
+    ------
+    DataError
+        A number is not finite, or products of vectors leave float32's range.
+    """
+    ready = np.ascontiguousarray(vectors, np.float32)
+    check_finite(ready, name)
+    check_products(ready, "l2", name)
+    return ready
 
 
 class Quantizer(ABC):
@@ -170,7 +188,7 @@ class FaissQuantizer(Quantizer):
 
     def encode(self, vectors: Float32) -> Codes:
         """Return the codes of vectors (n, width): shape (n, code_size), uint8."""
-        codes: Codes = self.index("ip").sa_encode(np.ascontiguousarray(vectors, np.float32))
+        codes: Codes = self.index("ip").sa_encode(faiss_ready(vectors))
         return codes
 
     def decode(self, codes: Codes) -> Float32:

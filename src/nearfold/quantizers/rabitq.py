@@ -9,7 +9,15 @@ import numpy as np
 
 from nearfold.arrays import Float32
 from nearfold.errors import ParameterError
-from nearfold.quantizers.base import Codes, FaissQuantizer, Score, Tensors, exact_tensors, faiss_metric
+from nearfold.quantizers.base import (
+    Codes,
+    FaissQuantizer,
+    Score,
+    Tensors,
+    exact_tensors,
+    faiss_metric,
+    faiss_ready,
+)
 
 __all__ = ["RABITQ", "RaBitQ", "rabitq_bytes"]
 
@@ -45,7 +53,7 @@ class RaBitQ(FaissQuantizer):
 
     def encode(self, vectors: Float32) -> Codes:
         """Return the codes of vectors (n, width): shape (n, code_size), uint8."""
-        codes: Codes = self.index(self._score).sa_encode(np.ascontiguousarray(vectors, np.float32))
+        codes: Codes = self.index(self._score).sa_encode(faiss_ready(vectors))
         return codes
 
     def decode(self, codes: Codes) -> Float32:

@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any, Self
 
 import faiss
-import numpy as np
 
 from nearfold.arrays import Float32
-from nearfold.quantizers.base import FaissQuantizer, Score, Tensors, exact_tensors, faiss_metric, own_lists
+from nearfold.quantizers.base import (
+    FaissQuantizer,
+    Score,
+    Tensors,
+    exact_tensors,
+    faiss_metric,
+    faiss_ready,
+    own_lists,
+)
 
 __all__ = ["FLOATS", "SCALARS", "Floats", "Scalar"]
 
@@ -85,7 +92,7 @@ class Scalar(FaissQuantizer):
     def train(cls, name: str, vectors: Float32) -> Self:
         """Return the quantiser whose ranges are those of vectors (n, width)."""
         index = cls._untrained(name, vectors.shape[1], "ip")
-        index.train(np.ascontiguousarray(vectors))
+        index.train(faiss_ready(vectors))
         return cls(name, vectors.shape[1], faiss.vector_to_array(index.sq.trained))
 
     @staticmethod
