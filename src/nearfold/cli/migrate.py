@@ -65,8 +65,9 @@ def migrate(
 ) -> None:
     """Put folded vectors beside the full ones of a database, and verify that they find these.
 
-    A run that was killed is gone on with by running it again, and so are vectors that came since folded. Full
-    vectors are only read. The query to use is printed at the end.
+    A run that was killed is gone on with by running it again. The same run folds vectors that came or changed
+    since, and removes folds whose vectors are gone. Full vectors are only read. The query to use is printed
+    at the end.
     """
     from nearfold.cli.console import (
         interval,
@@ -107,6 +108,12 @@ def migrate(
         shown["would make"] = results["makes"] or "nothing: it is there"
     else:
         shown["folded now"] = f"{done.written:,}"
+        if done.refreshed:
+            shown["folded anew"] = f"{done.refreshed:,}, whose vectors changed or had no digest"
+        if done.removed:
+            shown["removed"] = f"{done.removed:,} folds, whose vectors are gone"
+    if done.survey.remark:
+        shown["note"] = done.survey.remark
     if done.recall is not None:
         shown["recall"] = joined(
             f"{k}-in-{depth} ", interval(done.recall), f", {done.queries} rows asked with"
