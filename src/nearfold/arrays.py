@@ -74,7 +74,7 @@ def check_products(X: Float32, metric: Metric, name: str) -> None:
     if metric == "cosine" or not len(X):
         return
     largest = max(float(X.max()), -float(X.min()))
-    if largest**2 * X.shape[1] > np.finfo(np.float32).max / 8:
+    if largest**2 * X.shape[1] > float(np.finfo(np.float32).max) / 8:
         raise DataError(
             f"{name}: has numbers of {largest:.0e}, whose products are beyond float32; divide all vectors by "
             f"a constant"
