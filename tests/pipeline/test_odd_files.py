@@ -195,6 +195,7 @@ PIPELINES: list[tuple[str, str, Change]] = [
     ("OPQ4_8", "a rotation to more", shaped("sides.rotation", lambda t: np.tile(t, (4, 1)))),
     ("Binary", "words of another length", shaped("quantizer.codebooks", lambda t: t[:, :, :4])),
     ("RaBitQ2", "NaN centre", put("quantizer.center", np.nan)),
+    ("RaBitQ2", "a centre beyond float32's squares", put("quantizer.center", 1e20)),
     ("RaBitQ2", "a centre cut", shaped("quantizer.center", lambda t: t[:-1])),
     ("RaBitQ2", "a score of 7", put("quantizer.l2", 7.0)),
     ("RaBitQ2", "the other score", put("quantizer.l2", 1.0)),
@@ -284,6 +285,18 @@ def test_numbers_that_are_none_are_kept_as_none(tmp_path: Path) -> None:
     )
     fold.with_facts(more=np.arange(2)).save(tmp_path / "f.safetensors")
     assert load(tmp_path / "f.safetensors").facts == {"loss": None, "rates": [None, 1], "more": [0, 1]}
+
+
+@pytest.mark.parametrize("name", ["RaBitQ2", "F16"])
+def test_vectors_whose_squares_overflow_are_refused_before_faiss_has_them(
+    name: str, sound: Path, tmp_path: Path
+) -> None:
+    def inner_products(tensors: Tensors, said: dict[str, Any]) -> None:
+        said["metric"] = "ip"
+
+    pipeline = Pipeline.load(written(sound / name, tmp_path / "ip", inner_products))
+    with pytest.raises(DataError, match="beyond float32"):
+        pipeline.encode(np.full((2, 16), 1e20, np.float32))
 
 
 def test_a_pipeline_is_told_from_an_encoder(sound: Path) -> None:

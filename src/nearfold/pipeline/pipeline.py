@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric, as_rows, chunk_rows
+from nearfold.arrays import Float32, Metric, as_rows, check_products, chunk_rows
 from nearfold.errors import FileError, ParameterError
 from nearfold.files import replacing
 from nearfold.fold import FORMAT_VERSION, Fold, FoldFile, read_fold_file, safetensors_bytes
@@ -123,14 +123,18 @@ class Pipeline:
         Raises
         ------
         DataError
-            Not two-dimensional, not d wide, not finite, or a zero row under cosine.
+            Not two-dimensional, not d wide, not finite, a zero row under cosine, or numbers whose
+            squares are beyond float32.
         """
         rows = as_rows(X)
         step = chunk_rows(max(self.n_features, self.sides.width), _CHUNK_BYTES)
         codes = np.empty((len(rows), self.bytes_per_vector), np.uint8)
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            codes[part] = self.quantizer.encode(self.sides.base(rows[part]))
+            images = self.sides.base(rows[part])
+            # faiss doesn't come back from some products that overflow.
+            check_products(images, "l2", "X")
+            codes[part] = self.quantizer.encode(images)
         return codes
 
     def decode(self, codes: Codes) -> Float32:
