@@ -64,9 +64,12 @@ def compare(
     names = resolve_methods(methods)
     wanted = METRICS if metric == "all" else [check_metric(name.strip()) for name in metric.split(",")]
     with showing_progress(quiet or as_json):
-        given = None if queries is None else read_vectors(queries, column)
+        given = None if queries is None else read_vectors(queries, column, directions="cosine" in wanted)
         vectors, asked = base_and_queries(
-            rows_in_memory(open_source(base, column), rows, seed), given, n_queries, seed
+            rows_in_memory(open_source(base, column), rows, seed, directions="cosine" in wanted),
+            given,
+            n_queries,
+            seed,
         )
         comparison = run(
             vectors,

@@ -48,7 +48,7 @@ def drift(
     with showing_progress(quiet or as_json):
         source = open_source(vectors, column)
         rows = sampled_rows(source.layout.rows, SAMPLE_SIZES[-1], seed)
-        sample = checked_rows(source.take(rows), rows, source.path)
+        sample = checked_rows(source.take(rows), rows, source, directions=loaded.metric == "cosine")
         found = compare_with_training(loaded, sample)
     exceeded = found.exceeds(max_drop, max_loss_rise)
     changes = {

@@ -58,15 +58,16 @@ def evaluate(
     from nearfold.loading import load
 
     loaded = load(encoder)
+    near = loaded.metric if metric is None else metric.value
     with showing_progress(quiet or as_json):
         source = open_source(base, column)
         if n_queries is not None:
             check_positive("--n-queries", n_queries)
         held = None
         if queries is None:
-            asked, held = hold_out_rows(source, n_queries, seed)
+            asked, held = hold_out_rows(source, n_queries, seed, directions=near == "cosine")
         else:
-            asked = read_vectors(queries, query_column or column)
+            asked = read_vectors(queries, query_column or column, directions=near == "cosine")
         judgement = evaluate_source(
             loaded,
             source,

@@ -131,7 +131,7 @@ def _fit_in_memory(
             f"this method holds its rows in memory: {wanted} need some {needed / 1e9:.1f}GB; allow it "
             f"with --memory, or give --rows, or use a method that scans (nearfold, pca, whitening, rae-exact)"
         )
-    vectors = rows_in_memory(source, rows, seed)
+    vectors = rows_in_memory(source, rows, seed, directions=estimator.metric == "cosine" and rows is not None)
     fold = estimator.fit(vectors).encoder_
     return with_figures(fold, held_back_figures(estimator, vectors)) if watch else fold, vectors
 

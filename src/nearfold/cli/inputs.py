@@ -11,12 +11,16 @@ if TYPE_CHECKING:
 __all__ = ["rows_in_memory"]
 
 
-def rows_in_memory(source: Source, rows: int | None, seed: int) -> Float32:
-    """Return all rows of a source, or a sample of `rows` where it has more; shape (n, d)."""
+def rows_in_memory(source: Source, rows: int | None, seed: int, *, directions: bool = False) -> Float32:
+    """Return all rows of a source, or a sample of `rows` where it has more; shape (n, d).
+
+    With `directions` a zero row, which has none, is refused by its number in its file: behind this
+    samples and splits count rows in ways of their own.
+    """
     from nearfold.io.vectors import checked_rows, read_source
     from nearfold.sampling import sampled_rows
 
     if rows is None or rows >= source.layout.rows:
-        return read_source(source)
+        return read_source(source, directions=directions)
     chosen = sampled_rows(source.layout.rows, rows, seed)
-    return checked_rows(source.take(chosen), chosen, source.path)
+    return checked_rows(source.take(chosen), chosen, source, directions=directions)

@@ -77,9 +77,12 @@ def inspect(
         from nearfold.evaluation.split import base_and_queries
         from nearfold.io.vectors import read_vectors
 
+        cosine = loaded.metric == "cosine"
         with showing_progress(quiet or as_json):
-            asked = None if queries is None else read_vectors(queries, column)
-            vectors, asked = base_and_queries(read_vectors(base, column), asked, n_queries, seed)
+            asked = None if queries is None else read_vectors(queries, column, directions=cosine)
+            vectors, asked = base_and_queries(
+                read_vectors(base, column, directions=cosine), asked, n_queries, seed
+            )
             inspection = inspect_fold(loaded, vectors, asked, k)
         if report is not None:
             from nearfold.report.inspection import inspection_page

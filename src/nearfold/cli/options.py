@@ -12,6 +12,7 @@ import typer
 
 from nearfold.cli.paths import Mark
 from nearfold.errors import ParameterError
+from nearfold.memory import default_budget
 
 __all__ = [
     "DEFAULT_MEMORY",
@@ -68,7 +69,11 @@ QueryColumn = Annotated[
     str | None, typer.Option(help="The same for --queries; that of BASE unless given.", show_default=False)
 ]
 Memory = Annotated[
-    str, typer.Option(help="What the work may take, such as 800MB or 4GB; files may be of any size.")
+    str | None,
+    typer.Option(
+        help="What the work may take, such as 800MB or 4GB: half of the machine's memory, or of its "
+        "container's, unless given. Files may be of any size."
+    ),
 ]
 Scheduler = Annotated[
     str | None, typer.Option(help="Work on the Dask cluster whose scheduler is there (tcp://host:8786).")
@@ -91,13 +96,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable res
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
-DEFAULT_MEMORY = "1.5GB"
+DEFAULT_MEMORY: str | None = None
+"""Half of the memory there is: see `nearfold.memory`."""
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
-def parse_bytes(name: str, text: str) -> int:
-    """Return a number of bytes, written as 1500000, 800MB or 1.5GB."""
+def parse_bytes(name: str, text: str | None) -> int:
+    """Return a number of bytes, written as 1500000, 800MB or 1.5GB; None gives the default budget."""
+    if text is None:
+        return default_budget()
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)?\s*", text.upper())
     if match is None:
         raise ParameterError(f"{name} {text!r} must be a number of bytes, such as 800MB or 4GB")

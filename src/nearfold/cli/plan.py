@@ -89,8 +89,12 @@ def plan(
             "give either --bytes or --recall: how small vectors must be, or how much to keep"
         )
     with showing_progress(quiet or as_json):
-        vectors = rows_in_memory(open_source(base, column), rows, seed)
-        given = None if queries is None else read_vectors(queries, column)
+        vectors = rows_in_memory(
+            open_source(base, column), rows, seed, directions=metric is MetricName.cosine
+        )
+        given = (
+            None if queries is None else read_vectors(queries, column, directions=metric is MetricName.cosine)
+        )
         vectors, asked = base_and_queries(vectors, given, n_queries, seed)
         result = run(
             vectors,

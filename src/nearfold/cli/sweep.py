@@ -69,9 +69,14 @@ def sweep(
     from nearfold.methods.rae import LAMBDA_GRID
 
     with showing_progress(quiet or as_json):
-        given = None if queries is None else read_vectors(queries, column)
+        given = (
+            None if queries is None else read_vectors(queries, column, directions=metric is MetricName.cosine)
+        )
         vectors, asked = base_and_queries(
-            rows_in_memory(open_source(base, column), rows, seed), given, n_queries, seed
+            rows_in_memory(open_source(base, column), rows, seed, directions=metric is MetricName.cosine),
+            given,
+            n_queries,
+            seed,
         )
         result = run(
             vectors,

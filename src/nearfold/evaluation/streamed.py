@@ -22,7 +22,7 @@ from nearfold.evaluation.split import query_count
 from nearfold.evaluation.truth import Truth, candidates
 from nearfold.fold import Fold
 from nearfold.io.base import Source
-from nearfold.io.vectors import as_source, checked_rows, located_chunks
+from nearfold.io.vectors import as_source, check_directions, checked_rows, located_chunks
 from nearfold.neighbors import NeighborSearch
 from nearfold.progress import stage
 from nearfold.sampling import sampled_rows
@@ -33,7 +33,9 @@ __all__ = ["evaluate_source", "hold_out_rows"]
 Int64 = npt.NDArray[np.int64]
 
 
-def hold_out_rows(source: Source, n_queries: int | None = None, seed: int = 0) -> tuple[Float32, Int64]:
+def hold_out_rows(
+    source: Source, n_queries: int | None = None, seed: int = 0, *, directions: bool = False
+) -> tuple[Float32, Int64]:
     """Draw rows of a source to hold out as queries.
 
     Parameters
@@ -44,6 +46,8 @@ def hold_out_rows(source: Source, n_queries: int | None = None, seed: int = 0) -
         None for a tenth of the rows, at most 1,000.
     seed
         Of the draw, which does not depend on how the source is cut into files.
+    directions
+        Refuse zero rows, for cosine.
 
     Returns
     -------
@@ -57,7 +61,7 @@ def hold_out_rows(source: Source, n_queries: int | None = None, seed: int = 0) -
     """
     total = source.layout.rows
     rows = sampled_rows(total, query_count(total, n_queries), seed)
-    return checked_rows(source.take(rows), rows, source.path), rows
+    return checked_rows(source.take(rows), rows, source, directions=directions), rows
 
 
 class _Base:
@@ -69,10 +73,12 @@ class _Base:
         The source.
     held
         The numbers held out, rising.
+    directions
+        Refuse zero rows, for cosine.
     """
 
-    def __init__(self, source: Source, held: Int64) -> None:
-        self.source, self._held = source, held
+    def __init__(self, source: Source, held: Int64, *, directions: bool) -> None:
+        self.source, self._held, self._directions = source, held, directions
         # How many rows stand before each held one without those held: numbers from there on shift.
         self._shift_at = held - np.arange(len(held))
 
@@ -82,13 +88,16 @@ class _Base:
     def __getitem__(self, rows: Int64, /) -> npt.NDArray[Any]:
         own, place = np.unique(rows, return_inverse=True)
         numbers = own + np.searchsorted(self._shift_at, own, "right")
-        vectors = checked_rows(self.source.take(numbers), numbers, self.source.path)
+        vectors = checked_rows(self.source.take(numbers), numbers, self.source)
         return vectors[place.reshape(rows.shape)]
 
     def chunks(self) -> Iterator[tuple[Float32, int, str, int]]:
         """Yield rows with the number of the first, and their file and first row there."""
         first = 0
         for chunk, path, row in located_chunks(self.source):
+            if self._directions:
+                # Before rows held out are left out, which would shift the numbers.
+                check_directions(chunk.vectors, path, row)
             low, high = np.searchsorted(self._held, [first, first + len(chunk.vectors)])
             vectors = np.delete(chunk.vectors, self._held[low:high] - first, axis=0)
             if len(vectors):
@@ -137,9 +146,9 @@ def evaluate_source(
     asked = as_vectors(queries, "queries")
     for name, width in ((source.path, source.layout.n_features), ("queries", asked.shape[1])):
         check_width(name, width, encoder.n_features)
-    base = _Base(source, held)
-    check_counts(k, depths, len(base))
     near = check_metric(metric or encoder.metric)
+    base = _Base(source, held, directions=near == "cosine")
+    check_counts(k, depths, len(base))
     ks, k_max = sorted(set(k)), max(k)
     deep = sorted({r for r in depths if k_max < r <= len(base)})
     exact, folded = _search_both(

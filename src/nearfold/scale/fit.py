@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -11,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nearfold.arrays import Float32, check_metric, normalize_rows, resolve_components, row_norms
+from nearfold.arrays import Float32, check_metric, resolve_components
 from nearfold.encoder import Encoder
-from nearfold.errors import DataError, FileError, ParameterError
+from nearfold.errors import DataError, FileError, NearfoldWarning, ParameterError
 from nearfold.evaluation.watch import (
     IN_SAMPLE_ROWS,
     SAMPLE_SIZES,
@@ -22,17 +23,19 @@ from nearfold.evaluation.watch import (
     with_figures,
 )
 from nearfold.files import held_file
-from nearfold.io.base import Source
+from nearfold.io.base import Layout, Source
 from nearfold.io.vectors import as_source, checked_rows, read_source
 from nearfold.methods.base import FoldEstimator
 from nearfold.methods.nearfold import NearFold
 from nearfold.methods.scanned import ScanFold
 from nearfold.progress import stage
 from nearfold.sampling import fingerprint_of, fingerprint_rows, sampled_rows
+from nearfold.scale.budget import LEAST_ANCHORS, affordable_anchors, scan_bytes
 from nearfold.scale.engine import Engine
 from nearfold.scale.engines import engine_for
 from nearfold.scale.state import ScanState, input_digests, read_state, write_state
 from nearfold.scan import Kept, Request, Scan, anchors_of, prepared
+from nearfold.threads import blas_threads
 
 __all__ = ["fit_files", "scans", "with_neighbors"]
 
@@ -95,7 +98,7 @@ def fit_files(
     source
         A file, a folder of files, a URL, or what `open_source` made of one.
     engine
-        From `engine_for`; None for this machine with a budget of 1.5 GB.
+        From `engine_for`; None for this machine with half of its memory.
     column
         The column of vectors, where there are several.
     queries
@@ -123,6 +126,13 @@ def fit_files(
     request = _request(estimator, source, queries)
     if request is None or not isinstance(estimator, ScanFold):
         raise ParameterError(f"{type(estimator).__name__} needs all rows in memory: fit it to an array")
+    earlier = read_state(state) if state is not None and os.path.exists(state) else None  # noqa: PTH110
+    if isinstance(estimator, NearFold) and estimator.n_anchors is None:
+        n_anchors = request.n_anchors
+        if earlier is not None:
+            # What was begun is gone on with, whatever the budget allows now.
+            n_anchors = min(n_anchors, earlier.request.n_anchors)
+        request = _affordable(request._replace(n_anchors=n_anchors), source, engine)
     rows = np.empty(0, np.int64)
     if request.queries is None:
         rows = sampled_rows(layout.rows, request.n_anchors, request.seed)
@@ -130,10 +140,9 @@ def fit_files(
     marks = fingerprint_rows(layout.rows)
     # All samples by one reading, where files can only be read through.
     together = np.union1d(np.union1d(rows, watched_rows), marks)
-    drawn = checked_rows(engine.take(source, column, together), together, source.path)
-    if request.normalize and len(zero := np.flatnonzero(row_norms(drawn) == 0)):
-        # Said with the row's own number, which nobody knows later.
-        normalize_rows(drawn[zero[:1]], source.path, first_row=int(together[zero[0]]))
+    drawn = checked_rows(
+        engine.take(source, column, together), together, source, directions=request.normalize
+    )
     sample = Kept(watched_rows, drawn[np.searchsorted(together, watched_rows)])
     anchors = None
     if request.queries is not None:
@@ -152,6 +161,14 @@ def fit_files(
     )
     if watch and layout.rows >= IN_SAMPLE_ROWS:
         encoder = with_figures(encoder, figures_of(encoder, sample.vectors))
+    elif watch and not _second_fit_fits(layout, engine):
+        warnings.warn(
+            f"memory={(engine.memory or 0) / 1e6:.0f}MB is too little for the second fit that notes what "
+            f"`drift` compares with; it is left out: allow "
+            f"{-(-_second_fit_bytes(layout) // 1_000_000)}MB for it",
+            NearfoldWarning,
+            stacklevel=2,
+        )
     elif watch:
         X = read_source(source)
         options = {} if queries is None else {"queries": queries}
@@ -159,6 +176,41 @@ def fit_files(
     estimator.n_features_in_ = layout.n_features
     estimator.encoder_ = encoder
     return encoder
+
+
+def _second_fit_bytes(layout: Layout) -> int:
+    """Return the bytes that a fit of most rows in memory takes: the rows, those learned from, neighbours."""
+    return 3 * 4 * layout.rows * layout.n_features + scan_bytes(
+        layout.rows, layout.n_features, 0, 0, blas_threads()
+    )
+
+
+def _second_fit_fits(layout: Layout, engine: Engine) -> bool:
+    return engine.memory is None or _second_fit_bytes(layout) <= engine.memory
+
+
+def _affordable(request: Request, source: Source, engine: Engine) -> Request:
+    """Return a request for as many anchors as the engine's memory allows, and say where those are fewer."""
+    if engine.memory is None:
+        return request
+    layout, k = source.layout, request.k + (request.queries is None)
+    sizes = layout.rows, layout.n_features
+    n_anchors = affordable_anchors(
+        *sizes, request.n_anchors, k, blas_threads(), engine.memory, request.metric
+    )
+    if n_anchors == 0:
+        # The scan says what it needs.
+        return request._replace(n_anchors=min(LEAST_ANCHORS, request.n_anchors))
+    if n_anchors < request.n_anchors:
+        needed = scan_bytes(*sizes, request.n_anchors, k, blas_threads(), request.metric)
+        warnings.warn(
+            f"memory={engine.memory / 1e6:.0f}MB holds the neighbourhoods of {n_anchors} anchors, not of "
+            f"{request.n_anchors}: the fold may keep a little less; allow "
+            f"{-(-needed // 1_000_000)}MB for all of them",
+            NearfoldWarning,
+            stacklevel=3,
+        )
+    return request._replace(n_anchors=n_anchors)
 
 
 def with_neighbors(
@@ -180,7 +232,7 @@ def with_neighbors(
         return scan
     missing = missing[missing >= number_from]
     numbers = missing - number_from
-    vectors = checked_rows(engine.take(source, column, numbers), numbers, source.path)
+    vectors = checked_rows(engine.take(source, column, numbers), numbers, source)
     return scan.filled([*rows, Kept(missing, prepared(vectors, request, scan.shift))])
 
 

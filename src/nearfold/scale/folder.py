@@ -123,7 +123,7 @@ def fold_folder(
     out
         The folder; missing, empty, or of an earlier run of the same.
     engine
-        From `engine_for`; None for this machine with a budget of 1.5 GB.
+        From `engine_for`; None for this machine with half of its memory.
     suffix
         The format of the files, such as ".parquet"; None for the input's own, or Parquet where that
         can't be written.

@@ -86,7 +86,7 @@ def update_files(
     column
         The column of vectors, where there are several.
     engine
-        From `engine_for`; None for this machine with a budget of 1.5 GB.
+        From `engine_for`; None for this machine with half of its memory.
     min_gain
         By which share of itself held-out loss must fall for the encoder to be replaced: who
         replaces it folds everything again.
@@ -162,7 +162,9 @@ def _grown(
     wanted = np.union1d(rows, watched_rows)
     wanted = wanted[wanted >= state.rows]
     numbers = wanted - state.rows
-    drawn = checked_rows(engine.take(source, column, numbers), numbers, source.path)
+    drawn = checked_rows(
+        engine.take(source, column, numbers), numbers, source, directions=state.request.normalize
+    )
     fresh = Kept(wanted, drawn)
     width = source.layout.n_features
     sample = Kept.gathered([state.sample, fresh], watched_rows, width)
