@@ -31,6 +31,7 @@ from nearfold.cli import (
     search,
     sweep,
     update,
+    verify,
 )
 from nearfold.errors import NearfoldError, NearfoldWarning
 from nearfold.version import __version__
@@ -61,6 +62,7 @@ app.command("inspect")(inspect.inspect)
 app.command("export")(export.export)
 app.command("migrate")(migrate.migrate)
 app.command("update")(update.update)
+app.command("verify")(verify.verify)
 app.command("methods")(methods.methods)
 
 

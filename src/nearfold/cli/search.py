@@ -29,7 +29,10 @@ def search(
         bool, typer.Option("--certified", help="Read on until the nearest are proven.")
     ] = False,
     base: Annotated[
-        str | None, typer.Option(help="Vectors to search in, where INDEX is a pipeline: indexed in memory.")
+        str | None,
+        typer.Option(
+            help="Vectors to search in, where INDEX is a pipeline; or where an index's own are now."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Where results go (.parquet): query, rank, id, score.")
@@ -55,8 +58,8 @@ def search(
     if out is not None and out.suffix.lower() != ".parquet":
         raise ParameterError(f"{out}: results are written as Parquet; name a .parquet file")
     with showing_progress(quiet or as_json):
-        if base is None:
-            opened = SearchIndex.load(index)
+        if base is None or index.is_dir():
+            opened = SearchIndex.load(index, base=base)
         else:
             opened = SearchIndex.build(Pipeline.load(index), base, certify=certified)
         asked = read_vectors(queries, column)
