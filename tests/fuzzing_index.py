@@ -194,7 +194,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.work:
         for found in cases(range(int(given.work[0]), int(given.work[1])), Path(given.work[2])):
-            print(json.dumps(found), flush=True)  # noqa: T201
+            print(json.dumps(found), flush=True)
         return
     start, wrong = 0, 0
     with tempfile.TemporaryDirectory() as folder:
@@ -211,9 +211,9 @@ def main() -> None:
                 bad.append((start, f"the process ended with {ended.returncode}: {ended.stderr[-300:]}"))
                 start += 1
             for number, said in bad[:10]:
-                print(f"  {number}: {said.strip().splitlines()[-1]}")  # noqa: T201
+                print(f"  {number}: {said.strip().splitlines()[-1]}")
             wrong += len(bad)
-    print(f"{given.cases:,} folders, {wrong} wrong")  # noqa: T201
+    print(f"{given.cases:,} folders, {wrong} wrong")
     sys.exit(bool(wrong))
 
 
