@@ -191,7 +191,7 @@ def test_full_vectors_come_from_a_function_or_a_file(
         assert not list((tmp_path / "ix").glob("vectors*")), "a file is not copied"
         assert overlap(SearchIndex.load(tmp_path / "ix").search(queries, 10).ids, wanted.ids) > 0.99
     np.save(tmp_path / "half.npy", base[:10].astype(np.float16))
-    with pytest.raises(FileError, match=r"half\.npy: has 10 vectors"):
+    with pytest.raises(FileError, match=r"half\.npy: has changed"):
         SearchIndex.load(tmp_path / "ix")
 
 
@@ -300,8 +300,8 @@ def test_threads_search_while_another_changes(pipeline: Pipeline, base: Vectors)
 def test_a_reader_sees_the_old_index_or_the_new_one(
     pipeline: Pipeline, base: Vectors, tmp_path: Path
 ) -> None:
-    old, new = (SearchIndex.build(pipeline, base[:n]) for n in (300, 400))
-    old.save(tmp_path / "ix")
+    index = SearchIndex.build(pipeline, base[:300])
+    index.save(tmp_path / "ix")
     sizes: set[int] = set()
     failures: list[BaseException] = []
     done = threading.Event()
@@ -317,8 +317,10 @@ def test_a_reader_sees_the_old_index_or_the_new_one(
     reader = threading.Thread(target=load)
     reader.start()
     for _ in range(15):
-        new.save(tmp_path / "ix")
-        old.save(tmp_path / "ix")
+        index.add(base[300:400])
+        index.save(tmp_path / "ix")
+        index.remove(index.ids[300:])
+        index.save(tmp_path / "ix")
     done.set()
     reader.join()
     assert not failures
@@ -334,8 +336,6 @@ def test_damage_is_named(pipeline: Pipeline, base: Vectors, tmp_path: Path) -> N
         whole = path.read_bytes()
         for damaged in (b"", whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1])):
             path.write_bytes(damaged)
-            if path.name.startswith("vectors") and len(damaged) == len(whole):
-                continue
             with pytest.raises(NearfoldError, match=path.name.split(".")[0]):
                 SearchIndex.load(tmp_path / "ix")
         path.unlink()

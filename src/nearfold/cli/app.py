@@ -32,6 +32,7 @@ from nearfold.cli import (
     search,
     sweep,
     update,
+    verify,
 )
 from nearfold.cli.console import one_line
 from nearfold.cli.logged import log_to
@@ -69,6 +70,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "export": export.export,
     "migrate": migrate.migrate,
     "update": update.update,
+    "verify": verify.verify,
     "methods": methods.methods,
 }
 for _name, _command in _COMMANDS.items():

@@ -33,7 +33,9 @@ def search(
     ] = False,
     base: Annotated[
         str | None,
-        typer.Option(help="Vectors to search in, where INDEX is a pipeline: indexed in memory."),
+        typer.Option(
+            help="Vectors to search in, where INDEX is a pipeline; or where an index's own are now."
+        ),
         Mark.reads,
     ] = None,
     out: Annotated[
@@ -62,8 +64,8 @@ def search(
     if out is not None and out.suffix.lower() != ".parquet":
         raise ParameterError(f"{out}: results are written as Parquet; name a .parquet file")
     with showing_progress(quiet or as_json):
-        if base is None:
-            opened = SearchIndex.load(index)
+        if base is None or index.is_dir():
+            opened = SearchIndex.load(index, base=base)
         else:
             opened = SearchIndex.build(Pipeline.load(index), base, certify=certified)
         asked = read_vectors(queries, column)

@@ -24,12 +24,13 @@ from nearfold.scan import Anchors, Kept, Request, Scan
 from nearfold.schema import Count, Positive, Sha256, checked_json, checked_values
 from nearfold.version import __version__
 
-__all__ = ["ScanState", "input_digests", "read_state", "write_state"]
+__all__ = ["SCAN_FORMAT", "ScanState", "input_digests", "read_state", "write_state"]
 
 # Rows that tell a file from others.
 _DIGESTED = 64
 
-_FORMAT, _VERSION = "nearfold.scan", 1
+SCAN_FORMAT, _VERSION = "nearfold.scan", 1
+"""What the file of a scan is marked with."""
 _TODO = "give one that `fit --state` wrote"
 
 
@@ -115,7 +116,7 @@ def write_state(path: str | os.PathLike[str], state: ScanState) -> None:
     if state.sample is not None:
         tensors |= {"sample_rows": state.sample.ids, "sample": state.sample.vectors}
     metadata = {
-        "format": _FORMAT,
+        "format": SCAN_FORMAT,
         "format_version": str(_VERSION),
         "nearfold": __version__,
         "request": json.dumps(_asked(state.request), sort_keys=True),
@@ -192,7 +193,7 @@ class _Asked(msgspec.Struct, frozen=True):
 
 
 def _checked_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[_Metadata, Request]:
-    if metadata.get("format") != _FORMAT:
+    if metadata.get("format") != SCAN_FORMAT:
         raise FileError(f"{path}: a safetensors file, but not a scan; give one that `fit --state` wrote")
     if metadata.get("format_version") != str(_VERSION):
         raise FileError(f"{path}: a scan of another format version; upgrade nearfold")

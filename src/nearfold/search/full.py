@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Callable
+from io import BufferedReader
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -11,8 +15,11 @@ import numpy.typing as npt
 
 from nearfold.arrays import Float32
 from nearfold.errors import DataError, FileError
+from nearfold.files import cause, open_regular
 from nearfold.io.base import Source
+from nearfold.io.npy import read_header
 from nearfold.io.vectors import open_source
+from nearfold.search.fingerprint import Fingerprint, Stamp, stamp
 
 __all__ = ["Fetch", "FullVectors", "Segment"]
 
@@ -20,6 +27,64 @@ Int64 = npt.NDArray[np.int64]
 
 Fetch: TypeAlias = Callable[[Int64], npt.ArrayLike]
 """Returns the vectors of the ids given, shape (n, d), in their order."""
+
+
+class _Rows:
+    """Rows of an .npy file that stays open.
+
+    It is read and never mapped: a mapped file that shrinks ends the process.
+    A file that is replaced by another of its name is read on as it was.
+    """
+
+    def __init__(self, file: BufferedReader, path: str) -> None:
+        self._path = path
+        # Of its own, closed once nothing reads it any more.
+        self._handle = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._handle)
+        self._seen = self._status()
+        try:
+            shape, by_columns, self.dtype = read_header(file)
+        except Exception as error:
+            # numpy's header parser lets through whatever ast and tokenize raise on broken text.
+            raise FileError(f"{path}: truncated or not an .npy file of numbers") from error
+        self.readable = len(shape) == 2 and not by_columns and self.dtype.kind in "fiu"
+        self.rows, self.width = shape if len(shape) == 2 else (0, 0)
+        self._offset = file.tell()
+
+    def _status(self) -> tuple[int, int]:
+        status = os.fstat(self._handle)
+        return status.st_size, status.st_mtime_ns
+
+    def take(self, rows: Int64) -> npt.NDArray[Any]:
+        """Return rows by number; those that follow one another are read at once."""
+        out = np.empty((len(rows), self.width), self.dtype)
+        stride, handle = self.width * self.dtype.itemsize, self._handle
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(rows) != 1) + 1, [len(rows)]]).tolist()
+        numbers, buffer = rows.tolist(), out.reshape(-1).view(np.uint8).data
+        try:
+            for first, stop in pairwise(starts):
+                if first == stop:
+                    continue
+                begin, end = first * stride, stop * stride
+                place = self._offset + numbers[first] * stride - begin
+                while begin < end:
+                    got = os.preadv(handle, [buffer[begin:end]], place + begin)
+                    if not got:
+                        break
+                    begin += got
+            same = self._status() == self._seen
+        except OSError as error:
+            raise FileError(f"{self._path}: can't be read: {cause(error)}") from error
+        if not same:
+            raise FileError(_changed(self._path))
+        return out
+
+
+def _changed(path: str) -> str:
+    return (
+        f"{path}: has changed since the index was opened; put the file back and load the index again, or "
+        f"build it again"
+    )
 
 
 class Segment(NamedTuple):
@@ -30,40 +95,63 @@ class Segment(NamedTuple):
     rows
         How many.
     array
-        The vectors, shape (rows, d), in memory or memory-mapped; None where a source reads them.
+        The vectors, shape (rows, d), in memory; None where a file is read.
     source
         An open file that single rows can be read from.
     path
         Where they are on disk; None for an array in memory, which `save` writes into the index's folder.
+    npy
+        The rows of an open .npy file, in place of `source`.
+    seen
+        What could be told of the file when it was opened.
+    known
+        What the file was when it was saved with an index.
     """
 
     rows: int
     array: npt.NDArray[Any] | None
     source: Source | None = None
     path: str | None = None
+    npy: _Rows | None = None
+    seen: Stamp | None = None
+    known: Fingerprint | None = None
 
     @classmethod
-    def of_file(cls, path: str) -> Segment:
-        """Open a file of vectors: memory-mapped where it is .npy, else row by row.
+    def of_file(cls, path: str, known: Fingerprint | None = None) -> Segment:
+        """Open a file of vectors, to be read row by row.
 
         Raises
         ------
         FileError
             It can't be read, or its format has no single rows.
         """
-        source = open_source(path)
+        if "://" in path:
+            raise FileError(f"{path}: full vectors are read again and again; name a local file of them")
         if Path(path).suffix == ".npy":
-            try:
-                array = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise FileError(f"{path}: can't be memory-mapped: {error}") from error
-            return cls(len(array), array, path=path)
+            seen = stamp(Path(path))
+            with open_regular(path) as file:
+                npy = _Rows(file, path)
+            if npy.readable:
+                # This checks the layout, and that the file is as long as it says.
+                open_source(path)
+                return cls(npy.rows, None, None, path, npy, seen, known)
+        source = open_source(path)
         if not source.random_access:
             raise FileError(
                 f"{path}: single rows can't be read from this format; full vectors need .npy, .fvecs, "
                 f"HDF5 or Lance, or a function that fetches them"
             )
-        return cls(source.layout.rows, None, source, path)
+        return cls(source.layout.rows, None, source, path, None, stamp(Path(path)), known)
+
+    @property
+    def width(self) -> int:
+        """The dimensions of its vectors."""
+        if self.array is not None:
+            return int(self.array.shape[1])
+        if self.npy is not None:
+            return self.npy.width
+        assert self.source is not None
+        return self.source.layout.n_features
 
     def first(self, rows: int) -> Segment:
         """Return the first rows alone."""
@@ -72,12 +160,23 @@ class Segment(NamedTuple):
         return self._replace(rows=rows, array=None if self.array is None else self.array[:rows])
 
     def take(self, rows: Int64) -> npt.NDArray[Any]:
-        """Return rows by number."""
+        """Return rows by number.
+
+        Raises
+        ------
+        FileError
+            They are in a file that has changed since it was opened.
+        """
         if self.array is not None:
             return self.array[rows]
+        if self.npy is not None:
+            return self.npy.take(rows)
         assert self.source is not None
+        assert self.path is not None
         order = np.argsort(rows, kind="stable")
         taken = self.source.take(rows[order])
+        if self.seen is not None and stamp(Path(self.path)) != self.seen:
+            raise FileError(_changed(self.path))
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
         return taken[back]

@@ -29,7 +29,7 @@ from nearfold.search.groups import Groups, Living
 from nearfold.search.locking import ReadersOneWriter
 from nearfold.search.reduced import InvertedLists, Reduced, living, reduced_from, reduced_index
 from nearfold.search.rerank import best, exact_scores_of, norms_of, settled
-from nearfold.search.saved import read_index, write_index
+from nearfold.search.saved import Place, read_index, write_index
 
 __all__ = ["Found", "SearchIndex"]
 
@@ -70,6 +70,7 @@ class SearchIndex:
         self._groups = Groups(len(ids), entry_of, len(reduced))
         self._known: Living | None = None
         self._lock = ReadersOneWriter()
+        self._place: Place | None = None
 
     @classmethod
     def build(
@@ -262,12 +263,14 @@ class SearchIndex:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write to a folder, atomically: who loads it sees the old index or the new one.
 
-        Full vectors in files stay there; those in memory are written into the folder.
+        Full vectors in files stay there; those in memory are written into the folder. An index that was
+        loaded from the folder, or saved there before, is only written over what it was then.
 
         Raises
         ------
         FileError
-            Another process writes there, the disk is full, or the folder can't be written.
+            Another process writes there, or has saved there since: load the index again. Or a file of full
+            vectors has changed, the folder holds another table, the disk is full, or it can't be written.
         """
         with self._lock.writing():
             arrays: dict[str, npt.NDArray[Any]] = {"ids": self._ids, "removed": self._removed}
@@ -283,10 +286,18 @@ class SearchIndex:
                 arrays |= {f"certificates.{name}": a for name, a in self._certificates.arrays().items()}
             settings = {"kind": self.kind, "fetched": self._full.fetch is not None}
             index, segments = self._reduced.index, self._full.segments
-            self._full.segments = write_index(folder, self.pipeline, settings, arrays, index, segments)
+            self._full.segments, self._place = write_index(
+                folder, self.pipeline, settings, arrays, index, segments, self._place
+            )
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], *, fetch: Fetch | None = None) -> SearchIndex:
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        fetch: Fetch | None = None,
+        base: str | os.PathLike[str] | None = None,
+    ) -> SearchIndex:
         """Read what `save` wrote.
 
         Parameters
@@ -295,6 +306,10 @@ class SearchIndex:
             Of the index.
         fetch
             As for `build`; needed where the index was built with one.
+        base
+            The file of full vectors that the index was built with, where it is not in the folder and was
+            moved or touched since. A file outside of the folder that is not given is only opened where its
+            size and time are those of then, so that an index from a stranger opens no file of yours.
 
         Raises
         ------
@@ -303,7 +318,7 @@ class SearchIndex:
         ParameterError
             The index was built with `fetch`, and none is given.
         """
-        saved = read_index(folder)
+        saved = read_index(folder, base, fetched=fetch is not None)
         pipeline = saved.pipeline
         if saved.settings.get("fetched") and fetch is None:
             raise ParameterError(f"{folder}: was built with fetch; give the function that fetches vectors")
@@ -316,7 +331,7 @@ class SearchIndex:
                 if name.startswith("certificates.")
             }
             full = FullVectors(pipeline.n_features, saved.segments, fetch, arrays.get("rows"))
-            return cls(
+            loaded = cls(
                 pipeline,
                 reduced,
                 full,
@@ -328,6 +343,8 @@ class SearchIndex:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise FileError(f"{folder}: not a usable index: {error}") from error
+        loaded._place = saved.place
+        return loaded
 
     def _checked(self, vectors: npt.ArrayLike, name: str) -> Float32:
         """Return vectors (n, d) if the index can take them or search for them."""

@@ -1,0 +1,145 @@
+"""An index in a folder: what it removes, opens, believes and lets others overwrite."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from nearfold import Pipeline, SearchIndex, fit_pipeline
+from nearfold.errors import FileError
+from nearfold.search.saved import verify_index
+
+X = np.random.default_rng(3).standard_normal((240, 12)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return fit_pipeline(X, "NearFold6,SQ8")
+
+
+def signed(folder: Path) -> None:
+    """Make the manifest's checksums those of the files as they are now."""
+    manifest = json.loads((folder / "index.json").read_text())
+    for name in manifest["parts"].values():
+        content = (folder / name).read_bytes()
+        manifest["files"][name] = [len(content), hashlib.sha256(content).hexdigest()]
+    (folder / "index.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+@pytest.mark.parametrize("spec", ["NearFold6,SQ8", "NearFold6,F32", "NearFold6,F16"])
+def test_what_faiss_wrote_is_put_together_as_it_was(kind: str, spec: str, tmp_path: Path) -> None:
+    index = SearchIndex.build(fit_pipeline(X, spec), X, kind=kind)
+    index.save(tmp_path / "i")
+    again = SearchIndex.load(tmp_path / "i")
+    wrote, read = (faiss.serialize_index(each._reduced.index).tobytes() for each in (index, again))
+    assert wrote == read
+
+
+def test_names_that_others_have_are_left_to_them(pipeline: Pipeline, tmp_path: Path) -> None:
+    folder = tmp_path / "i"
+    folder.mkdir()
+    theirs = ["000001.index.faiss", "vectors-000002-0.npy", "000003.rows.safetensors", ".film.part"]
+    for name in theirs:
+        (folder / name).write_text("theirs")
+    np.save(folder / "000007.npy", X)
+    for _ in range(3):
+        SearchIndex.build(pipeline, X).save(folder)
+    SearchIndex.build(pipeline, folder / "000007.npy").save(folder)
+    SearchIndex.build(pipeline, X).save(folder)
+    assert all((folder / name).read_text() == "theirs" for name in theirs)
+    assert np.array_equal(np.load(folder / "000007.npy"), X)
+
+
+def test_a_file_changed_since_it_was_written_is_not_removed(pipeline: Pipeline, tmp_path: Path) -> None:
+    SearchIndex.build(pipeline, X).save(tmp_path)
+    own = tmp_path / "000001.rows.safetensors"
+    own.write_bytes(bytes(own.stat().st_size))
+    SearchIndex.build(pipeline, X).save(tmp_path)
+    assert own.exists()
+
+
+def test_who_saves_last_does_not_undo_the_first(pipeline: Pipeline, tmp_path: Path) -> None:
+    SearchIndex.build(pipeline, X).save(tmp_path)
+    first, second = SearchIndex.load(tmp_path), SearchIndex.load(tmp_path)
+    first.add(X[:2])
+    first.save(tmp_path)
+    first.save(tmp_path)
+    second.remove([0])
+    with pytest.raises(FileError, match="load it again"):
+        second.save(tmp_path)
+    assert len(SearchIndex.load(tmp_path)) == len(X) + 2
+
+
+@pytest.mark.parametrize("name", ["base.npy", "base.fvecs"])
+def test_full_vectors_that_change_are_refused(pipeline: Pipeline, name: str, tmp_path: Path) -> None:
+    from nearfold.io.base import Chunk, Layout
+    from nearfold.io.vectors import open_sink
+
+    path, index = tmp_path / name, tmp_path / "i"
+    with open_sink(path, Layout(*X.shape, X.dtype, "vectors")) as sink:
+        sink.write(Chunk(X))
+    SearchIndex.build(pipeline, path).save(index)
+    loaded = SearchIndex.load(index)
+    content = path.read_bytes()
+    with path.open("r+b") as file:
+        file.truncate(200)
+    with pytest.raises(FileError, match=name):
+        loaded.search(X[:2], 3)
+    with pytest.raises(FileError, match="has changed"):
+        SearchIndex.load(index)
+    path.write_bytes(content)
+    # The same bytes at another time: the caller has to say that this is the file.
+    with pytest.raises(FileError, match="base="):
+        SearchIndex.load(index)
+    assert len(SearchIndex.load(index, base=path).search(X[:2], 3).ids) == 2
+    path.write_bytes(content[:-4] + b"\0\0\0\1")
+    with pytest.raises(FileError, match="has changed"):
+        SearchIndex.load(index, base=path)
+
+
+def test_an_index_opens_nothing_outside_of_its_folder(pipeline: Pipeline, tmp_path: Path) -> None:
+    secret, folder = tmp_path / "secret.npy", tmp_path / "i"
+    np.save(secret, X)
+    SearchIndex.build(pipeline, X).save(folder)
+    manifest = json.loads((folder / "index.json").read_text())
+    segment = manifest["segments"][0]
+    for path in (str(secret), "../secret.npy"):
+        for known in (segment["known"], None):
+            changed = {**manifest, "segments": [{**segment, "path": path, "known": known}]}
+            (folder / "index.json").write_text(json.dumps(changed))
+            with pytest.raises(FileError, match=r"secret\.npy"):
+                SearchIndex.load(folder)
+    (folder / "index.json").write_text(json.dumps(manifest))
+    for name in [*manifest["parts"].values(), segment["path"], "index.json"]:
+        shutil.move(folder / name, tmp_path / "away")
+        (folder / name).symlink_to(tmp_path / "away")
+        with pytest.raises(FileError, match="is a link"):
+            SearchIndex.load(folder)
+        (tmp_path / "away").replace(folder / name)
+
+
+def test_the_folder_of_another_table_is_no_place_for_an_index(pipeline: Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "_manifest.json").write_text("{}")
+    with pytest.raises(FileError, match="another folder"):
+        SearchIndex.build(pipeline, X).save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["_manifest.json"]
+
+
+def test_verifying_reads_every_byte(pipeline: Pipeline, tmp_path: Path) -> None:
+    SearchIndex.build(pipeline, np.tile(X, (200, 1)), ids=np.arange(200 * len(X))).save(tmp_path)
+    assert verify_index(tmp_path).vectors == 200 * len(X)
+    path = next(tmp_path.glob("vectors-*"))
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[40_000] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(FileError, match=path.name):
+        verify_index(tmp_path)
