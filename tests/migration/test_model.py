@@ -1,0 +1,16 @@
+"""Some steps of `model`, in each engine."""
+
+from __future__ import annotations
+
+import pytest
+
+from . import model
+
+pytestmark = [pytest.mark.databases, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.mark.parametrize("name", ["duckdb", "lancedb", "postgres", "qdrant"])
+def test_changes_between_runs(name: str) -> None:
+    with model.engine(name) as make:
+        done = model.check(make, examples=3, steps=15)
+    assert done["migrations"] > 1
