@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from hypothesis import HealthCheck, settings
@@ -34,7 +34,7 @@ class Engine(ABC):
     """A database with a table of vectors, and other tables that nobody may touch."""
 
     table = "Items"
-    known: dict[str, Any]
+    known: ClassVar[dict[str, Any]]
     where: str
     # Whether others can put rows of their own among the folds.
     has_strangers = True
@@ -62,19 +62,20 @@ class Engine(ABC):
     def remove_stranger(self, key: int) -> None:
         raise NotImplementedError
 
-    def close(self) -> None:
-        """Release it."""
+    def close(self) -> None:  # noqa: B027
+        """Release it; most have nothing open."""
 
 
 class Duck(Engine):
-    known = {"key": "id", "dtype": "float32"}
+    known: ClassVar = {"key": "id", "dtype": "float32"}
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "d"
         self.where = f"duckdb:{self._file}"
         self._run(
             f'CREATE TABLE "Items" (id INT, v FLOAT[{D}]); CREATE SCHEMA s; '
-            f"CREATE TABLE s.items_folded AS SELECT range AS id, [1, 2]::FLOAT[{M}] AS folded FROM range(50, 60); "
+            f"CREATE TABLE s.items_folded AS SELECT range AS id, [1, 2]::FLOAT[{M}] AS folded "
+            "FROM range(50, 60); "
             f"CREATE TABLE items_folded_ AS FROM s.items_folded; COMMENT ON TABLE items_folded_ IS 'mine'"
         )
 
@@ -112,7 +113,7 @@ class Duck(Engine):
 
 
 class Lance(Engine):
-    known: dict[str, Any] = {}
+    known: ClassVar = {}
     has_strangers = False
 
     def __init__(self, folder: Path) -> None:
@@ -162,7 +163,7 @@ class Lance(Engine):
 
 
 class Postgres(Engine):
-    known: dict[str, Any] = {}
+    known: ClassVar = {}
     table = '"It%s ems"'
 
     def __init__(self, where: str) -> None:
@@ -172,7 +173,8 @@ class Postgres(Engine):
         self._db = psycopg.connect(where, autocommit=True)
         self._db.execute(
             'CREATE EXTENSION IF NOT EXISTS vector; DROP TABLE IF EXISTS "It%s ems", "It%s ems_folded", '
-            '"it%s ems_folded"; DROP FUNCTION IF EXISTS "fold_It%s ems"; DROP TABLE IF EXISTS "fold_It%s ems_weights"; '
+            '"it%s ems_folded"; DROP FUNCTION IF EXISTS "fold_It%s ems"; '
+            'DROP TABLE IF EXISTS "fold_It%s ems_weights"; '
             f'CREATE TABLE "It%s ems" (id int PRIMARY KEY, v vector({D})); '
             'CREATE TABLE "it%s ems_folded" AS SELECT generate_series(50, 60) AS id'
         )
@@ -210,7 +212,7 @@ class Postgres(Engine):
 
 
 class Qdrant(Engine):
-    known: dict[str, Any] = {}
+    known: ClassVar = {}
 
     def __init__(self, folder: Path) -> None:
         import qdrant_edge as qdrant
@@ -357,7 +359,7 @@ def check(make: Any, examples: int, steps: int, seed: int | None = None) -> Coun
     from hypothesis import seed as seeded
 
     COUNTS.clear()
-    machine = type("In", (Changes,), {"make": lambda self: make()})
+    machine = type("In", (Changes,), {"make": lambda _: make()})
     if seed is not None:
         machine = seeded(seed)(machine)
     run_state_machine_as_test(
@@ -398,7 +400,8 @@ def main() -> None:
     given = parser.parse_args()
     for name in given.engine or ["duckdb", "lancedb", "postgres", "qdrant"]:
         with engine(name) as make:
-            print(name, dict(check(make, given.examples, given.steps, given.seed)), flush=True)
+            done = check(make, given.examples, given.steps, given.seed)
+            print(name, dict(done), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Names that are taken, marks that are copied, rows that are somebody else's: nothing of a user's is touched."""
+"""Names that are taken, marks that are copied, rows of somebody else's: nothing of a user's is touched."""
 
 from __future__ import annotations
 
@@ -136,13 +136,15 @@ def test_ids_that_tell_nothing_apart_are_refused(tmp_path: Path, rows: Vectors) 
         db.execute("ALTER TABLE Docs ADD COLUMN folded INT")
         db.execute("CREATE TABLE twice AS SELECT 1 AS id, v FROM Docs")
         db.execute("CREATE TABLE odd AS SELECT id, v FROM Docs")
-        db.execute("UPDATE odd SET v = [1, 2, 3, 4, 5, 6, 7, 'nan'::FLOAT] WHERE id = 7")
     before = contents(file)
     with pytest.raises(DatabaseError, match="59 another row's"):
         run_duck(file, "twice")
-    with pytest.raises(DatabaseError, match="60 rows have none|named folded"):
+    with pytest.raises(DatabaseError, match="named folded"):
         run_duck(file, key="folded")
     assert contents(file) == before
+    # NaN is not equal to itself, so it comes after the comparison.
+    with duckdb.connect(str(file)) as db:
+        db.execute("UPDATE odd SET v = [1, 2, 3, 4, 5, 6, 7, 'nan'::FLOAT] WHERE id = 7")
     with pytest.raises(DataError, match="odd: the vector of 7 holds NaN"):
         run_duck(file, "odd")
 

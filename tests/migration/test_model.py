@@ -12,5 +12,6 @@ pytestmark = [pytest.mark.databases, pytest.mark.filterwarnings("ignore")]
 @pytest.mark.parametrize("name", ["duckdb", "lancedb", "postgres", "qdrant"])
 def test_changes_between_runs(name: str) -> None:
     with model.engine(name) as make:
-        done = model.check(make, examples=3, steps=15)
-    assert done["migrations"] > 1
+        done = model.check(make, examples=4, steps=15, seed=2)
+    # A draw without changes would show nothing.
+    assert min(done["migrations"], done["rows put"]) > 1
