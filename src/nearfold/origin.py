@@ -52,16 +52,18 @@ class _Facts(msgspec.Struct, frozen=True):
 
 
 def checked_name(name: str, value: Any) -> str:
-    """Return a name as it is, or refuse what is no short text without control characters.
+    """Return a name as it is, or refuse what is no short text that UTF-8 can hold.
+
+    Control characters are let through: whoever shows a name escapes them.
 
     Raises
     ------
     ParameterError
         It is none.
     """
-    if not isinstance(value, str) or len(value) > _NAME or not all(c.isprintable() for c in value):
-        raise ParameterError(f"{name}={value!r:.60} must be a text of at most {_NAME} printable characters")
-    return value
+    if isinstance(value, str) and len(value) <= _NAME and not any("\ud800" <= c <= "\udfff" for c in value):
+        return value
+    raise ParameterError(f"{name}={value!r:.60} must be a text of at most {_NAME} characters")
 
 
 def checked_parameters(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -446,7 +446,7 @@ def test_bad_shards_are_named_or_set_aside(encoder: Encoder, parts: Path, tmp_pa
     (parts / "5.parquet").write_bytes(whole[:300])
     unreadable: list[tuple[str, NearfoldError]] = []
     source = open_source(parts, on_bad=lambda name, error: unreadable.append((name, error)))
-    with pytest.raises(FileError, match=r"2\.parquet: truncated or corrupt .*--skip-bad"):
+    with pytest.raises(FileError, match=r"2\.parquet: truncated or damaged .*--skip-bad"):
         fold_folder(encoder, source, tmp_path / "out", ENGINE)
     done = fold_folder(
         encoder, source, tmp_path / "out", ENGINE, suffix=None, skip_bad=True, unreadable=unreadable
