@@ -66,7 +66,7 @@ class IpcSource(TableSource):
         options = pa.ipc.IpcReadOptions(included_fields=columns)
         with (
             self._location.open() as file,
-            pa.ipc.open_stream(Joined(file, self._index.spans(first)), options=options) as reader,
+            pa.ipc.open_stream(Joined(file, self._index.stream(first)), options=options) as reader,
         ):
             yield from reader
 

@@ -43,18 +43,22 @@ class Batch(NamedTuple):
 
 
 class Index(NamedTuple):
-    """Where the messages of a stream are, from byte to byte."""
+    """Where the messages of a file or stream are, from byte to byte."""
 
-    schema: tuple[int, int]
+    schema: bytes
+    """The message itself."""
+    in_order: bool
+    """Whether a dictionary is for the batches behind it, as in streams; in files it is for all."""
     dictionaries: tuple[tuple[int, int], ...]
     batches: tuple[Batch, ...]
-    stop: int
 
-    def spans(self, batch: int) -> list[tuple[int, int]]:
+    def stream(self, batch: int) -> list[bytes | tuple[int, int]]:
         """Return what makes a stream that begins with a batch: all that it needs, and itself."""
         start = self.batches[batch].start
-        before = [span for span in self.dictionaries if span[0] < start]
-        return [self.schema, *before, (start, self.stop)]
+        # What stands between the batches of a stream replaces what stood before.
+        before = [span for span in self.dictionaries if span[0] < start or not self.in_order]
+        behind = [span for span in self.dictionaries if span not in before]
+        return [self.schema, *before, *sorted([*behind, *(each[:2] for each in self.batches[batch:])])]
 
 
 class _Table:
@@ -81,18 +85,29 @@ class _Table:
         place = self._field(number)
         return self._at(form, place) if place else 0
 
+    def place(self, number: int) -> int:
+        """Return where a table or vector is that a field points to."""
+        field = self._field(number)
+        if not field:
+            raise struct.error("a field is missing")
+        return field + self._at("<I", field)
+
     def table(self, number: int) -> _Table | None:
-        place = self._field(number)
-        return _Table(self._content, place + self._at("<I", place)) if place else None
+        return _Table(self._content, self.place(number)) if self._field(number) else None
+
+    def entries(self, number: int, size: int, offset: int = 0) -> list[int]:
+        """Return a long number of each entry of a vector of structs."""
+        if not self._field(number):
+            return []
+        place = self.place(number)
+        count = self._at("<I", place)
+        if count * size > len(self._content):
+            raise struct.error("a vector that is longer than its message")
+        return [self._at("<q", place + 4 + size * i + offset) for i in range(count)]
 
     def pairs(self, number: int) -> Iterator[tuple[int, int]]:
         """Yield the entries of a vector of structs of two long numbers."""
-        place = self._field(number)
-        if place:
-            place += self._at("<I", place)
-            count = self._at("<I", place)
-            for i in range(count):
-                yield self._at("<q", place + 4 + 16 * i), self._at("<q", place + 12 + 16 * i)
+        return zip(self.entries(number, 16), self.entries(number, 16, 8), strict=True)
 
 
 def index_of(name: str, file: IO[bytes]) -> Index:
@@ -117,15 +132,23 @@ def index_of(name: str, file: IO[bytes]) -> Index:
 
 
 def _index_of(name: str, file: IO[bytes]) -> Index:
-    start, end = _stream_bounds(name, file)
-    schema, dictionaries, batches, packed = None, [], [], 0
-    for place, content, body, after in _messages(name, file, start, end):
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    in_order = file.read(len(MAGIC)) != MAGIC
+    if in_order:
+        messages, schema = _messages(name, file, size), b""
+    else:
+        schema, blocks = _footer(name, file, size)
+        messages = (_message(name, file, place, size) for place in blocks)
+    dictionaries, batches, packed = [], [], 0
+    for place, content, body, after in messages:
         message = _Table(content, struct.unpack_from("<I", content)[0])
         kind, head = message.number(1, "<B"), message.table(2)
-        if head is None or (schema is None) != (kind == _SCHEMA):
+        if head is None or (not schema) != (kind == _SCHEMA):
             raise FileError(f"{name}: truncated or not an Arrow file: its messages are out of order")
         if kind == _SCHEMA:
-            schema = (place, after)
+            file.seek(place)
+            schema = file.read(after - place)
             continue
         records = head.table(1) if kind == _DICTIONARY else head
         if kind not in (_DICTIONARY, _BATCH) or records is None:
@@ -144,49 +167,66 @@ def _index_of(name: str, file: IO[bytes]) -> Index:
         else:
             dictionaries.append((place, after))
             packed += nbytes
-    if schema is None:
+    if not schema:
         raise FileError(f"{name}: truncated or not an Arrow file: it has no schema")
     if packed > max(HELD_BYTES, _PLAUSIBLE * sum(stop - start for start, stop in dictionaries)):
         raise FileError(f"{name}: its dictionaries unpack to {packed / 1e6:,.0f} MB; write it uncompressed")
-    stop = max([schema[1], *(span[1] for span in dictionaries), *(batch.stop for batch in batches)])
-    return Index(schema, tuple(dictionaries), tuple(batches), stop)
+    return Index(schema, in_order, tuple(dictionaries), tuple(batches))
 
 
-def _stream_bounds(name: str, file: IO[bytes]) -> tuple[int, int]:
-    """Return where the messages begin and end: a file is a stream between a magic and a footer."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    if file.read(len(MAGIC)) != MAGIC:
-        return 0, size
+def _footer(name: str, file: IO[bytes], size: int) -> tuple[bytes, list[int]]:
+    """Return the schema as a message, and where a file's dictionaries and batches are.
+
+    A file is a stream between a magic and a footer, says the format; but polars leaves out the stream's
+    schema, and only the footer counts.
+    """
     file.seek(max(0, size - _TAIL))
     tail = file.read(_TAIL)
-    footer = int.from_bytes(tail[:4], "little")
-    if tail[4:] != MAGIC or footer > size - _HEAD - _TAIL:
+    length = int.from_bytes(tail[:4], "little")
+    if tail[4:] != MAGIC or length > size - _HEAD - _TAIL:
         raise FileError(f"{name}: truncated: it ends without the footer of an Arrow file")
-    return _HEAD, size - _TAIL - footer
+    file.seek(size - _TAIL - length)
+    content = file.read(length)
+    footer = _Table(content, struct.unpack_from("<I", content)[0])
+    schema = footer.place(1)
+    # A table of a message, 32 bytes, with the schema's own table behind it: places in it are relative.
+    root = struct.pack(
+        "<IHHHHHxxiIhBxxxxx", 16, 10, 12, 8, 10, 4, 12, 32 - 20 + schema, footer.number(0, "<h"), _SCHEMA
+    )
+    message = root + content + bytes(-len(content) % 8)
+    blocks = [*footer.entries(2, 24), *footer.entries(3, 24)]
+    return struct.pack("<iI", -1, len(message)) + message, blocks
 
 
-def _messages(name: str, file: IO[bytes], place: int, end: int) -> Iterator[tuple[int, bytes, int, int]]:
-    """Yield each message's place, its header, where its body begins and where it ends."""
+def _messages(name: str, file: IO[bytes], end: int) -> Iterator[tuple[int, bytes, int, int]]:
+    """Yield the messages of a stream up to its end or the mark of it."""
+    place = 0
     while end - place >= 4:
         file.seek(place)
         first, length = struct.unpack("<iI", file.read(8).ljust(8, b"\0"))
-        # Early writers put no mark before the length.
-        body = place + 8 if first == -1 else place + 4
-        length = length if first == -1 else first
-        if length == 0:
+        if first == 0 or (first == -1 and length == 0):
             return
-        body += length
-        if not 0 < length <= end - place or body > end:
-            raise FileError(f"{name}: truncated or not an Arrow file: a message goes beyond its end")
-        file.seek(body - length)
-        content = file.read(length)
-        message = _Table(content, struct.unpack_from("<I", content)[0])
-        nbytes = message.number(3, "<q")
-        if not 0 <= nbytes <= end - body:
-            raise FileError(f"{name}: truncated: a record batch goes beyond its end")
-        yield place, content, body, body + nbytes
-        place = body + nbytes
+        message = _message(name, file, place, end)
+        yield message
+        place = message[3]
+
+
+def _message(name: str, file: IO[bytes], place: int, end: int) -> tuple[int, bytes, int, int]:
+    """Return a message's place, its header, where its body begins and where it ends."""
+    if not 0 <= place <= end - 8:
+        raise FileError(f"{name}: truncated or not an Arrow file: a message goes beyond its end")
+    file.seek(place)
+    first, length = struct.unpack("<iI", file.read(8))
+    # Early writers put no mark before the length.
+    body, length = (place + 8, length) if first == -1 else (place + 4, first)
+    if not 0 < length <= end - body:
+        raise FileError(f"{name}: truncated or not an Arrow file: a message goes beyond its end")
+    file.seek(body)
+    content, body = file.read(length), body + length
+    nbytes = _Table(content, struct.unpack_from("<I", content)[0]).number(3, "<q")
+    if not 0 <= nbytes <= end - body:
+        raise FileError(f"{name}: truncated: a record batch goes beyond its end")
+    return place, content, body, body + nbytes
 
 
 def _unpacked(file: IO[bytes], records: _Table, body: int, after: int) -> int:
@@ -208,10 +248,10 @@ def _unpacked(file: IO[bytes], records: _Table, body: int, after: int) -> int:
 
 
 class Joined(io.RawIOBase):
-    """Parts of a file, one behind another as if there were nothing between them; read forward alone."""
+    """Bytes and parts of a file, one behind another as if there were nothing between them; read forward alone."""
 
-    def __init__(self, file: IO[bytes], spans: list[tuple[int, int]]) -> None:
-        self._file, self._spans = file, [span for span in reversed(spans) if span[1] > span[0]]
+    def __init__(self, file: IO[bytes], parts: list[bytes | tuple[int, int]]) -> None:
+        self._file, self._parts = file, parts[::-1]
         self._place = 0
 
     def readable(self) -> bool:
@@ -231,15 +271,19 @@ class Joined(io.RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         """Return the next bytes."""
-        parts = []
-        while self._spans and size:
-            start, stop = self._spans.pop()
-            wanted = stop - start if size < 0 else min(size, stop - start)
-            self._file.seek(start)
-            part = self._file.read(wanted)
-            parts.append(part)
-            self._place += len(part)
-            size = size if size < 0 else size - wanted
-            if start + wanted < stop:
-                self._spans.append((start + wanted, stop))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        read = []
+        while self._parts and size:
+            part = self._parts.pop()
+            whole = len(part) if isinstance(part, bytes) else part[1] - part[0]
+            wanted = whole if size < 0 else min(size, whole)
+            if isinstance(part, bytes):
+                content, rest = part[:wanted], part[wanted:]
+            else:
+                self._file.seek(part[0])
+                content, rest = self._file.read(wanted), (part[0] + wanted, part[1])
+            read.append(content)
+            self._place += len(content)
+            size -= wanted if size > 0 else 0
+            if wanted < whole:
+                self._parts.append(rest)
+        return read[0] if len(read) == 1 else b"".join(read)
