@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -129,17 +128,11 @@ def test_vectors_that_point_out_of_their_buffers_are_refused(tmp_path: Path) -> 
 def memory_of(script: str, *arguments: object) -> int:
     """Return by how many MB a process grew that runs a script, which must end well."""
     grown = "import resource, sys, pyarrow.parquet, nearfold.io.vectors; from nearfold import open_source\n"
+    grown += "resource.setrlimit(resource.RLIMIT_DATA, (3 << 30, 3 << 30))\n"
     grown += "start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n" + script
     grown += "\nprint((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) // 1024)"
     command = [sys.executable, "-c", grown, *map(str, arguments)]
-    limit = (3 << 30, 3 << 30)
-    ended = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, limit),
-    )
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     return int(ended.stdout.split()[-1])
 
