@@ -358,7 +358,7 @@ def test_the_page_shows_the_table() -> None:
 if __name__ == "__main__":
     head = (
         "# Layouts\n\nWhat the common writers make, and what nearfold does with it. Each line is tried in "
-        "the tests by the writer itself\n(Hugging Face's, Spark's and torch's are made after theirs). What is "
-        "refused is refused in these words.\n\n"
+        "the tests by the writer itself\n(Hugging Face's, Spark's and torch's are made after theirs). What "
+        "is refused is refused in these words.\n\n"
     )
     PAGE.write_text(head + "| writer | layout | ending | |\n|---|---|---|---|\n" + page() + "\n")
