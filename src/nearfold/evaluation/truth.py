@@ -415,8 +415,10 @@ def warn_of_copies(truth: Truth) -> None:
     n_queries = len(truth.queries)
     if truth.copied < max(_LEAST_COPIES, _COPIES * n_queries):
         return
+    # By inner product others may come before a query's own copy, which is then not among those looked at.
+    least = "at least " if truth.metric == "ip" else ""
     warnings.warn(
-        f"{truth.copied} of the {n_queries} queries are rows of the base themselves, which flatters every "
+        f"{least}{truth.copied} of the {n_queries} queries are rows of the base themselves, which flatters every "
         f"figure; give queries that are not in the base, or remove duplicate rows",
         NearfoldWarning,
         stacklevel=3,
