@@ -418,8 +418,8 @@ def warn_of_copies(truth: Truth) -> None:
     # By inner product others may come before a query's own copy, which is then not among those looked at.
     least = "at least " if truth.metric == "ip" else ""
     warnings.warn(
-        f"{least}{truth.copied} of the {n_queries} queries are rows of the base themselves, which flatters every "
-        f"figure; give queries that are not in the base, or remove duplicate rows",
+        f"{least}{truth.copied} of the {n_queries} queries are rows of the base themselves, which flatters "
+        f"every figure; give queries that are not in the base, or remove duplicate rows",
         NearfoldWarning,
         stacklevel=3,
     )
