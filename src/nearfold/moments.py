@@ -19,6 +19,9 @@ __all__ = ["Moments", "Precision", "RunningMoments"]
 
 Precision: TypeAlias = type[np.float32] | type[np.float64]
 
+# Sums of squares that may have lost digits to the lower end of float32's range are below this.
+_TINY_SQUARE = 1e-28
+
 # Rows multiplied at a time: enough for the product to run at full speed.
 _CHUNK_BYTES = 16 << 20
 
@@ -140,8 +143,12 @@ class RunningMoments:
             piece = rows[start : start + step]
             sums, outer = _sums(piece, self._products)
             # NaN and infinity stay in the diagonal, which costs d looks instead of n d.
-            if not np.isfinite(outer.diagonal()).all():
+            squares = outer.diagonal()
+            if not np.isfinite(squares).all():
                 check_finite((rows if raw is None else raw)[start : start + step], name, first_row + start)
+                sums, outer = _sums(piece, np.float64)
+            elif self._products is np.float32 and squares.max(initial=0.0) < _TINY_SQUARE:
+                # Products vanish, or soon do.
                 sums, outer = _sums(piece, np.float64)
             self.total += sums
             self.second += outer

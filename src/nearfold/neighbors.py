@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric, normalize_rows, row_norms
+from nearfold.arrays import Float32, Metric, common_part, normalize_rows, row_norms
 from nearfold.errors import DataError, ParameterError
 from nearfold.progress import stage
 from nearfold.threads import blas_threads, dealt_work
@@ -105,6 +105,10 @@ def nearest(anchors: Float32, chunks: Iterable[Float32], k: int, metric: Metric,
     Neighbors, nearest first.
     """
     n_threads = blas_threads()
+    # What all rows share changes no order, and would take most of float32's digits.
+    common = common_part(anchors)
+    if common is not None and metric == "l2":
+        anchors = anchors - common
     search = NeighborSearch(anchors, k, metric, n_threads)
     first = 0
     with stage("neighbours", rows) as advance, dealt_work(n_threads) as deal:
@@ -112,6 +116,8 @@ def nearest(anchors: Float32, chunks: Iterable[Float32], k: int, metric: Metric,
             step = max(256, min(_ROWS, -(-len(chunk) // (4 * n_threads))))
             for start in range(0, len(chunk), step):
                 piece = chunk[start : start + step]
+                if common is not None:
+                    piece = piece - common
                 deal(partial(search.look, rows=piece, first=first))
                 first += len(piece)
                 advance(len(piece))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric, normalize_rows
+from nearfold.arrays import Float32, Metric, check_products, normalize_rows
 from nearfold.moments import Moments, Precision
 from nearfold.neighbors import Neighbors, lowest_scores, without_own
 
@@ -115,6 +115,7 @@ def anchors_of(vectors: Float32, rows: Int64 | None, request: Request, sample: F
         shift = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     name = "queries" if rows is None else "X"
     anchors = prepared(vectors, request, shift, name)
+    check_products(anchors, request.metric, name)
     floor = lowest_scores(anchors, prepared(sample, request, shift), k, request.metric)
     return Anchors(anchors, rows, k, request.metric, shift, floor)
 

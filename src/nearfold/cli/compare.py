@@ -55,16 +55,16 @@ def compare(
     from nearfold.arrays import METRICS, check_metric
     from nearfold.cli.console import print_json, showing_progress
     from nearfold.cli.encoders import save_encoders
-    from nearfold.cli.inputs import rows_in_memory
+    from nearfold.cli.inputs import read_queries, rows_in_memory
     from nearfold.evaluation.compare import compare as run
     from nearfold.evaluation.split import base_and_queries
-    from nearfold.io.vectors import open_source, read_vectors
+    from nearfold.io.vectors import open_source
     from nearfold.methods.registry import resolve_methods
 
     names = resolve_methods(methods)
     wanted = METRICS if metric == "all" else [check_metric(name.strip()) for name in metric.split(",")]
     with showing_progress(quiet or as_json):
-        given = None if queries is None else read_vectors(queries, column, directions="cosine" in wanted)
+        given = None if queries is None else read_queries(queries, column, directions="cosine" in wanted)
         vectors, asked = base_and_queries(
             rows_in_memory(open_source(base, column), rows, seed, directions="cosine" in wanted),
             given,

@@ -53,8 +53,9 @@ def evaluate(
     """
     from nearfold.arrays import check_positive
     from nearfold.cli.console import interval, joined, output, print_json, print_mapping, showing_progress
+    from nearfold.cli.inputs import read_queries
     from nearfold.evaluation.streamed import evaluate_source, hold_out_rows
-    from nearfold.io.vectors import open_source, read_vectors
+    from nearfold.io.vectors import open_source
     from nearfold.loading import load
 
     loaded = load(encoder)
@@ -67,7 +68,7 @@ def evaluate(
         if queries is None:
             asked, held = hold_out_rows(source, n_queries, seed, directions=near == "cosine")
         else:
-            asked = read_vectors(queries, query_column or column, directions=near == "cosine")
+            asked = read_queries(queries, column, query_column, directions=near == "cosine")
         judgement = evaluate_source(
             loaded,
             source,

@@ -79,8 +79,9 @@ def fit(
     other methods hold all rows, or a sample of --rows.
     """
     from nearfold.cli.console import showing_progress
+    from nearfold.cli.inputs import read_queries
     from nearfold.errors import ParameterError
-    from nearfold.io.vectors import open_source, read_vectors
+    from nearfold.io.vectors import open_source
     from nearfold.methods.registry import METHODS, make
     from nearfold.scale.engines import engine_for
     from nearfold.scale.fit import fit_files, scans
@@ -98,7 +99,7 @@ def fit(
         encoder: Fold
         seen = None
         if rows is None and scans(estimator, source):
-            asked = None if queries is None else read_vectors(queries, query_column or column)
+            asked = None if queries is None else read_queries(queries, column, query_column)
             engine = engine_for(scheduler, budget)
             encoder = fit_files(
                 estimator, source, engine, column=column, queries=asked, state=state, watch=watch

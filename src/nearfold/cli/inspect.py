@@ -73,13 +73,14 @@ def inspect(
     }
     if base is not None:
         from nearfold.cli.console import showing_progress
+        from nearfold.cli.inputs import read_queries
         from nearfold.evaluation.inspection import inspect_fold
         from nearfold.evaluation.split import base_and_queries
         from nearfold.io.vectors import read_vectors
 
         cosine = loaded.metric == "cosine"
         with showing_progress(quiet or as_json):
-            asked = None if queries is None else read_vectors(queries, column, directions=cosine)
+            asked = None if queries is None else read_queries(queries, column, directions=cosine)
             vectors, asked = base_and_queries(
                 read_vectors(base, column, directions=cosine), asked, n_queries, seed
             )

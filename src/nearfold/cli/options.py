@@ -60,13 +60,22 @@ Column = Annotated[
     str | None, typer.Option(help="The column (or .npz array, or HDF5 dataset) that holds the vectors.")
 ]
 Queries = Annotated[
-    str | None, typer.Option(help="Vectors to ask with; without it rows of BASE are held out."), Mark.reads
+    str | None,
+    typer.Option(
+        help="Vectors to ask with; without it rows of BASE are held out. Of an HDF5 file with train and test "
+        "the latter are taken."
+    ),
+    Mark.reads,
 ]
 NQueries = Annotated[int | None, typer.Option(help="Rows to hold out: a tenth, at most 1,000, unless given.")]
 Ks = Annotated[str, typer.Option("-k", help="The k of P@k, comma-separated.")]
 Depths = Annotated[str, typer.Option(help="The R of recall k-in-R, comma-separated.")]
 QueryColumn = Annotated[
-    str | None, typer.Option(help="The same for --queries; that of BASE unless given.", show_default=False)
+    str | None,
+    typer.Option(
+        help="The same for --queries; that of BASE unless given, but test in HDF5 files with train and test.",
+        show_default=False,
+    ),
 ]
 Memory = Annotated[
     str | None,

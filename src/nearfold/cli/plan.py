@@ -78,10 +78,10 @@ def plan(
     on queries it hasn't seen. The best is saved for `apply`, `index` and `search`.
     """
     from nearfold.cli.console import print_json, showing_progress
-    from nearfold.cli.inputs import rows_in_memory
+    from nearfold.cli.inputs import read_queries, rows_in_memory
     from nearfold.errors import ParameterError
     from nearfold.evaluation.split import base_and_queries
-    from nearfold.io.vectors import open_source, read_vectors
+    from nearfold.io.vectors import open_source
     from nearfold.planning.choice import plan as run
 
     if (n_bytes is None) == (recall is None):
@@ -93,7 +93,7 @@ def plan(
             open_source(base, column), rows, seed, directions=metric is MetricName.cosine
         )
         given = (
-            None if queries is None else read_vectors(queries, column, directions=metric is MetricName.cosine)
+            None if queries is None else read_queries(queries, column, directions=metric is MetricName.cosine)
         )
         vectors, asked = base_and_queries(vectors, given, n_queries, seed)
         result = run(

@@ -53,8 +53,8 @@ def search(
     minus the squared distance (l2), or the inner product.
     """
     from nearfold.cli.console import print_json, print_mapping, showing_progress
+    from nearfold.cli.inputs import read_queries
     from nearfold.errors import ParameterError
-    from nearfold.io.vectors import read_vectors
     from nearfold.pipeline.pipeline import Pipeline
     from nearfold.search.index import SearchIndex
     from nearfold.search.table import write_found
@@ -68,7 +68,7 @@ def search(
             opened = SearchIndex.load(index, base=base)
         else:
             opened = SearchIndex.build(Pipeline.load(index), base, certify=certified)
-        asked = read_vectors(queries, column)
+        asked = read_queries(queries, column)
         found = opened.search(asked, k, depth=rerank, effort=effort, certified=certified)
     if out is not None:
         write_found(found, out)

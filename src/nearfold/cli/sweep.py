@@ -62,15 +62,15 @@ def sweep(
 ) -> None:
     """Learn RAE at each lambda, choose the best on rows held back, and judge it on other rows."""
     from nearfold.cli.console import print_json, showing_progress
-    from nearfold.cli.inputs import rows_in_memory
+    from nearfold.cli.inputs import read_queries, rows_in_memory
     from nearfold.evaluation.split import base_and_queries
     from nearfold.evaluation.sweep import sweep as run
-    from nearfold.io.vectors import open_source, read_vectors
+    from nearfold.io.vectors import open_source
     from nearfold.methods.rae import LAMBDA_GRID
 
     with showing_progress(quiet or as_json):
         given = (
-            None if queries is None else read_vectors(queries, column, directions=metric is MetricName.cosine)
+            None if queries is None else read_queries(queries, column, directions=metric is MetricName.cosine)
         )
         vectors, asked = base_and_queries(
             rows_in_memory(open_source(base, column), rows, seed, directions=metric is MetricName.cosine),

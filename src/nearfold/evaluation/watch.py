@@ -18,7 +18,7 @@ from nearfold.arrays import Float32, check_width, normalize_rows
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, FileError, NearfoldWarning, ParameterError
 from nearfold.evaluation.judge import judge
-from nearfold.evaluation.truth import Truth
+from nearfold.evaluation.truth import Truth, warn_of_copies
 from nearfold.fold import Fold
 from nearfold.methods.base import AnyFold, FoldEstimator
 from nearfold.methods.objective import loss_of_fold
@@ -72,10 +72,15 @@ class Figures(NamedTuple):
     loss: float | None = None
 
 
-def measure(fold: Fold, sample: Float32) -> Figures:
-    """Return a fold's figures on a sample of shape (s, d), s at least 500; its first rows are the queries."""
+def measure(fold: Fold, sample: Float32, *, warn: bool = False) -> Figures:
+    """Return a fold's figures on a sample of shape (s, d), s at least 500; its first rows are the queries.
+
+    With `warn` it is said where many of these are found again among the others.
+    """
     n_queries = min(_MAX_QUERIES, len(sample) // 10)
     truth = Truth.compute(sample[n_queries:], sample[:n_queries], _K, fold.metric)
+    if warn:
+        warn_of_copies(truth)
     preservation = judge(fold, truth, [_K], []).preservation[_K].mean
     if not isinstance(fold, Encoder):
         return Figures(len(sample), preservation)
@@ -211,4 +216,4 @@ def compare_with_training(fold: Fold, rows: Float32) -> Drift:
     sizes = [size for size in known if size <= len(rows)]
     if not sizes:
         raise DataError(f"{len(rows)} new rows are too few to compare; give at least {min(known)}")
-    return Drift(known[max(sizes)], measure(fold, _shuffled(rows, max(sizes))))
+    return Drift(known[max(sizes)], measure(fold, _shuffled(rows, max(sizes)), warn=True))

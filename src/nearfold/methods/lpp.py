@@ -7,7 +7,7 @@ import scipy.linalg
 import scipy.sparse
 from sklearn.utils import check_random_state
 
-from nearfold.arrays import Float32, Metric, check_finite, check_positive, normalize_rows
+from nearfold.arrays import Float32, Metric, check_finite, check_positive, check_products, normalize_rows
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError
 from nearfold.methods.base import LinearFold, check_graph_neighbors, check_rows_for_components, sample_rows
@@ -75,6 +75,7 @@ class LPP(LinearFold):
     def _learn(self, X: Float32, n_components: int) -> Encoder:
         check_finite(X)
         check_rows_for_components(len(X), n_components)
+        check_products(X, self.metric, "X")
         check_positive("n_neighbors", self.n_neighbors)
         check_positive("max_rows", self.max_rows)
         rows = len(X)

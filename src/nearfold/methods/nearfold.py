@@ -176,7 +176,7 @@ class NearFold(ScanFold):
     ) -> Encoder:
         """Return the encoder trained on the blocks that a scan found."""
         assert anchors is not None
-        check_products(anchors.vectors, self.metric, "X")
+        check_products(anchors.vectors, self.metric, "X" if request.queries is None else "queries")
         centered = request.metric == "l2"
         second = scan.moments.covariance if centered else scan.moments.uncentered
         if request.queries is not None:

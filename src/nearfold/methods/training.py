@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold.arrays import Float32, Metric
-from nearfold.errors import DataError
 from nearfold.methods.adam import Adam
-from nearfold.methods.objective import distinguishes, gradient, loss, score_spread, soft_neighbors
+from nearfold.methods.objective import check_told_apart, gradient, loss, score_spread, soft_neighbors
 from nearfold.progress import stage
 from nearfold.scan import Blocks
 from nearfold.threads import blas_threads, shared_work
@@ -101,11 +100,7 @@ def train_on_blocks(
     n_blocks = len(index)
     sample = vectors[index[:: max(1, n_blocks // 256)]]
     tau = score_spread(sample, metric)
-    if not distinguishes(sample, tau):
-        raise DataError(
-            "X has neighbourhoods of equal vectors only: no neighbour is nearer than another, so "
-            "there is nothing to learn; remove duplicate rows"
-        )
+    check_told_apart(sample, tau, "to learn")
     sample_targets = soft_neighbors(sample, metric, tau)
     W = np.array(start, np.float32, order="C")
 

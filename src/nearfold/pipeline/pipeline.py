@@ -133,7 +133,7 @@ class Pipeline:
             part = slice(start, start + step)
             images = self.sides.base(rows[part])
             # faiss doesn't come back from some products that overflow.
-            check_products(images, "l2", "X")
+            check_products(images, "l2", "X", alone=False)
             codes[part] = self.quantizer.encode(images)
         return codes
 

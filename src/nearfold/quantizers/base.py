@@ -66,7 +66,7 @@ def exact_tensors(name: str, tensors: Tensors, shapes: dict[str, tuple[int | Non
             wanted = tuple("any" if size is None else size for size in shape)
             raise ValueError(f"{name} has {key} of shape {found[key]}, not {wanted}")
         # faiss doesn't come back from some products that overflow.
-        check_products(tensors[key].reshape(1, -1), "l2", f"{name}: {key}")
+        check_products(tensors[key].reshape(1, -1), "l2", f"{name}: {key}", alone=False)
     return [tensors[key] for key in shapes]
 
 
@@ -102,7 +102,7 @@ def faiss_ready(vectors: Float32, name: str = "the vectors to encode") -> Float3
     """
     ready = np.ascontiguousarray(vectors, np.float32)
     check_finite(ready, name)
-    check_products(ready, "l2", name)
+    check_products(ready, "l2", name, alone=False)
     return ready
 
 

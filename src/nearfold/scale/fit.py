@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nearfold.arrays import Float32, check_metric, resolve_components
+from nearfold.arrays import Float32, check_metric, check_tiny, resolve_components
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, FileError, NearfoldWarning, ParameterError
 from nearfold.evaluation.watch import (
@@ -143,6 +143,7 @@ def fit_files(
     drawn = checked_rows(
         engine.take(source, column, together), together, source, directions=request.normalize
     )
+    check_tiny(drawn, estimator.metric, source.path)
     sample = Kept(watched_rows, drawn[np.searchsorted(together, watched_rows)])
     anchors = None
     if request.queries is not None:

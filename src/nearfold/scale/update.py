@@ -10,11 +10,11 @@ import numpy as np
 
 from nearfold.arrays import check_width
 from nearfold.encoder import Encoder
-from nearfold.errors import DataError, FileError, ParameterError
+from nearfold.errors import FileError, ParameterError
 from nearfold.evaluation.watch import IN_SAMPLE_ROWS, SAMPLE_SIZES, figures_of, with_figures
 from nearfold.io.base import Source
 from nearfold.io.vectors import as_source, checked_rows
-from nearfold.methods.objective import loss_of_fold
+from nearfold.methods.objective import check_told_apart, loss_of_fold, score_spread
 from nearfold.methods.registry import make
 from nearfold.methods.scanned import ScanFold
 from nearfold.neighbors import Neighbors, nearest
@@ -233,9 +233,11 @@ def _held_out_losses(encoder: Encoder, estimator: ScanFold, state: ScanState) ->
     )
     blocks = scan.of_anchors(held).blocks(anchors.chosen(held))
     rows = blocks.vectors[blocks.index]
+    # Loss is a matter of who is nearer: refused where that can't be told.
+    check_told_apart(rows, score_spread(rows, encoder.metric), "to compare by")
     values = [
         loss_of_fold(e.weight, rows, encoder.metric, anchors_only=blocks.foreign) for e in (encoder, again)
     ]
-    if values[0] is None or values[1] is None:
-        raise DataError("the rows held out have neighbourhoods of equal vectors only; remove duplicate rows")
+    assert values[0] is not None
+    assert values[1] is not None
     return values[0], values[1]

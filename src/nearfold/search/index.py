@@ -14,6 +14,7 @@ from nearfold.arrays import (
     as_vectors,
     check_positive,
     check_products,
+    check_tiny,
     chunk_rows,
     normalize_rows,
 )
@@ -126,6 +127,7 @@ class SearchIndex:
             raise ParameterError(f"links={links} must be from 2 to {_MOST_LINKS}")
         sample_rows = sampled_rows(segment.rows, _SAMPLE, 0)
         sample = as_vectors(segment.take(sample_rows), "vectors")
+        check_tiny(sample, pipeline.metric, "vectors")
         _check_numbers(sample, pipeline.metric, "vectors")
         reduced = reduced_index(pipeline, kind, sample, segment.rows, links=links)
         if certify and kind != "flat":
@@ -479,6 +481,6 @@ class SearchIndex:
 
 def _check_numbers(vectors: Float32, metric: Metric, name: str) -> None:
     """Refuse vectors whose norms or products leave float32's range."""
-    check_products(vectors, metric, name)
+    check_products(vectors, metric, name, alone=False)
     if metric == "cosine" and vectors.size and max(vectors.max(), -vectors.min()) > _LARGE:
         norms_of(vectors, name)
