@@ -1,4 +1,4 @@
-"""Index folders whose files are well-formed and do not fit: an error of ours, or a sound answer, comes of one.
+"""Index folders whose files are well-formed and do not fit: an error of ours or a sound answer comes of one.
 
 `python -m tests.fuzzing_index --cases 5000` makes so many, with checksums made anew after each change, and
 prints the counts; each runs by its number, in processes whose end counts as wrong.

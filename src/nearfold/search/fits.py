@@ -79,7 +79,8 @@ def _array(
 
 
 def _check_ids(ids: npt.NDArray[Any]) -> None:
-    if len(ids) and (int(ids.min()) < 0 or len(np.unique(ids)) < len(ids)):
+    ordered = np.sort(ids)
+    if len(ids) and (int(ordered[0]) < 0 or (ordered[1:] == ordered[:-1]).any()):
         raise ValueError("ids has an id twice, or one below 0")
 
 
