@@ -21,7 +21,7 @@ X = np.random.default_rng(3).standard_normal((240, 12)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    return fit_pipeline(X, "NearFold6,SQ8")
+    return fit_pipeline(X, "PCA6,SQ8")
 
 
 def signed(folder: Path) -> None:
@@ -33,14 +33,15 @@ def signed(folder: Path) -> None:
     (folder / "index.json").write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
-@pytest.mark.parametrize("spec", ["NearFold6,SQ8", "NearFold6,F32", "NearFold6,F16"])
-def test_what_faiss_wrote_is_put_together_as_it_was(kind: str, spec: str, tmp_path: Path) -> None:
-    index = SearchIndex.build(fit_pipeline(X, spec), X, kind=kind)
-    index.save(tmp_path / "i")
-    again = SearchIndex.load(tmp_path / "i")
-    wrote, read = (faiss.serialize_index(each._reduced.index).tobytes() for each in (index, again))
-    assert wrote == read
+@pytest.mark.parametrize("spec", ["PCA6,SQ8", "PCA6,F32", "PCA6,F16", "PCA6,PQ2", "PCA8,RaBitQ1"])
+def test_what_faiss_wrote_is_put_together_as_it_was(spec: str, tmp_path: Path) -> None:
+    pipeline = fit_pipeline(X, spec)
+    for kind in ("flat",) if spec.endswith("RaBitQ1") else ("flat", "ivf", "hnsw"):
+        index = SearchIndex.build(pipeline, X, kind=kind)
+        index.save(tmp_path / kind)
+        again = SearchIndex.load(tmp_path / kind)
+        wrote, read = (faiss.serialize_index(each._reduced.index).tobytes() for each in (index, again))
+        assert wrote == read, kind
 
 
 def test_names_that_others_have_are_left_to_them(pipeline: Pipeline, tmp_path: Path) -> None:
