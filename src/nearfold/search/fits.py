@@ -154,7 +154,8 @@ def check_sample(pipeline: Pipeline, reduced: Reduced, arrays: Arrays, segments:
     """Refuse parts that are of the right form and were made of other vectors than those at hand.
 
     What some rows' full vectors give is compared with what is held of them. Other processors may round
-    otherwise, so that only what is off in most rows counts.
+    otherwise: a code is a row's where an eighth of its bits differ at most, or less than from other rows'
+    codes, and a quarter of the rows may be off.
 
     Parameters
     ----------
@@ -183,7 +184,8 @@ def check_sample(pipeline: Pipeline, reduced: Reduced, arrays: Arrays, segments:
     except DataError as error:
         raise ValueError(f"full vectors can't be those that the codes were made of: {error}") from error
     bits = np.bitwise_count(held[:, None] ^ made[None]).sum(axis=2)
-    _check_most(bits.diagonal() <= bits.min(axis=1), "the codes")
+    own = bits.diagonal()
+    _check_most((own <= bits.min(axis=1)) | (own <= held.shape[1]), "the codes")
     if "norms" in arrays:
         _check_most(np.abs(norms - arrays["norms"][rows]) <= _CLOSE * norms, "norms")
     if isinstance(reduced, InvertedLists):
@@ -204,5 +206,5 @@ def _check_proofs(
 
 
 def _check_most(right: npt.NDArray[np.bool_], name: str) -> None:
-    if 2 * int(right.sum()) < len(right):
+    if 4 * int(right.sum()) < 3 * len(right):
         raise ValueError(f"{name} belong to other vectors than the index's")

@@ -20,6 +20,7 @@ from nearfold.io.base import Source
 from nearfold.io.npy import read_header
 from nearfold.io.vectors import open_source
 from nearfold.search.fingerprint import Fingerprint, Stamp, stamp
+from nearfold.search.scattered import Scattered
 
 __all__ = ["Fetch", "FullVectors", "Segment"]
 
@@ -29,6 +30,9 @@ Int64 = npt.NDArray[np.int64]
 # bytes. Not too many, so that what lies between them needs little memory.
 _GAP_BYTES, _MOST_JOINED = 8192, 512
 
+# So few pieces are read one by one.
+_FEW = 4
+
 Fetch: TypeAlias = Callable[[Int64], npt.ArrayLike]
 """Returns the vectors of the ids given, shape (n, d), in their order."""
 
@@ -36,7 +40,7 @@ Fetch: TypeAlias = Callable[[Int64], npt.ArrayLike]
 class _Rows:
     """Rows of an .npy file that stays open.
 
-    It is read and never mapped: a mapped file that shrinks ends the process.
+    It is never read through a map: a mapped file that shrinks ends the process.
     A file that is replaced by another of its name is read on as it was.
     """
 
@@ -45,6 +49,7 @@ class _Rows:
         # Of its own, closed once nothing reads it any more.
         self._handle = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._handle)
+        self._scattered = Scattered(self._handle)
         self._read_some = getattr(os, "preadv", _read_in_turn)
         self._seen = self._status()
         try:
@@ -70,6 +75,9 @@ class _Rows:
         joined = (near >= 1) & (near <= max(1, _GAP_BYTES // stride))
         joined[_MOST_JOINED - 1 :: _MOST_JOINED] = False
         starts = np.concatenate([[0], np.flatnonzero(~joined) + 1])
+        if len(starts) > _FEW and self._scattered.copied(self._offset + rows * stride, stride, out):
+            self._check_same()
+            return out
         stops = np.append(starts[1:], len(rows))
         spans = rows[stops - 1] - rows[starts] + 1
         places = self._offset + rows[starts] * stride
@@ -83,12 +91,14 @@ class _Rows:
                     around = np.empty((span, self.width), self.dtype)
                     self._read(around.reshape(-1).view(np.uint8).data, place)
                     out[first:stop] = around[rows[first:stop] - rows[first]]
-            same = self._status() == self._seen
         except OSError as error:
             raise FileError(f"{self._path}: can't be read: {cause(error)}") from error
-        if not same:
-            raise FileError(_changed(self._path))
+        self._check_same()
         return out
+
+    def _check_same(self) -> None:
+        if self._status() != self._seen:
+            raise FileError(_changed(self._path))
 
     def _read(self, buffer: memoryview, place: int) -> None:
         """Fill a buffer with what stands at a place of the file; many threads may do so at once."""

@@ -228,8 +228,9 @@ def _write_generation(
         known = named.known
         assert known is not None
         path = Path(named.path or "")
-        ours = path in made or (before is not None and path.name in before.files and _own(home, path))
-        if ours and _OWN.fullmatch(path.name):
+        # An earlier nearfold listed a user's file here like its own, without a digest.
+        recorded = None if before is None else before.files.get(path.name)
+        if path in made or (recorded == (known.stamp.bytes, known.sha256) and _own(home, path)):
             files[path.name] = (known.stamp.bytes, known.sha256)
         kept.append(named)
     names = {part: f"{generation:06}.{part}" for part in _PARTS}
