@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +39,40 @@ SOUND = [
     ("RaBitQ1", "flat"),
 ]
 
-# What the sound folders may open outside of themselves: nothing that is called so.
-CANARY = "canary.npy"
+# What no index may open, though its manifest or its parts name it: a file, and a pipe that nobody writes to.
+CANARY, PIPE = "canary.npy", "canary.fvecs"
 _opened: list[str] = []
+
+# A case that takes longer is stuck.
+_SECONDS = 20
 
 
 def watch(event: str, given: tuple[Any, ...]) -> None:
-    if event == "open" and CANARY in str(given[0]):
+    if event == "open" and "canary" in str(given[0]):
         _opened.append(str(given[0]))
+
+
+def set_canary(folder: Path) -> None:
+    """Make the canary look as if it was not read since it was written."""
+    os.utime(folder / CANARY, ns=(0, 10**18))
+
+
+def touched(folder: Path) -> str | None:
+    """Return what was done with the canary; what Python doesn't see, as libraries in C++ would do it, too."""
+    if _opened:
+        return f"opened {_opened[0]}"
+    status = (folder / CANARY).stat()
+    # Systems that keep no times of access leave it at 0.
+    if (status.st_atime_ns, status.st_mtime_ns) != (0, 10**18):
+        return "the canary was read or written"
+    maps = Path("/proc/self/maps")
+    return "mapped the canary" if maps.exists() and "canary" in maps.read_text() else None
 
 
 def make(folder: Path) -> None:
     """Write the sound indexes."""
     np.save(folder / CANARY, X)
+    os.mkfifo(folder / PIPE)
     for number, (spec, kind) in enumerate(SOUND):
         pipeline = fit_pipeline(X, spec, metric="l2" if number == 3 else "cosine")
         index = SearchIndex.build(pipeline, X, kind=kind, certify=number == 0)
@@ -88,8 +113,14 @@ def change_array(path: Path, rng: random.Random) -> None:
 
 
 def change_bytes(path: Path, rng: random.Random) -> None:
-    """Change numbers in a file of faiss."""
+    """Change numbers in a file of faiss, or have it name a file."""
     content = bytearray(path.read_bytes())
+    if rng.random() < 0.1:
+        name = str(path.parent.parent / rng.choice([CANARY, PIPE])).encode()
+        lists = b"ilod" + bytes(24) + len(name).to_bytes(8, "little") + name + len(X).to_bytes(8, "little")
+        place = content.find(b"ilar")
+        place = place if place >= 0 else rng.randrange(len(content))
+        content[place : place + len(lists)] = lists
     for _ in range(rng.randint(1, 3)):
         place = rng.randrange(min(len(content), rng.choice([60, 400, 4000, len(content)])) - 8)
         size = rng.choice([1, 4, 8])
@@ -112,7 +143,6 @@ def change_manifest(folder: Path, manifest: dict[str, Any], rng: random.Random) 
 
     walk(manifest)
     node, key = rng.choice(places)
-    outside = str(folder.parent / CANARY)
     values = [
         None,
         -1,
@@ -124,7 +154,8 @@ def change_manifest(folder: Path, manifest: dict[str, Any], rng: random.Random) 
         [],
         {},
         True,
-        outside,
+        str(folder.parent / CANARY),
+        str(folder.parent / PIPE),
         f"../{CANARY}",
         "/dev/zero",
         "flat",
@@ -177,6 +208,7 @@ def cases(numbers: range, folder: Path) -> Iterator[tuple[int, str | None]]:
         shutil.copytree(folder / str(rng.randrange(len(SOUND))), case)
         mutate(case, folder, rng)
         _opened.clear()
+        set_canary(folder)
         wrong = None
         try:
             use(case)
@@ -184,36 +216,58 @@ def cases(numbers: range, folder: Path) -> Iterator[tuple[int, str | None]]:
             wrong = None if str(error) and "\n" not in str(error) else "no line of text"
         except Exception as error:
             wrong = "".join(traceback.format_exception(error))
-        yield number, f"opened {_opened[0]}" if _opened else wrong
+        yield number, touched(folder) or wrong
+
+
+def work(start: int, stop: int, folder: Path) -> None:
+    """Run cases in this process, and print what came of each."""
+    signal.alarm(_SECONDS)
+    for found in cases(range(start, stop), folder):
+        print(json.dumps(found), flush=True)
+        signal.alarm(_SECONDS)
+
+
+def wrong_of(numbers: range) -> list[tuple[int, str]]:
+    """Run cases in processes of their own, one after another, each gone on with where the last one ended."""
+    start, wrong = numbers.start, []
+    with tempfile.TemporaryDirectory() as folder:
+        while start < numbers.stop:
+            command = [sys.executable, "-W", "ignore", "-m", "tests.fuzzing_index"]
+            ended = subprocess.run(
+                [*command, "--work", str(start), str(numbers.stop), folder],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            done = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("[")]
+            wrong += [(number, said.strip().splitlines()[-1]) for number, said in done if said]
+            start += len(done)
+            if start < numbers.stop:
+                wrong.append((start, f"the process ended with {ended.returncode}: {ended.stderr[-300:]}"))
+                start += 1
+    return wrong
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=5000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        for found in cases(range(int(given.work[0]), int(given.work[1])), Path(given.work[2])):
-            print(json.dumps(found), flush=True)
+        work(int(given.work[0]), int(given.work[1]), Path(given.work[2]))
         return
-    start, wrong = 0, 0
-    with tempfile.TemporaryDirectory() as folder:
-        make(Path(folder))
-        while start < given.cases:
-            command = [sys.executable, "-W", "ignore", "-m", "tests.fuzzing_index", "--work", str(start)]
-            ended = subprocess.run(
-                [*command, str(given.cases), folder], capture_output=True, text=True, check=False
-            )
-            done = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("[")]
-            bad = [(number, said) for number, said in done if said]
-            start += len(done)
-            if start < given.cases:
-                bad.append((start, f"the process ended with {ended.returncode}: {ended.stderr[-300:]}"))
-                start += 1
-            for number, said in bad[:10]:
-                print(f"  {number}: {said.strip().splitlines()[-1]}")
-            wrong += len(bad)
-    print(f"{given.cases:,} folders, {wrong} wrong")
+    ends = np.linspace(given.first, given.first + given.cases, given.processes + 1).astype(int).tolist()
+    with ThreadPoolExecutor(given.processes) as pool:
+        wrong = [
+            bad
+            for part in pool.map(wrong_of, itertools.starmap(range, itertools.pairwise(ends)))
+            for bad in part
+        ]
+    for number, said in wrong[:50]:
+        print(f"  {number}: {said}")
+    print(f"{given.cases:,} folders, {len(wrong)} wrong")
     sys.exit(bool(wrong))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -28,43 +28,10 @@ def verify(
 ) -> None:
     """Read every byte of what nearfold wrote, and say whether it is whole; exit with 2 if it is not."""
     from nearfold.cli.console import print_json, print_mapping
+    from nearfold.verification import verify as verified
 
-    results = {"path": str(path), **_verified(path, base)}
+    results = {"path": str(path), **verified(path, base=base)}
     if as_json:
         print_json(results)
     else:
         print_mapping(results)
-
-
-def _verified(path: Path, base: str | None) -> dict[str, Any]:
-    """Return what there is at a path, all of it sound."""
-    from nearfold.errors import ParameterError
-    from nearfold.pipeline.verification import verify_file
-    from nearfold.scale.folder import verify_folder
-    from nearfold.search.saved import MANIFEST, verify_index
-
-    if (path / MANIFEST).exists():
-        return {"kind": "index", **verify_index(path, base)._asdict()}
-    if base is not None:
-        raise ParameterError(f"{path}: --base is for an index, which this is not; leave it out")
-    if path.is_dir():
-        return {"kind": "folded folder", **verify_folder(path)._asdict()}
-    if _is_scan(path):
-        return {"kind": "scan", **_verified_scan(path)}
-    return verify_file(path)._asdict()
-
-
-def _is_scan(path: Path) -> bool:
-    from nearfold.fold import read_metadata
-    from nearfold.scale.state import SCAN_FORMAT
-
-    return read_metadata(path).get("format") == SCAN_FORMAT
-
-
-def _verified_scan(path: Path) -> dict[str, Any]:
-    from nearfold.files import checksum
-    from nearfold.scale.state import read_state
-
-    state = read_state(path)
-    size, digest = checksum(path)
-    return {"rows": state.rows, "done": state.done, "bytes": size, "sha256": digest}

@@ -17,6 +17,9 @@ __all__ = ["Fingerprint", "Stamp", "check_fingerprint", "fingerprint", "stamp"]
 # Pieces of a file that are looked at whenever it is opened, spread over it.
 _PIECES, _PIECE_BYTES = 64, 4096
 
+# What is read within about a tenth of a second.
+_SMALL = 64 << 20
+
 
 class Stamp(msgspec.Struct, frozen=True):
     """What can be told of a file, or of the files below a folder, without opening any."""
@@ -61,10 +64,11 @@ def _sampled(path: Path) -> str:
     for each in _files(path):
         try:
             with open_regular(each) as file:
-                size = os.fstat(file.fileno()).st_size
+                size = file.seek(0, os.SEEK_END)
                 last = max(0, size - _PIECE_BYTES)
                 for place in sorted({last * i // (_PIECES - 1) for i in range(_PIECES)}):
-                    digest.update(os.pread(file.fileno(), _PIECE_BYTES, place))
+                    file.seek(place)
+                    digest.update(file.read(_PIECE_BYTES))
         except OSError as error:
             raise FileError(f"{each}: can't be read: {cause(error)}") from error
     return digest.hexdigest()
@@ -88,8 +92,8 @@ def fingerprint(path: Path) -> Fingerprint:
 def check_fingerprint(path: Path, known: Fingerprint, *, full: bool = False) -> None:
     """Refuse a file that is not what it was.
 
-    A file whose size and time are the same is looked at in some places; one whose time is another, as
-    that of a copy is, is read in full.
+    It is looked at in some places; one whose time is another, as that of a copy is, and that is not large,
+    is read in full. `full` reads any.
 
     Raises
     ------
@@ -98,7 +102,7 @@ def check_fingerprint(path: Path, known: Fingerprint, *, full: bool = False) -> 
     """
     now = stamp(path)
     same = now.bytes == known.stamp.bytes and _sampled(path) == known.sample
-    if same and (full or now.changed_ns != known.stamp.changed_ns):
+    if same and (full or (now.changed_ns != known.stamp.changed_ns and now.bytes <= _SMALL)):
         same = _whole(path) == known.sha256
     if not same:
         raise FileError(

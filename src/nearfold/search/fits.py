@@ -7,14 +7,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nearfold.arrays import Float32
+from nearfold.errors import DataError
 from nearfold.pipeline.pipeline import Pipeline
-from nearfold.search.full import Segment
+from nearfold.quantizers.product import nearest_centroids
+from nearfold.search.certified import Certificates
+from nearfold.search.full import FullVectors, Segment
+from nearfold.search.reduced import InvertedLists, Reduced
+from nearfold.search.rerank import norms_of
 
-__all__ = ["check_fits"]
+__all__ = ["certificates_in", "check_fits", "check_sample"]
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 _PROOFS = ("back", "plane", "center", "rows")
+
+# Rows whose codes, norms and certificates are made again at each load.
+_SAMPLED = 16
+
+# How far numbers that other processors made may be off.
+_CLOSE = 1e-2
 
 
 def check_fits(
@@ -79,7 +91,8 @@ def _array(
 
 
 def _check_ids(ids: npt.NDArray[Any]) -> None:
-    if len(ids) and (int(ids.min()) < 0 or len(np.unique(ids)) < len(ids)):
+    ordered = np.sort(ids)
+    if len(ids) and (int(ordered[0]) < 0 or (ordered[1:] == ordered[:-1]).any()):
         raise ValueError("ids has an id twice, or one below 0")
 
 
@@ -129,3 +142,69 @@ def _check_rows(pipeline: Pipeline, arrays: Arrays, n: int, segments: list[Segme
     if n and (not 0 <= int(rows.min()) <= int(rows.max()) < there or len(np.unique(rows)) < n):
         raise ValueError("rows names full vectors that are not there, or one twice")
     return {"rows"}
+
+
+def certificates_in(pipeline: Pipeline, arrays: Arrays) -> Certificates | None:
+    """Return the certificates among an index's arrays, None where there are none."""
+    proofs = {name: arrays[f"certificates.{name}"] for name in _PROOFS if f"certificates.{name}" in arrays}
+    return Certificates(pipeline.metric, **proofs) if proofs else None
+
+
+def check_sample(pipeline: Pipeline, reduced: Reduced, arrays: Arrays, segments: list[Segment]) -> None:
+    """Refuse parts that are of the right form and were made of other vectors than those at hand.
+
+    What some rows' full vectors give is compared with what is held of them. Other processors may round
+    otherwise: a code is a row's where an eighth of its bits differ at most, or less than from other rows'
+    codes, and a quarter of the rows may be off.
+
+    Parameters
+    ----------
+    pipeline, arrays, segments
+        As for `check_fits`, which they must have passed.
+    reduced
+        The first stage.
+
+    Raises
+    ------
+    ValueError
+        With what was made of other vectors.
+    """
+    alive = np.flatnonzero(~arrays["removed"])
+    if not len(alive):
+        return
+    rows = alive[np.unique(np.linspace(0, len(alive) - 1, _SAMPLED).astype(np.int64))]
+    full = FullVectors(pipeline.n_features, segments, None, arrays.get("rows"))
+    vectors = full.take(rows, arrays["ids"][rows])
+    entries = arrays["entries"][rows] if "entries" in arrays else rows
+    held = reduced.codes()[entries]
+    try:
+        images = pipeline.sides.base(vectors)
+        made = pipeline.encode(vectors)
+        norms = norms_of(vectors, "full vectors")
+    except DataError as error:
+        raise ValueError(f"full vectors can't be those that the codes were made of: {error}") from error
+    bits = np.bitwise_count(held[:, None] ^ made[None]).sum(axis=2)
+    own = bits.diagonal()
+    _check_most((own <= bits.min(axis=1)) | (own <= held.shape[1]), "the codes")
+    if "norms" in arrays:
+        _check_most(np.abs(norms - arrays["norms"][rows]) <= _CLOSE * norms, "norms")
+    if isinstance(reduced, InvertedLists):
+        there = reduced.lists_of(entries)
+        near = [nearest_centroids(each, reduced.centroids) for each in (images, pipeline.decode(held))]
+        _check_most((there == near[0]) | (there == near[1]), "centroids")
+    if (certificates := certificates_in(pipeline, arrays)) is not None:
+        _check_proofs(certificates, vectors, pipeline.decode(held), rows)
+
+
+def _check_proofs(
+    certificates: Certificates, vectors: Float32, decoded: Float32, rows: npt.NDArray[np.int64]
+) -> None:
+    made, held = certificates.of(vectors, decoded), certificates.rows[rows]
+    size = np.sqrt(2 * made[:, 2:])
+    close = np.abs(made - held) <= _CLOSE * np.concatenate([size, size, made[:, 2:]], axis=1)
+    _check_most(close.all(axis=1), "certificates")
+
+
+def _check_most(right: npt.NDArray[np.bool_], name: str) -> None:
+    if 4 * int(right.sum()) < 3 * len(right):
+        raise ValueError(f"{name} belong to other vectors than the index's")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from io import BufferedReader
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,10 +20,18 @@ from nearfold.io.base import Source
 from nearfold.io.npy import read_header
 from nearfold.io.vectors import open_source
 from nearfold.search.fingerprint import Fingerprint, Stamp, stamp
+from nearfold.search.scattered import Scattered
 
 __all__ = ["Fetch", "FullVectors", "Segment"]
 
 Int64 = npt.NDArray[np.int64]
+
+# Rows that are no further apart than this are read together: a call of the system takes as long as so many
+# bytes. Not too many, so that what lies between them needs little memory.
+_GAP_BYTES, _MOST_JOINED = 8192, 512
+
+# So few pieces are read one by one.
+_FEW = 4
 
 Fetch: TypeAlias = Callable[[Int64], npt.ArrayLike]
 """Returns the vectors of the ids given, shape (n, d), in their order."""
@@ -32,7 +40,7 @@ Fetch: TypeAlias = Callable[[Int64], npt.ArrayLike]
 class _Rows:
     """Rows of an .npy file that stays open.
 
-    It is read and never mapped: a mapped file that shrinks ends the process.
+    It is never read through a map: a mapped file that shrinks ends the process.
     A file that is replaced by another of its name is read on as it was.
     """
 
@@ -41,6 +49,8 @@ class _Rows:
         # Of its own, closed once nothing reads it any more.
         self._handle = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._handle)
+        self._scattered = Scattered(self._handle)
+        self._read_some = getattr(os, "preadv", _read_in_turn)
         self._seen = self._status()
         try:
             shape, by_columns, self.dtype = read_header(file)
@@ -56,28 +66,60 @@ class _Rows:
         return status.st_size, status.st_mtime_ns
 
     def take(self, rows: Int64) -> npt.NDArray[Any]:
-        """Return rows by number; those that follow one another are read at once."""
+        """Return rows by number; those that lie near each other, in rising order, are read at once."""
         out = np.empty((len(rows), self.width), self.dtype)
-        stride, handle = self.width * self.dtype.itemsize, self._handle
-        starts = np.concatenate([[0], np.flatnonzero(np.diff(rows) != 1) + 1, [len(rows)]]).tolist()
-        numbers, buffer = rows.tolist(), out.reshape(-1).view(np.uint8).data
+        if not out.size:
+            return out
+        stride, buffer = out.strides[0], out.reshape(-1).view(np.uint8).data
+        near = np.diff(rows)
+        joined = (near >= 1) & (near <= max(1, _GAP_BYTES // stride))
+        joined[_MOST_JOINED - 1 :: _MOST_JOINED] = False
+        starts = np.concatenate([[0], np.flatnonzero(~joined) + 1])
+        if len(starts) > _FEW and self._scattered.copied(self._offset + rows * stride, stride, out):
+            self._check_same()
+            return out
+        stops = np.append(starts[1:], len(rows))
+        spans = rows[stops - 1] - rows[starts] + 1
+        places = self._offset + rows[starts] * stride
         try:
-            for first, stop in pairwise(starts):
-                if first == stop:
-                    continue
-                begin, end = first * stride, stop * stride
-                place = self._offset + numbers[first] * stride - begin
-                while begin < end:
-                    got = os.preadv(handle, [buffer[begin:end]], place + begin)
-                    if not got:
-                        break
-                    begin += got
-            same = self._status() == self._seen
+            for first, stop, span, place in zip(
+                starts.tolist(), stops.tolist(), spans.tolist(), places.tolist(), strict=True
+            ):
+                if span == stop - first:
+                    self._read(buffer[first * stride : stop * stride], place)
+                else:
+                    around = np.empty((span, self.width), self.dtype)
+                    self._read(around.reshape(-1).view(np.uint8).data, place)
+                    out[first:stop] = around[rows[first:stop] - rows[first]]
         except OSError as error:
             raise FileError(f"{self._path}: can't be read: {cause(error)}") from error
-        if not same:
-            raise FileError(_changed(self._path))
+        self._check_same()
         return out
+
+    def _check_same(self) -> None:
+        if self._status() != self._seen:
+            raise FileError(_changed(self._path))
+
+    def _read(self, buffer: memoryview, place: int) -> None:
+        """Fill a buffer with what stands at a place of the file; many threads may do so at once."""
+        got = self._read_some(self._handle, [buffer], place)
+        while got < len(buffer):
+            more = self._read_some(self._handle, [buffer[got:]], place + got)
+            if not more:
+                raise FileError(_changed(self._path))
+            got += more
+
+
+_TURN = threading.Lock()
+
+
+def _read_in_turn(handle: int, buffers: list[memoryview], place: int) -> int:
+    """Do what `os.preadv` does for one buffer, where a file has a position alone, which threads share."""
+    with _TURN:
+        os.lseek(handle, place, os.SEEK_SET)
+        content = os.read(handle, len(buffers[0]))
+    buffers[0][: len(content)] = content
+    return len(content)
 
 
 def _changed(path: str) -> str:
@@ -231,7 +273,7 @@ class FullVectors:
             The function that fetches them returned something else.
         """
         if self.fetch is not None:
-            fetched = np.asarray(self.fetch(ids), np.float32)
+            fetched = np.ascontiguousarray(self.fetch(ids), np.float32)
             if fetched.shape != (len(ids), self.n_features):
                 raise DataError(
                     f"fetch returned shape {fetched.shape} for {len(ids)} ids; it must return one vector of "
@@ -241,7 +283,7 @@ class FullVectors:
         if self.rows is not None:
             rows = self.rows[rows]
         if len(self.segments) == 1:
-            return np.asarray(self.segments[0].take(rows), np.float32)
+            return np.ascontiguousarray(self.segments[0].take(rows), np.float32)
         out = np.empty((len(rows), self.n_features), np.float32)
         first = 0
         for segment in self.segments:

@@ -24,11 +24,12 @@ from nearfold.progress import stage
 from nearfold.quantizers.base import faiss_ready
 from nearfold.sampling import sampled_rows
 from nearfold.search.certified import Certificates, certified_candidates
+from nearfold.search.fits import certificates_in
 from nearfold.search.found import Found, named, nothing, whole_numbers
 from nearfold.search.full import Fetch, FullVectors, Segment
 from nearfold.search.groups import Groups, Living
 from nearfold.search.locking import ReadersOneWriter
-from nearfold.search.reduced import InvertedLists, Reduced, living, reduced_from, reduced_index
+from nearfold.search.reduced import InvertedLists, Reduced, living, reduced_index
 from nearfold.search.rerank import best, exact_scores_of, norms_of, settled
 from nearfold.search.saved import Place, read_index, write_index
 
@@ -326,20 +327,14 @@ class SearchIndex:
             raise ParameterError(f"{folder}: was built with fetch; give the function that fetches vectors")
         try:
             arrays = saved.arrays
-            reduced = reduced_from(pipeline, saved.settings["kind"], saved.index, arrays.get("centroids"))
-            proofs = {
-                name.removeprefix("certificates."): array
-                for name, array in arrays.items()
-                if name.startswith("certificates.")
-            }
             full = FullVectors(pipeline.n_features, saved.segments, fetch, arrays.get("rows"))
             loaded = cls(
                 pipeline,
-                reduced,
+                saved.reduced,
                 full,
                 arrays["ids"],
                 norms=arrays.get("norms"),
-                certificates=Certificates(pipeline.metric, **proofs) if proofs else None,
+                certificates=certificates_in(pipeline, arrays),
                 removed=arrays["removed"],
                 entry_of=arrays.get("entries"),
             )

@@ -204,6 +204,15 @@ class InvertedLists(Reduced):
                 codes[numbers] = faiss.rev_swig_ptr(held.get_codes(chosen), n * size).reshape(n, size)
         return codes
 
+    def lists_of(self, numbers: Int64) -> Int64:
+        """Return the list that each code is in."""
+        held, lists = self.index.invlists, np.empty(len(self), np.int64)
+        for chosen in range(int(self.index.nlist)):
+            n = int(held.list_size(chosen))
+            if n:
+                lists[faiss.rev_swig_ptr(held.get_ids(chosen), n)] = chosen
+        return lists[numbers]
+
     def search(self, images: Float32, depth: int, effort: int) -> Int64:
         """Return each query's nearest numbers; see the base class."""
         probes = min(effort, len(self.centroids))

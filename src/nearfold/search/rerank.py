@@ -48,31 +48,25 @@ def exact_scores_of(
     rows = np.where(missing, 0, candidates)
     array = full.lone_array
     scores = np.empty(rows.shape, np.float32)
-    if array is not None:
-        # faiss reads the rows where they are; gathering them first would take several times as long.
-        by_rows = faiss.fvec_L2sqr_by_idx if metric == "l2" else faiss.fvec_inner_products_by_idx
-        q, c = rows.shape
-        wanted = np.ascontiguousarray(rows)
+    step = max(1, _BYTES // (4 * queries.shape[1] * max(1, rows.shape[1])))
+    # faiss reads the rows where they are; gathering them first would take several times as long.
+    by_rows = faiss.fvec_L2sqr_by_idx if metric == "l2" else faiss.fvec_inner_products_by_idx
+    for start in range(0, len(rows), step):
+        asked, wanted = queries[start : start + step], rows[start : start + step]
+        if array is None:
+            taken, wanted = np.unique(wanted, return_inverse=True)
+            vectors = full.take(taken, ids[taken])
+        else:
+            vectors = array
+        wanted = np.ascontiguousarray(wanted.reshape(len(asked), -1))
         by_rows(
-            faiss.swig_ptr(scores),
-            faiss.swig_ptr(np.ascontiguousarray(queries)),
-            faiss.swig_ptr(array),
+            faiss.swig_ptr(scores[start:]),
+            faiss.swig_ptr(np.ascontiguousarray(asked)),
+            faiss.swig_ptr(vectors),
             faiss.swig_ptr(wanted),
-            array.shape[1],
-            q,
-            c,
+            vectors.shape[1],
+            *wanted.shape,
         )
-    else:
-        step = max(1, _BYTES // (4 * queries.shape[1] * max(1, rows.shape[1])))
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            wanted, place = np.unique(rows[part], return_inverse=True)
-            vectors = full.take(wanted, ids[wanted])[place.reshape(rows[part].shape)]
-            if metric == "l2":
-                vectors -= queries[part, None, :]
-                scores[part] = np.einsum("qcd,qcd->qc", vectors, vectors)
-            else:
-                scores[part] = np.matmul(vectors, queries[part, :, None])[:, :, 0]
     if metric == "l2":
         np.negative(scores, out=scores)
     elif norms is not None:

@@ -13,6 +13,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -27,8 +28,9 @@ from nearfold.fold import read_safetensors, safetensors_bytes
 from nearfold.pipeline.pipeline import Pipeline
 from nearfold.schema import Count, FileName, Positive, checked_json, encoded
 from nearfold.search.fingerprint import Fingerprint, check_fingerprint, fingerprint, stamp
-from nearfold.search.fits import check_fits
+from nearfold.search.fits import check_fits, check_sample
 from nearfold.search.full import Segment
+from nearfold.search.reduced import Reduced, reduced_from
 from nearfold.search.stored import first_stage
 
 __all__ = ["MANIFEST", "Place", "SavedIndex", "VerifiedIndex", "read_index", "verify_index", "write_index"]
@@ -87,12 +89,12 @@ class Place(NamedTuple):
 
 
 class SavedIndex(NamedTuple):
-    """What a folder holds: a pipeline, settings, arrays, the faiss index and segments of full vectors."""
+    """What a folder holds: a pipeline, settings, arrays, the first stage and segments of full vectors."""
 
     pipeline: Pipeline
     settings: dict[str, Any]
     arrays: dict[str, npt.NDArray[Any]]
-    index: Any
+    reduced: Reduced
     segments: list[Segment]
     place: Place
 
@@ -226,8 +228,9 @@ def _write_generation(
         known = named.known
         assert known is not None
         path = Path(named.path or "")
-        ours = path in made or (before is not None and path.name in before.files and _own(home, path))
-        if ours and _OWN.fullmatch(path.name):
+        # An earlier nearfold listed a user's file here like its own, without a digest.
+        recorded = None if before is None else before.files.get(path.name)
+        if path in made or (recorded == (known.stamp.bytes, known.sha256) and _own(home, path)):
             files[path.name] = (known.stamp.bytes, known.sha256)
         kept.append(named)
     names = {part: f"{generation:06}.{part}" for part in _PARTS}
@@ -385,20 +388,26 @@ def _read(
     pipeline = Pipeline.load(home / parts.pipeline)
     _, arrays = read_safetensors(home / parts.rows)
     segments = [] if fetched else _segments(home, manifest, base)
-    lists = len(arrays["centroids"]) if arrays.get("centroids", np.empty(0)).ndim == 2 else 0
-    try:
-        index = first_stage(manifest.settings.kind, pipeline, content, lists)
-        check_fits(
-            pipeline,
-            manifest.settings.kind,
-            arrays,
-            int(index.ntotal),
-            None if fetched or manifest.settings.fetched else segments,
-        )
-    except ValueError as error:
-        raise FileError(f"{home}: not a usable index: {error}; {_TODO}") from error
+    kind, centroids = manifest.settings.kind, arrays.get("centroids", np.empty(0))
+    known = None if fetched or manifest.settings.fetched else segments
+    with _naming(home / parts.faiss):
+        index = first_stage(kind, pipeline, content, len(centroids) if centroids.ndim == 2 else 0)
+    with _naming(home / parts.rows):
+        check_fits(pipeline, kind, arrays, int(index.ntotal), known)
+        reduced = reduced_from(pipeline, kind, index, arrays.get("centroids"))
+        if known is not None:
+            check_sample(pipeline, reduced, arrays, known)
     settings = msgspec.to_builtins(manifest.settings)
-    return SavedIndex(pipeline, settings, arrays, index, segments, Place(home.resolve(), digest))
+    return SavedIndex(pipeline, settings, arrays, reduced, segments, Place(home.resolve(), digest))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file whose content doesn't fit the rest."""
+    try:
+        yield
+    except ValueError as error:
+        raise FileError(f"{path}: does not fit the rest of the index: {error}; {_TODO}") from error
 
 
 def _segments(home: Path, manifest: _Manifest, base: str | os.PathLike[str] | None) -> list[Segment]:
