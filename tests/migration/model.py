@@ -17,7 +17,14 @@ from typing import Any, ClassVar
 import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from nearfold import Encoder
 from nearfold.errors import DatabaseError
@@ -70,8 +77,12 @@ class Duck(Engine):
     known: ClassVar = {"key": "id", "dtype": "float32"}
 
     def __init__(self, folder: Path) -> None:
+        import duckdb
+
         self._file = folder / "d"
         self.where = f"duckdb:{self._file}"
+        # Held open, the file isn't synced and read again for each statement.
+        self._db = duckdb.connect(str(self._file))
         self._run(
             f'CREATE TABLE "Items" (id INT, v FLOAT[{D}]); CREATE SCHEMA s; '
             f"CREATE TABLE s.items_folded AS SELECT range AS id, [1, 2]::FLOAT[{M}] AS folded "
@@ -80,11 +91,16 @@ class Duck(Engine):
         )
 
     def _run(self, sql: str, *given: Any) -> list[Any]:
+        return list(self._db.execute(sql, list(given)).fetchall())
+
+    def close(self) -> None:
         import duckdb
 
-        with duckdb.connect(str(self._file)) as db:
-            found = db.execute(sql, list(given)).fetchall()
-            return list(found)
+        rows = self.full()
+        self._db.close()
+        self._db = duckdb.connect(str(self._file))
+        assert self.full() == rows
+        self._db.close()
 
     def put(self, rows: Model) -> None:
         self.remove(list(rows))
@@ -171,6 +187,8 @@ class Postgres(Engine):
 
         self.where = where
         self._db = psycopg.connect(where, autocommit=True)
+        self._db.execute("ALTER ROLE CURRENT_USER SET synchronous_commit = off")
+        self._db.execute("SET synchronous_commit = off")
         self._db.execute(
             'CREATE EXTENSION IF NOT EXISTS vector; DROP TABLE IF EXISTS "It%s ems", "It%s ems_folded", '
             '"it%s ems_folded"; DROP FUNCTION IF EXISTS "fold_It%s ems"; '
@@ -272,6 +290,16 @@ class Qdrant(Engine):
 
 KEYS = st.integers(0, 15)
 VECTORS = st.one_of(st.none(), st.tuples(*[st.integers(-9, 9).map(float)] * D))
+PLACES = st.integers(0, 40)
+ROWS = st.dictionaries(KEYS, VECTORS, min_size=1, max_size=4)
+CHANGES = st.one_of(
+    st.tuples(st.just("put"), ROWS),
+    st.tuples(st.just("put"), ROWS),
+    st.tuples(st.just("remove"), st.sets(PLACES, min_size=1, max_size=3)),
+    st.tuples(st.just("rename"), PLACES, KEYS),
+    st.tuples(st.just("swap"), PLACES, PLACES),
+    st.tuples(st.just("stranger"), st.integers(1000, 1003)),
+)
 COUNTS: Counter[str] = Counter()
 
 
@@ -287,45 +315,62 @@ class Changes(RuleBasedStateMachine):
         self.model: Model = {100 + i: (float(i), 1.0, 0.0, 2.0) for i in range(4)}
         self.engine.put(self.model)
         self.strangers: set[int] = set()
-        self.migrated = False
+        self.migrated, self.changed = False, True
         self.foreign = self.engine.foreign()
 
     def teardown(self) -> None:
         if hasattr(self, "engine"):
             self.engine.close()
 
-    @rule(rows=st.dictionaries(KEYS, VECTORS, min_size=1, max_size=4))
-    def put(self, rows: Model) -> None:
-        COUNTS["rows put"] += len(rows)
+    @rule(changes=st.lists(CHANGES, min_size=1, max_size=6))
+    def change(self, changes: list[Any]) -> None:
+        """Do several things, for rules that are drawn one by one come too seldom between two runs."""
+        for kind, *given in changes:
+            getattr(self, f"_{kind}")(*given)
+        self.changed = True
+
+    def _put(self, rows: Model) -> None:
+        replaced = len(rows.keys() & self.model.keys())
+        COUNTS["rows replaced"] += replaced
+        COUNTS["rows put"] += len(rows) - replaced
         self.engine.put(rows)
         self.model |= rows
 
-    @rule(keys=st.sets(KEYS, min_size=1, max_size=3))
-    def remove(self, keys: set[int]) -> None:
-        COUNTS["rows removed"] += len(keys & self.model.keys())
+    def _remove(self, places: set[int]) -> None:
+        keys = {sorted(self.model)[place % len(self.model)] for place in places if self.model}
+        # A search needs some.
+        keys -= set(range(100, 104))
+        COUNTS["rows removed"] += len(keys)
         self.engine.remove(sorted(keys))
         for key in keys:
             self.model.pop(key, None)
 
-    @rule(old=KEYS, new=KEYS)
-    def rename(self, old: int, new: int) -> None:
+    def _rename(self, place: int, new: int) -> None:
         """Give a vector another key."""
-        if old in self.model and new not in self.model:
+        old = sorted(self.model)[place % len(self.model)]
+        if old < 100 and new not in self.model:
             COUNTS["keys changed"] += 1
             row = self.model.pop(old)
             self.engine.remove([old])
             self.engine.put({new: row})
             self.model[new] = row
 
-    @rule(key=st.integers(1000, 1003))
-    def stranger(self, key: int) -> None:
+    def _swap(self, place: int, other: int) -> None:
+        """Give each of two rows the other's vector."""
+        first, second = (sorted(self.model)[each % len(self.model)] for each in (place, other))
+        COUNTS["vectors swapped"] += 1
+        self._put({first: self.model[second], second: self.model[first]})
+
+    def _stranger(self, key: int) -> None:
         if self.migrated and self.engine.has_strangers and key not in self.strangers:
             COUNTS["rows of others"] += 1
             self.engine.put_stranger(key)
             self.strangers.add(key)
 
+    @precondition(lambda self: self.changed)
     @rule()
     def migrate(self) -> None:
+        self.changed = False
         COUNTS["migrations"] += 1
         fold = FOLD if not isinstance(self.engine, Qdrant) else Encoder(FOLD.weight, metric="l2")
         refused = None

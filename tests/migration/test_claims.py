@@ -346,12 +346,13 @@ def test_points_that_changed_and_points_of_others(tmp_path: Path, rows: Vectors)
         "lancedb:s3://me:pass-word@bucket/x?key=pass-word",
     ],
 )
-def test_passwords_are_in_no_message(where: str) -> None:
+def test_passwords_are_in_no_message(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if "s3" in where:
-        from nearfold.migration.base import shown
+        # What the library would ask of the network.
+        def refuse(place: str) -> None:
+            raise OSError(f"no bucket at {place}: pass-word is wrong")
 
-        assert shown(where.partition(":")[2]) == "s3://bucket/x"
-        return
+        monkeypatch.setattr("lancedb.connect", refuse)
     with pytest.raises(NearfoldError) as refused:
         open_store(where, FOLD, table="t")
     assert "pass" not in str(refused.value).replace("password as", "")

@@ -32,7 +32,6 @@ __all__ = [
     "check_sound",
     "chosen_column",
     "digests",
-    "shown",
     "sound_matrix",
     "told_panic",
 ]
@@ -253,12 +252,6 @@ def digests(vectors: Float32) -> list[bytes]:
     """Return 16 bytes of each vector, by which it is seen later whether it changed."""
     rows = np.ascontiguousarray(vectors, "<f4")
     return [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
-
-
-def shown(where: str) -> str:
-    """Return a database's URL without what is secret in it, for messages: its user, password and options."""
-    scheme, marks, rest = where.partition("://")
-    return f"{scheme}{marks}{rest.partition('?')[0].rpartition('@')[2]}" if marks else where
 
 
 def told_panic(error: BaseException, where: str) -> DatabaseError | None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from nearfold.arrays import Float32, Metric, chunk_rows
+from nearfold.credentials import redacted
 from nearfold.errors import DatabaseError, ParameterError
 from nearfold.extras import import_extra
 from nearfold.fold import Fold
@@ -31,7 +32,6 @@ from nearfold.migration.base import (
     Store,
     Survey,
     chosen_column,
-    shown,
     sound_matrix,
     told_panic,
 )
@@ -69,9 +69,9 @@ def open_store(
         opened = lancedb.connect(where).open_table(table)
     except BaseException as error:
         if not isinstance(error, (ValueError, OSError, RuntimeError)):
-            raise told_panic(error, shown(where)) or error from error
-        said = first_line(error).replace(where, shown(where))
-        raise DatabaseError(f"{shown(where)}: can't open the table {table}: {said}") from None
+            raise told_panic(error, redacted(where)) or error from error
+        said = redacted(f"{where}: can't open the table {table}: {first_line(error)}")
+        raise DatabaseError(said) from None
     kinds = {field.name: field.type for field in opened.schema}
     found = [each for each, kind in kinds.items() if _fits(kind)]
     # Folded columns hold a note.
@@ -145,7 +145,8 @@ class LanceStore(Store):
     ) -> None:
         super().__init__(fold, dtype)
         self._table = table
-        self._database, self._named = shown(where), name_of_table
+        # A folder's name is printed as it is, for the query has to find it.
+        self._database, self._named = redacted(where) if "://" in where else where, name_of_table
         self._where = f"{self._database}/{name_of_table}"
         self.source_mark, self.target_mark = column, name
         self._note: Note | None = None

@@ -47,6 +47,8 @@ _WAIT = "30s"
 # What the whole session relies on: backslashes are plain, and rows that a policy hides are an error, for
 # their folds would look as if their vectors were gone.
 _SESSION = "SET standard_conforming_strings = on; SET row_security = off"
+# The greatest float32.
+_MOST = float(np.finfo(np.float32).max)
 # Columns of the folded table beside the key.
 _FOLDED, _DIGEST = "folded", "digest"
 
@@ -209,6 +211,8 @@ class PostgresStore(Store):
     def _measured(self) -> int:
         """Return the dimensions of all vectors of a column whose type tells none."""
         wanted = self._fold.n_features
+        if self._table.is_array:
+            self._check_arrays()
         odd = self._db.execute(
             f"SELECT s.{self._key}::text, vector_dims({self._full}::vector) FROM {self._table.sql} s "
             f"WHERE vector_dims({self._full}::vector) <> $1 LIMIT 1",
@@ -221,6 +225,21 @@ class PostgresStore(Store):
                 f"use the vectors it was fitted for"
             )
         return wanted
+
+    def _check_arrays(self) -> None:
+        """Refuse arrays that are no vectors: pgvector would, without saying which row's."""
+        array = f"s.{self._column}"
+        odd = self._db.execute(
+            f"SELECT s.{self._key}::text FROM {self._table.sql} s WHERE {array} IS NOT NULL AND "
+            f"(array_ndims({array}) IS DISTINCT FROM 1 OR array_position({array}, NULL) IS NOT NULL OR "
+            # NaN is greater than any number here.
+            f"EXISTS (SELECT FROM unnest({array}) x WHERE abs(x::float8) > {_MOST})) LIMIT 1"
+        ).fetchone()
+        if odd is not None:
+            raise DataError(
+                f"{self._table.name}: the array of {odd[0]!r} is no vector: it is empty, has a null, NaN, "
+                "inf or a number beyond float32 in it, or several dimensions; mend or remove it"
+            )
 
     def _check_heirs(self) -> None:
         doubled = self._db.execute(
