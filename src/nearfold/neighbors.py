@@ -207,9 +207,10 @@ class NeighborSearch:
     def look(self, thread: int, rows: Float32, first: int) -> None:
         """Let a thread see rows of shape (n, d), numbered from `first`."""
         hits: list[_Hits] = []
+        marks = row_marks(rows) if self._distinct else None
         for start in range(0, len(rows), self._step):
             piece = rows[start : start + self._step]
-            seen = _seen(piece, first + start, self._distinct)
+            seen = _seen(piece, first + start, None if marks is None else marks[start : start + len(piece)])
             piece = seen.rows
             scores = np.matmul(self._anchors, piece.T, out=self._scratch[thread][:, : len(piece)])
             if self._metric == "l2":
@@ -219,14 +220,18 @@ class NeighborSearch:
                 scores = np.maximum.reduceat(scores, seen.heads, axis=1)
             if np.isneginf(self._floor).any():
                 ids = np.broadcast_to(seen.ids, scores.shape)
-                marks = None if seen.marks is None else np.broadcast_to(seen.marks, scores.shape)
-                best = _best(Neighbors(scores, ids, marks), min(self._k, scores.shape[1]))
+                best = _best(Neighbors(scores, ids), min(self._k, scores.shape[1]))
+                if marks is not None:
+                    best = _marked(best, marks, first)
                 self._merge(np.arange(len(scores)), best)
             else:
                 hits.append(_reaching(scores, self._floor, seen))
         # One merge for all pieces: it costs as much for few candidates as for many.
         if hits and sum(len(hit.anchors) for hit in hits):
-            self._merge(*_packed(hits))
+            anchors, packed = _packed(hits)
+            if marks is not None:
+                packed = _best_marked(packed, self._k, marks, first)
+            self._merge(anchors, packed)
 
     def _merge(self, anchors: Int64, seen: Neighbors) -> None:
         """Merge candidates of some anchors into what is found."""
@@ -271,30 +276,28 @@ class _Seen(NamedTuple):
     ----------
     rows
         Shape (n, d).
-    ids, marks
-        Numbers and marks of the distinct ones among them; marks are None where all count.
+    ids
+        The numbers of the distinct ones among them.
     heads
         The places in `rows` where distinct ones begin; None where each is one.
     """
 
     rows: Float32
     ids: Int64
-    marks: Int64 | None
     heads: Int64 | None
 
 
-def _seen(rows: Float32, first: int, distinct: bool) -> _Seen:
-    """Return rows, numbered from `first`, as they are scored."""
+def _seen(rows: Float32, first: int, marks: Int64 | None) -> _Seen:
+    """Return rows, numbered from `first`, as they are scored; copies count once where there are marks."""
     ids = np.arange(first, first + len(rows))
-    if not distinct:
-        return _Seen(rows, ids, None, None)
-    marks = row_marks(rows)
+    if marks is None:
+        return _Seen(rows, ids, None)
     order = np.argsort(marks, kind="stable")
     ordered = marks[order]
     heads = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
     if len(heads) == len(rows):
-        return _Seen(rows, ids, marks, None)
-    return _Seen(rows[order], ids[order[heads]], ordered[heads], heads)
+        return _Seen(rows, ids, None)
+    return _Seen(rows[order], ids[order[heads]], heads)
 
 
 def _repeats(marks: Int64) -> npt.NDArray[np.bool_]:
@@ -326,6 +329,22 @@ def _once(seen: Neighbors) -> Neighbors:
     return once
 
 
+def _marked(seen: Neighbors, marks: Int64, first: int) -> Neighbors:
+    """Return rows with their marks, given those of all rows numbered from `first`."""
+    known = seen.ids >= 0
+    return seen._replace(marks=np.where(known, marks[np.where(known, seen.ids - first, 0)], NO_MARK))
+
+
+def _best_marked(seen: Neighbors, k: int, marks: Int64, first: int) -> Neighbors:
+    """Return the k best different rows of candidates of shape (a, c), with marks: those of few are read."""
+    k = min(k, seen.ids.shape[1])
+    best = _marked(_best(seen, k), marks, first)
+    assert best.marks is not None
+    if len(again := np.flatnonzero(_repeats(best.marks))):
+        best.put(again, _best(_once(_marked(seen.chosen(again), marks, first)), k))
+    return best
+
+
 def _best(seen: Neighbors, k: int) -> Neighbors:
     """Return the k best of candidates of shape (a, c); among equal scores the lowest numbers.
 
@@ -342,12 +361,11 @@ def _best(seen: Neighbors, k: int) -> Neighbors:
 
 
 class _Hits(NamedTuple):
-    """Scores that reach their anchor's floor, with anchors, row numbers and marks, each of shape (h,)."""
+    """Scores that reach their anchor's floor, with anchors and row numbers, each of shape (h,)."""
 
     anchors: Int64
     scores: Float32
     ids: Int64
-    marks: Int64 | None
 
 
 def _reaching(scores: Float32, floor: Float32, seen: _Seen) -> _Hits:
@@ -359,25 +377,19 @@ def _reaching(scores: Float32, floor: Float32, seen: _Seen) -> _Hits:
     # One-dimensional nonzero is several times faster than two-dimensional.
     flat = np.flatnonzero(scores >= floor[:, None])
     anchors, columns = np.divmod(flat, scores.shape[1])
-    marks = None if seen.marks is None else seen.marks[columns]
-    return _Hits(anchors, scores[anchors, columns], seen.ids[columns], marks)
+    return _Hits(anchors, scores[anchors, columns], seen.ids[columns])
 
 
 def _packed(hits: list[_Hits]) -> tuple[Int64, Neighbors]:
     """Return the anchors that were hit, and their candidates, packed to the left."""
-    anchors = np.concatenate([part.anchors for part in hits])
-    scores = np.concatenate([part.scores for part in hits])
-    ids = np.concatenate([part.ids for part in hits])
-    marks = [part.marks for part in hits if part.marks is not None]
+    anchors, scores, ids = (np.concatenate(parts) for parts in zip(*hits, strict=True))
     order = np.argsort(anchors, kind="stable")
     hit, counts = np.unique(anchors, return_counts=True)
     line = np.repeat(np.arange(len(hit)), counts)
     place = np.arange(len(anchors)) - np.repeat(np.cumsum(counts) - counts, counts)
-    packed = Neighbors.empty(len(hit), int(counts.max()), distinct=bool(marks))
+    packed = Neighbors.empty(len(hit), int(counts.max()))
     packed.scores[line, place] = scores[order]
     packed.ids[line, place] = ids[order]
-    if packed.marks is not None:
-        packed.marks[line, place] = np.concatenate(marks)[order]
     return hit, packed
 
 

@@ -142,16 +142,16 @@ def test_it_beats_principal_components_on_real_vectors(metric: Metric, sample: n
         assert kept > evaluate(rival, base, queries, metric=metric).preservation[10].mean + 0.01
 
 
-@pytest.mark.parametrize("stored", [np.float32, np.float16])
-def test_copies_take_nothing_from_what_is_learned(stored: type, tmp_path: Path) -> None:
+def test_copies_take_nothing_from_what_is_learned(tmp_path: Path) -> None:
     vectors = load_sample().vectors.astype(np.float32)
     rng = np.random.default_rng(0)
-    rows, queries = vectors[:1200], vectors[4700:]
-    # Each row three times, one of them a thousand times, some at another length.
-    X = rows[rng.permutation(np.concatenate([np.repeat(np.arange(1200), 3), np.full(1000, 5)]))]
-    X = (X * rng.choice([0.7, 1.0, 1.3], (len(X), 1))).astype(stored).astype(np.float32)
-    learner = NearFold(48, n_steps=60)
-    learned, once = learner.fit(X).encoder_, NearFold(48, n_steps=60).fit(rows).encoder_
+    rows, queries = vectors[:1000], vectors[4800:]
+    # Each row three times, one of them a thousand times, at three lengths, half of them rounded.
+    X = rows[rng.permutation(np.concatenate([np.repeat(np.arange(1000), 3), np.full(1000, 5)]))]
+    X *= rng.choice([0.7, 1.0, 1.3], (len(X), 1)).astype(np.float32)
+    X[::2] = X[::2].astype(np.float16)
+    learner = NearFold(48, n_steps=50)
+    learned, once = learner.fit(X).encoder_, NearFold(48, n_steps=50).fit(rows).encoder_
 
     def recall(encoder: Encoder) -> float:
         return evaluate(encoder, X, queries).preservation[10].mean
