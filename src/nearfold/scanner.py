@@ -12,7 +12,7 @@ import numpy as np
 from nearfold.arrays import Float32, check_finite, chunk_rows, normalize_rows
 from nearfold.errors import DataError
 from nearfold.moments import RunningMoments
-from nearfold.neighbors import Neighbors, NeighborSearch
+from nearfold.neighbors import NeighborSearch
 from nearfold.progress import stage
 from nearfold.sampling import sampled_rows
 from nearfold.scan import Anchors, Kept, Request, Scan, anchors_of, numbers_of, prepared
@@ -76,7 +76,7 @@ class Scanner:
         if anchors is not None:
             found = start.neighbors if start else None
             self._search = NeighborSearch(
-                anchors.vectors, anchors.k, anchors.metric, n_threads, found, anchors.floor
+                anchors.vectors, anchors.k, anchors.metric, n_threads, found, anchors.floor, distinct=True
             )
         self._start = start.moments if start else None
         self._rows = start.rows if start else 0
@@ -162,7 +162,7 @@ class Scanner:
         moments = reduce(add, sums)
         if self._search is None:
             return Scan(self._rows, moments, shift=self._shift)
-        found = Neighbors(self._search.found.scores.copy(), self._search.found.ids.copy())
+        found = self._search.found.chosen(np.arange(len(self._search.found.ids)))
         if not self._carry:
             return Scan(self._rows, moments, found, shift=self._shift)
         width = self._kept[0].vectors.shape[1]

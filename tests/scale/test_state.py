@@ -25,8 +25,10 @@ from nearfold.fold import read_safetensors
 from nearfold.origin import DIGEST, sealed
 from nearfold.scale.engines import engine_for
 from nearfold.scale.fit import fit_files
-from nearfold.scale.state import read_state, write_state
+from nearfold.scale.state import ScanState, read_state, write_state
 from nearfold.scale.update import update_files
+from nearfold.scan import Request
+from nearfold.scanner import Scanner, scan_array
 
 ENGINE = engine_for(None, 10**9)
 X = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32) + 1
@@ -305,3 +307,18 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
         read_state(tmp_path / "s")
     with pytest.raises(FileError, match="is a pipe"):
         Encoder.load(tmp_path / "s")
+
+
+def test_marks_of_rows_that_are_not_kept_are_gone_on_with(rng: np.random.Generator, tmp_path: Path) -> None:
+    X = np.repeat(rng.standard_normal((60, 8)).astype(np.float32), 5, axis=0)[rng.permutation(300)]
+    wanted = Request("cosine", normalize=True, products=np.float32, n_anchors=20, k=6)
+    whole, anchors = scan_array(X, wanted)
+    early = Scanner(wanted, anchors, carry=False)
+    with early:
+        early.see(X[:120], 0)
+    write_state(tmp_path / "s", ScanState(wanted, anchors, 300, 120, early.result()))
+    again = read_state(tmp_path / "s")
+    late = Scanner(again.request, again.anchors, start=again.scan, carry=False)
+    with late:
+        late.see(X[120:], 120)
+    np.testing.assert_array_equal(late.result().neighbors.sorted().ids, whole.neighbors.sorted().ids)

@@ -8,6 +8,7 @@ import scipy.sparse
 from sklearn.utils import check_random_state
 
 from nearfold.arrays import Float32, Metric, check_finite, check_positive, check_products, normalize_rows
+from nearfold.copies import without_copies
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError
 from nearfold.methods.base import LinearFold, check_graph_neighbors, check_rows_for_components, sample_rows
@@ -83,6 +84,8 @@ class LPP(LinearFold):
             X = normalize_rows(X)
         X = sample_rows(X, self.max_rows, check_random_state(self.random_state))
         check_graph_neighbors(self.n_neighbors, len(X))
+        # Copies would join to each other alone.
+        X = without_copies(X, max(n_components, int(self.n_neighbors) + 1))
         graph = neighbor_graph(X, self.n_neighbors, self.metric)
         degree = np.asarray(graph.sum(axis=1)).ravel()
         wide = X.astype(np.float64)

@@ -17,6 +17,7 @@ from sklearn.manifold import Isomap as SklearnIsomap
 from sklearn.utils import check_random_state
 
 from nearfold.arrays import Float32, Metric, check_finite, check_positive, normalize_rows
+from nearfold.copies import distinct_rows
 from nearfold.errors import NearfoldWarning, ParameterError
 from nearfold.extras import import_extra
 from nearfold.fold import Fold
@@ -117,6 +118,10 @@ class _Manifold(FoldEstimator):
         check_rows_for_components(len(X) - 1, n_components)
         check_graph_neighbors(self.n_neighbors, len(X))
         normalizes = self.metric == "cosine"
+        once = distinct_rows(_scaled(X, normalizes))
+        if len(once) > max(n_components, int(self.n_neighbors)):
+            # Copies would join to each other alone.
+            X = X[once]
         model = self._model(n_components, rng.randint(2**31))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -64,7 +64,8 @@ class NearFold(ScanFold):
     metric
         "cosine", "l2" or "ip".
     n_neighbors
-        Neighbours in a block; None for 64, or all other rows where there are fewer.
+        Neighbours in a block; None for 64, or all other rows where there are fewer. Copies of a row, and
+        rows that are equal but for rounding, count as one.
     n_anchors
         Blocks at most. Neighbours come from all rows, anchors need not. None for 3,000, fewer from
         100,000 rows on, down to 1,024: what is left of their gain there is below a point's fifth,
@@ -202,7 +203,7 @@ class NearFold(ScanFold):
             -trained.weight @ scan.mean if centered else None,
             rows=scan.rows,
             anchors=len(blocks.index),
-            neighbors=request.k,
+            neighbors=blocks.index.shape[1] - 1,
             learning_rate=trained.learning_rate,
             loss_before=trained.loss_before,
             loss_after=trained.loss_after,

@@ -53,6 +53,8 @@ def block_scores(Y: Float32, metric: Metric) -> Float32:
 
 def score_spread(B: Float32, metric: Metric) -> float:
     """Return tau: the standard deviation of scores between different rows of blocks B (b, N, d)."""
+    if B.shape[1] < 2:
+        return 0.0
     scores = block_scores(B, metric)
     apart = ~np.eye(B.shape[1], dtype=bool)
     return float(scores[:, apart].std(dtype=np.float64))

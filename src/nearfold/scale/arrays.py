@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nearfold.copies import NO_MARK, row_marks
 from nearfold.errors import DataError
 from nearfold.moments import Moments
 from nearfold.neighbors import Neighbors
@@ -124,7 +125,23 @@ class ScanArrays:
                 raise DataError("rows that are neighbours are missing from kept")
         elif self._done == self._rows and len(needed):
             raise DataError("the rows that are neighbours are missing")
+        neighbors = neighbors._replace(marks=self._read_marks(neighbors, kept))
         return Scan(self._done, moments, neighbors, kept, self.anchors.shift)
+
+    def _read_marks(self, neighbors: Neighbors, kept: Kept | None) -> Array:
+        """Return the neighbours' marks: of the rows where those are kept, or as they were written."""
+        known = neighbors.ids >= 0
+        if kept is not None:
+            marks = np.full(neighbors.ids.shape, NO_MARK, np.int64)
+            marks[known] = row_marks(kept.vectors)[np.searchsorted(kept.ids, neighbors.ids[known])]
+            return marks
+        if "marks" not in self._left:
+            # Scans of earlier versions have none: each row stands for itself.
+            return neighbors.ids + 1
+        marks = self._take("marks", np.int64, *neighbors.ids.shape)
+        if ((marks != NO_MARK) != known).any():
+            raise DataError("marks are not those of the neighbours")
+        return marks
 
     def _read_moments(self) -> Moments:
         d = self._width

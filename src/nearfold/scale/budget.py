@@ -72,7 +72,7 @@ def scan_bytes(
         held += min(rows, anchors * k)
     # The blocks, and what is computed of them.
     learned = 2 * min(anchors, _MEASURED + n_threads * _LEARNED) * (k + 1) * vector
-    lists = 3 * 8 * anchors * k
+    lists = 5 * 8 * anchors * k
     return int(fixed + held * vector + learned + lists)
 
 

@@ -111,6 +111,9 @@ def write_state(path: str | os.PathLike[str], state: ScanState) -> None:
         tensors["count"] = np.array([scan.moments.count])
         if scan.neighbors is not None:
             tensors |= {"scores": scan.neighbors.scores, "ids": scan.neighbors.ids}
+            if scan.kept is None:
+                # Of rows that are not at hand; those of others are made anew.
+                tensors["marks"] = scan.neighbors.marks
         if scan.kept is not None:
             tensors |= {"kept_ids": scan.kept.ids, "kept": scan.kept.vectors}
     if state.sample is not None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nearfold.arrays import check_width
+from nearfold.copies import distinct_rows
 from nearfold.encoder import Encoder
 from nearfold.errors import FileError, ParameterError
 from nearfold.evaluation.watch import IN_SAMPLE_ROWS, SAMPLE_SIZES, figures_of, with_figures
@@ -184,18 +185,17 @@ def _grown(
         rows=np.concatenate([old.rows[staying], new_rows]),
         floor=None,
     )
-    neighbors = Neighbors(
-        np.concatenate([known.scores, found.scores]), np.concatenate([known.ids, found.ids])
-    )
-    return anchors, replace(state.scan, neighbors=neighbors), sample
+    once = distinct_rows(anchors.vectors)
+    start = replace(state.scan, neighbors=known.joined(found, axis=0))
+    return anchors.chosen(once), start.of_anchors(once), sample
 
 
 def _nearest_kept(vectors: np.typing.NDArray[np.float32], kept: Kept, anchors: Anchors) -> Neighbors:
     """Return new anchors' neighbours among the old rows that are kept."""
     if not len(vectors):
-        return Neighbors.empty(0, anchors.k)
-    found = nearest(vectors, [kept.vectors], anchors.k, anchors.metric, len(kept.ids))
-    return Neighbors(found.scores, np.where(found.ids < 0, -1, kept.ids[found.ids]))
+        return Neighbors.empty(0, anchors.k, distinct=True)
+    found = nearest(vectors, [kept.vectors], anchors.k, anchors.metric, len(kept.ids), distinct=True)
+    return found._replace(ids=np.where(found.ids < 0, -1, kept.ids[found.ids]))
 
 
 def _scan_new_rows(
