@@ -20,6 +20,7 @@ __all__ = [
     "Metric",
     "as_rows",
     "as_vectors",
+    "check_directions",
     "check_finite",
     "check_metric",
     "check_positive",
@@ -63,8 +64,10 @@ def check_metric(metric: str) -> Metric:
     raise ParameterError(f"metric={metric!r} is unknown; use one of {', '.join(METRICS)}")
 
 
-def check_products(X: Float32, metric: Metric, name: str) -> None:
+def check_products(X: Float32, metric: Metric, name: str, rows: npt.NDArray[np.int64] | None = None) -> None:
     """Refuse vectors whose inner products or distances are beyond float32; cosine takes any.
+
+    `rows` are their numbers in the user's data, where those are not 0, 1, ...
 
     Raises
     ------
@@ -75,9 +78,10 @@ def check_products(X: Float32, metric: Metric, name: str) -> None:
         return
     largest = max(float(X.max()), -float(X.min()))
     if largest**2 * X.shape[1] > float(np.finfo(np.float32).max) / 8:
+        row = int(np.abs(X).max(axis=1).argmax())
         raise DataError(
-            f"{name}: has numbers of {largest:.0e}, whose products are beyond float32; divide all vectors by "
-            f"a constant"
+            f"{name}: row {row if rows is None else int(rows[row])} has numbers of {largest:.0e}, whose "
+            f"products are beyond float32; divide all vectors by a constant"
         )
 
 
@@ -331,6 +335,19 @@ def normalize_rows(
     # Rows that are not finite become NaN, which is for the caller to find.
     with np.errstate(invalid="ignore"):
         return np.divide(X, norms[:, None], out=out)
+
+
+def check_directions(vectors: Float32, name: str, first_row: int = 0) -> None:
+    """Refuse a zero row, which has no cosine to anything, and name the first, counted from `first_row`.
+
+    Raises
+    ------
+    DataError
+        There is one.
+    """
+    if len(zero := np.flatnonzero(~vectors.any(axis=1))):
+        row = int(zero[0])
+        normalize_rows(vectors[row : row + 1], name, first_row=first_row + row)
 
 
 def resolve_components(n_components: int | str, n_features: int) -> int:

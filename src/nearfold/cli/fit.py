@@ -98,7 +98,10 @@ def fit(
         encoder: Fold
         seen = None
         if rows is None and scans(estimator, source):
-            asked = None if queries is None else read_vectors(queries, query_column or column)
+            cosine = estimator.metric == "cosine"
+            asked = (
+                None if queries is None else read_vectors(queries, query_column or column, directions=cosine)
+            )
             engine = engine_for(scheduler, budget)
             encoder = fit_files(
                 estimator, source, engine, column=column, queries=asked, state=state, watch=watch

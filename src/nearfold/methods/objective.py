@@ -18,7 +18,17 @@ import numpy as np
 
 from nearfold.arrays import Float32, Metric
 
-__all__ = ["distinguishes", "gradient", "loss", "loss_of_fold", "score_spread", "soft_neighbors", "softened"]
+__all__ = [
+    "block_scores",
+    "distinguishes",
+    "gradient",
+    "loss",
+    "loss_of_fold",
+    "score_spread",
+    "soft_neighbors",
+    "softened",
+    "spread_of",
+]
 
 # Keeps a vector that folds to zero from dividing by zero; far below any norm that matters.
 _TINY = np.float32(1e-20)
@@ -36,8 +46,12 @@ def block_scores(Y: Float32, metric: Metric) -> Float32:
 
 def score_spread(B: Float32, metric: Metric) -> float:
     """Return tau: the standard deviation of scores between different rows of blocks B (b, N, d)."""
-    scores = block_scores(B, metric)
-    apart = ~np.eye(B.shape[1], dtype=bool)
+    return spread_of(block_scores(B, metric))
+
+
+def spread_of(scores: Float32) -> float:
+    """Return the standard deviation of scores (b, N, N) between different rows."""
+    apart = ~np.eye(scores.shape[1], dtype=bool)
     return float(scores[:, apart].std(dtype=np.float64))
 
 
