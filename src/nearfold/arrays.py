@@ -20,6 +20,7 @@ __all__ = [
     "Metric",
     "as_rows",
     "as_vectors",
+    "check_directions",
     "check_finite",
     "check_metric",
     "check_positive",
@@ -81,13 +82,22 @@ def largest_number(X: npt.NDArray[Any]) -> float:
     return float(max(X.max(), -X.min())) if X.size else 0.0
 
 
-def check_products(X: Float32, metric: Metric, name: str, *, alone: bool = True) -> None:
+def check_products(
+    X: Float32,
+    metric: Metric,
+    name: str,
+    *,
+    rows: npt.NDArray[np.int64] | None = None,
+    alone: bool = True,
+) -> None:
     """Refuse vectors whose inner products or distances leave float32's range; cosine takes any.
 
     Parameters
     ----------
     X, metric, name
         The vectors, shape (n, d), how they are compared, and what messages call them.
+    rows
+        Their numbers in the user's data, shape (n,), where those are not 0, 1, ...
     alone
         Whether these are all that are compared: those that go with larger ones may be as small as they like.
 
@@ -100,9 +110,10 @@ def check_products(X: Float32, metric: Metric, name: str, *, alone: bool = True)
         return
     largest = largest_number(X)
     if largest**2 * X.shape[1] > float(np.finfo(np.float32).max) / 8:
+        row = int(np.abs(X).max(axis=1).argmax())
         raise DataError(
-            f"{name}: has numbers of {largest:.0e}, whose products are beyond float32; divide all vectors by "
-            f"a constant"
+            f"{name}: row {row if rows is None else int(rows[row])} has numbers of {largest:.0e}, whose "
+            f"products are beyond float32; divide all vectors by a constant"
         )
     if alone and 0 < largest < _TINY:
         raise _tiny_error(name, largest)
@@ -422,6 +433,19 @@ def normalize_rows(
         if len(odd):
             scaled[odd] = rows / np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
     return scaled
+
+
+def check_directions(vectors: Float32, name: str, first_row: int = 0) -> None:
+    """Refuse a zero row, which has no cosine to anything, and name the first, counted from `first_row`.
+
+    Raises
+    ------
+    DataError
+        There is one.
+    """
+    if len(zero := np.flatnonzero(~vectors.any(axis=1))):
+        row = int(zero[0])
+        normalize_rows(vectors[row : row + 1], name, first_row=first_row + row)
 
 
 def resolve_components(n_components: int | str, n_features: int) -> int:

@@ -5,7 +5,7 @@ They are all that PCA, the exact RAE and NearFold's starting point need to know 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from nearfold.arrays import Float32, check_finite, chunk_rows
 from nearfold.errors import DataError
 
-__all__ = ["Moments", "Precision", "RunningMoments"]
+__all__ = ["Moments", "Precision", "RunningMoments", "summed"]
 
 Precision: TypeAlias = type[np.float32] | type[np.float64]
 
@@ -157,6 +157,23 @@ class RunningMoments:
     def result(self) -> Moments:
         """Return the moments of all rows added."""
         return Moments(self.count, self.total.copy(), self.second.copy())
+
+
+def summed(parts: Sequence[RunningMoments], start: Moments | None = None) -> Moments:
+    """Return the moments of all rows of some parts, behind those of a start; at least one is given.
+
+    The sum is one matrix, however many parts there are: each is as large as all the rest of a scan of
+    wide rows.
+    """
+    first = (
+        parts[0].result() if start is None else Moments(start.count, start.total.copy(), start.second.copy())
+    )
+    count = first.count
+    for part in parts[1:] if start is None else parts:
+        count += part.count
+        first.total[...] += part.total
+        first.second[...] += part.second
+    return Moments(count, first.total, first.second)
 
 
 def _sums(rows: Float32, precision: Precision) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -28,8 +28,17 @@ def test_every_size_fits_four_gigabytes(rows: int, d: int) -> None:
 
 @pytest.mark.parametrize("d", WIDTHS)
 def test_neighborhoods_are_charged_as_the_data_at_most(d: int) -> None:
-    few, many = (scan_bytes(4_000, d, n, 65, 1) for n in (280, 3_000))
-    assert many - few <= 4_000 * d * 4 * 3 + 3_000 * 65 * 24
+    """Rows carried along and rows gathered: twice the rows that neighbourhoods are of, never more."""
+    rows, k = 4_000, 65
+    squares = 8 * d * d * 6
+    for anchors in (10, 64, 280, 1_000, 3_000, 50_000):
+        named = min(anchors, rows)
+        charged = scan_bytes(rows, d, anchors, k, 1) - scan_bytes(rows, d, 0, 0, 1)
+        lists, blocks = 40 * named * k, 2 * min(named, 24) * (k + 1) * d * 4
+        held = min(rows, 2 * named * k) + min(rows, named * k)
+        assert held <= 2 * min(rows, 2 * named * k)
+        assert charged <= (held + named) * d * 4 + lists + blocks
+        assert charged + squares >= min(rows, named * k) * d * 4
 
 
 def test_fewer_anchors_are_said(tmp_path: Path) -> None:

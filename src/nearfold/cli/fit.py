@@ -99,7 +99,10 @@ def fit(
         encoder: Fold
         seen = None
         if rows is None and scans(estimator, source):
-            asked = None if queries is None else read_queries(queries, column, query_column)
+            cosine = estimator.metric == "cosine"
+            asked = (
+                None if queries is None else read_queries(queries, column, query_column, directions=cosine)
+            )
             engine = engine_for(scheduler, budget)
             encoder = fit_files(
                 estimator, source, engine, column=column, queries=asked, state=state, watch=watch

@@ -68,7 +68,7 @@ def search(
             opened = SearchIndex.load(index, base=base)
         else:
             opened = SearchIndex.build(Pipeline.load(index), base, certify=certified)
-        asked = read_queries(queries, column)
+        asked = read_queries(queries, column, directions=opened.pipeline.metric == "cosine")
         found = opened.search(asked, k, depth=rerank, effort=effort, certified=certified)
     if out is not None:
         write_found(found, out)

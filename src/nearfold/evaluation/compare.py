@@ -24,7 +24,7 @@ from nearfold.evaluation.judge import (
     judge_folded,
     paired_difference,
 )
-from nearfold.evaluation.split import base_and_queries
+from nearfold.evaluation.split import base_and_queries, check_numbers
 from nearfold.evaluation.truth import Truth, warn_of_copies
 from nearfold.fold import Fold
 from nearfold.methods.base import FoldEstimator
@@ -175,10 +175,14 @@ def compare(
     """
     vectors = as_vectors(X, min_rows=2)
     given = None if queries is None else as_vectors(queries, "queries")
+    # Before a split numbers rows in its own way.
+    metrics = [check_metric(metric) for metric in metrics]
+    for metric in metrics:
+        check_numbers(vectors, metric, "X")
+        check_numbers(given, metric, "queries")
     base, asked = base_and_queries(vectors, given, n_queries, seed)
     check_counts(k, depths, len(base))
     dims = list(dict.fromkeys(resolve_components(c, base.shape[1]) for c in n_components))
-    metrics = [check_metric(metric) for metric in metrics]
     check_positive("n_seeds", n_seeds)
     # Made before anything is fitted: an unknown name or missing extra is said at once.
     settings = parameters or {}

@@ -126,15 +126,18 @@ def held_back_figures(estimator: FoldEstimator, X: Float32, **fit_options: Any) 
         return []
     count = min(SAMPLE_SIZES[-1], max(SAMPLE_SIZES[0], len(X) // 5))
     held = sampled_rows(len(X), count, len(X))
+    asked, learned = X[held], np.delete(X, held, axis=0)
+    # Where the caller let go of them, these rows are not held twice while the fold is learned.
+    del X
     try:
         with warnings.catch_warnings():
             # What the fit of all rows warns of is not said twice.
             warnings.simplefilter("ignore", NearfoldWarning)
-            fold = clone(estimator).fit(np.delete(X, held, axis=0), **fit_options).encoder_
+            fold = clone(estimator).fit(learned, **fit_options).encoder_
     except ParameterError:
         # Parameters that all rows just allow, the rest of them may not.
         return []
-    return figures_of(fold, X[held])
+    return figures_of(fold, asked)
 
 
 def with_figures(fold: AnyFold, figures: Sequence[Figures]) -> AnyFold:

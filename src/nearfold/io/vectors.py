@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, check_finite, chunk_rows, normalize_rows
+from nearfold.arrays import Float32, check_directions, check_finite, chunk_rows
 from nearfold.discovery import offering
 from nearfold.errors import DataError, FileError, NearfoldError
 from nearfold.io.base import Chunk, Format, Layout, Sink, Source
@@ -158,19 +158,6 @@ def located(source: Source, row: int) -> tuple[str, int]:
             return part.path, row - first
         first += part.layout.rows
     return source.path, row
-
-
-def check_directions(vectors: Float32, name: str, first_row: int = 0) -> None:
-    """Refuse a zero row, which has no cosine to anything, and name the first, counted from `first_row`.
-
-    Raises
-    ------
-    DataError
-        There is one.
-    """
-    if len(zero := np.flatnonzero(~vectors.any(axis=1))):
-        row = int(zero[0])
-        normalize_rows(vectors[row : row + 1], name, first_row=first_row + row)
 
 
 def checked_rows(

@@ -22,6 +22,7 @@ from nearfold.arrays import Float32, Metric
 from nearfold.errors import DataError, NearfoldWarning
 
 __all__ = [
+    "block_scores",
     "check_told_apart",
     "distinguishes",
     "gradient",
@@ -30,6 +31,7 @@ __all__ = [
     "score_spread",
     "soft_neighbors",
     "softened",
+    "spread_of",
 ]
 
 # Keeps a vector that folds to zero from dividing by zero; far below any norm that matters.
@@ -53,10 +55,14 @@ def block_scores(Y: Float32, metric: Metric) -> Float32:
 
 def score_spread(B: Float32, metric: Metric) -> float:
     """Return tau: the standard deviation of scores between different rows of blocks B (b, N, d)."""
-    if B.shape[1] < 2:
+    return spread_of(block_scores(B, metric))
+
+
+def spread_of(scores: Float32) -> float:
+    """Return the standard deviation of scores (b, N, N) between different rows; 0 where there is but one."""
+    if scores.shape[1] < 2:
         return 0.0
-    scores = block_scores(B, metric)
-    apart = ~np.eye(B.shape[1], dtype=bool)
+    apart = ~np.eye(scores.shape[1], dtype=bool)
     return float(scores[:, apart].std(dtype=np.float64))
 
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from nearfold.arrays import Float32, Metric
 from nearfold.methods.adam import Adam
-from nearfold.methods.objective import check_told_apart, gradient, loss, score_spread, soft_neighbors
+from nearfold.methods.measured import MeasuredBlocks
+from nearfold.methods.objective import gradient, soft_neighbors
 from nearfold.progress import stage
 from nearfold.scan import Blocks
 from nearfold.threads import blas_threads, shared_work
@@ -98,16 +99,11 @@ def train_on_blocks(
     """
     vectors, index = blocks.vectors, blocks.index
     n_blocks = len(index)
-    sample = vectors[index[:: max(1, n_blocks // 256)]]
-    tau = score_spread(sample, metric)
-    check_told_apart(sample, tau, "to learn")
-    sample_targets = soft_neighbors(sample, metric, tau)
+    sample = MeasuredBlocks(blocks, index[:: max(1, n_blocks // 256)], metric)
+    tau = sample.tau
+    sample.check_told_apart("to learn")
     W = np.array(start, np.float32, order="C")
-
-    def sample_loss() -> float:
-        return loss(W, sample, sample_targets, metric, tau, anchors_only=blocks.foreign)
-
-    before = sample_loss()
+    before = sample.loss(W)
     peak = fitting_rate(before) if learning_rate is None else learning_rate
     rates = one_cycle(n_steps, peak)
     adam = Adam(W)
@@ -131,7 +127,7 @@ def train_on_blocks(
             slopes.sum(axis=0, out=adam.gradient)
             adam.step(rate)
             advance(1)
-    after = sample_loss()
+    after = sample.loss(W)
     if not after < before:
         return Trained(np.array(start, np.float32), peak, before, before)
     return Trained(W, peak, before, after)

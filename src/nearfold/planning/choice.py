@@ -11,7 +11,7 @@ import numpy.typing as npt
 from nearfold.arrays import Metric, as_vectors, check_metric, check_positive
 from nearfold.errors import ParameterError
 from nearfold.evaluation.intervals import Estimate, estimate, paired_estimate
-from nearfold.evaluation.split import base_and_queries
+from nearfold.evaluation.split import base_and_queries, check_numbers
 from nearfold.pipeline.pipeline import Pipeline
 from nearfold.pipeline.spec import PipelineSpec, parse_spec
 from nearfold.planning.candidates import candidates, ladder
@@ -196,6 +196,9 @@ def plan(
     check_positive("depth", reranked, zero=True)
     vectors = as_vectors(X, min_rows=4)
     given = None if queries is None else as_vectors(queries, "queries")
+    # Before a split numbers rows in its own way.
+    check_numbers(vectors, check_metric(metric), "X")
+    check_numbers(given, check_metric(metric), "queries")
     base, asked = base_and_queries(vectors, given, n_queries, seed)
     column = f"{k}-in-{reranked}" if reranked > k else f"P@{k}"
     if reranked >= len(base):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from nearfold.arrays import Metric, chunk_rows
+from nearfold.methods.pca import WIDE
 from nearfold.threads import PENDING
 
 __all__ = ["LEAST_ANCHORS", "affordable_anchors", "chunks_held", "least_chunk", "scan_bytes"]
 
 # What Python and the libraries take before any row is read.
-_INTERPRETER = 250 << 20
+_INTERPRETER = 240 << 20
 
 _LEAST_CHUNK = 1 << 20
 
@@ -16,17 +17,18 @@ LEAST_ANCHORS = 64
 """Fewer neighbourhoods than these are not worth learning from."""
 
 # d x d matrices of float64 that live at a time: each thread's sum and its product under way while rows are
-# read, or the sum of all and an eigensolver's workspace behind that.
-_SQUARES_A_THREAD, _SQUARES = 1.5, 6
+# read, and the sum of all; or behind that an eigensolver's workspace, which is smaller in float32.
+_SQUARES_A_THREAD, _SQUARES, _SQUARES_WIDE = 1.5, 6, 4
 
-# Rows that watch for drift, and those drawn beside them.
+# Rows that watch for drift, and those that stand for all in a fingerprint.
 _DRAWN = 5_000 + 256
 
-# Rows carried along reach this many times those needed before the rest are dropped.
-_CARRIED = 2
+# Rows carried along reach this many times those needed before the rest are dropped; those needed are then
+# gathered beside them. Neither are ever more than there are rows.
+_CARRIED, _GATHERED = 2, 1
 
-# Blocks that the loss is measured on, and that a thread learns from at a time.
-_MEASURED, _LEARNED = 256, 24
+# Blocks that are learned from at a time; the loss is measured on fewer.
+_LEARNED = 24
 
 
 def chunks_held(n_threads: int) -> int:
@@ -60,20 +62,22 @@ def scan_bytes(
     Neighbourhoods hold each row once, however many of them it is in: never more rows than there are.
     """
     vector = 4 * n_features
-    squares = max(_SQUARES, _SQUARES_A_THREAD * n_threads + 2) * 8 * n_features**2
-    # The drawn rows as they are in the file, and as they are prepared.
-    drawn = 2 * min(rows, _DRAWN + n_anchors) * vector
-    fixed = _INTERPRETER + chunks_held(n_threads) * least_chunk(n_features) + squares + drawn
-    if not n_anchors:
-        return int(fixed)
+    # Where nothing is learned from neighbourhoods, all axes are wanted, in float64.
+    least = _SQUARES_WIDE if n_anchors and n_features > WIDE else _SQUARES
+    squares = (max(least, _SQUARES_A_THREAD * n_threads + 1) + (metric == "l2")) * 8 * n_features**2
     anchors = min(rows, n_anchors)
-    held = min(rows, _CARRIED * anchors * k)
+    # As they are in the file, and as they are prepared.
+    drawn = (min(rows, _DRAWN) + anchors) * vector
+    fixed = _INTERPRETER + chunks_held(n_threads) * least_chunk(n_features) + squares
+    if not n_anchors:
+        return int(fixed + drawn)
+    held = min(rows, _CARRIED * anchors * k) + min(rows, _GATHERED * anchors * k)
     if metric == "l2":
         held += min(rows, anchors * k)
     # The blocks, and what is computed of them.
-    learned = 2 * min(anchors, _MEASURED + n_threads * _LEARNED) * (k + 1) * vector
+    learned = 2 * min(anchors, _LEARNED) * (k + 1) * vector
     lists = 5 * 8 * anchors * k
-    return int(fixed + held * vector + learned + lists)
+    return int(fixed + max(2 * drawn, drawn + held * vector + learned + lists))
 
 
 def affordable_anchors(

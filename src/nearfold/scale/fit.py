@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nearfold.arrays import Float32, check_metric, check_tiny, resolve_components
+from nearfold.arrays import Float32, check_directions, check_metric, check_tiny, resolve_components
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, FileError, NearfoldWarning, ParameterError
 from nearfold.evaluation.watch import (
@@ -134,6 +134,8 @@ def fit_files(
             n_anchors = min(n_anchors, earlier.request.n_anchors)
         request = _affordable(request._replace(n_anchors=n_anchors), source, engine)
     rows = np.empty(0, np.int64)
+    if request.queries is not None and request.normalize:
+        check_directions(request.queries, "queries")
     if request.queries is None:
         rows = sampled_rows(layout.rows, request.n_anchors, request.seed)
     watched_rows = sampled_rows(layout.rows, SAMPLE_SIZES[-1], request.seed + 1)
@@ -144,22 +146,23 @@ def fit_files(
         engine.take(source, column, together), together, source, directions=request.normalize
     )
     check_tiny(drawn, estimator.metric, source.path)
-    sample = Kept(watched_rows, drawn[np.searchsorted(together, watched_rows)])
+    every = len(watched_rows) == len(together)
+    sample = Kept(watched_rows, drawn if every else drawn[np.searchsorted(together, watched_rows)])
+    fingerprint = fingerprint_of(drawn[np.searchsorted(together, marks)], layout.rows)
     anchors = None
     if request.queries is not None:
         asked = request.queries[sampled_rows(len(request.queries), request.n_anchors, request.seed)]
         anchors = anchors_of(asked, None, request, sample.vectors)
     elif request.n_anchors:
         anchors = anchors_of(drawn[np.searchsorted(together, rows)], rows, request, sample.vectors)
+    del drawn
     inputs = () if state is None else input_digests(source)
     begun = ScanState(request, anchors, layout.rows, 0, None, sample, inputs)
     finished = _scanned(source, column, engine, begun, state)
     assert finished.scan is not None
     n_components = resolve_components(estimator.n_components, layout.n_features)
     encoder = estimator.learn_from_scan(finished.scan, finished.anchors, n_components, request)
-    encoder = encoder.with_facts(
-        fingerprint=fingerprint_of(drawn[np.searchsorted(together, marks)], layout.rows)
-    )
+    encoder = encoder.with_facts(fingerprint=fingerprint)
     if watch and layout.rows >= IN_SAMPLE_ROWS:
         encoder = with_figures(encoder, figures_of(encoder, sample.vectors))
     elif watch and not _second_fit_fits(layout, engine):
@@ -171,9 +174,10 @@ def fit_files(
             stacklevel=2,
         )
     elif watch:
-        X = read_source(source)
+        # What the first fit held is not kept through the second.
+        del sample, anchors, begun, finished
         options = {} if queries is None else {"queries": queries}
-        encoder = with_figures(encoder, held_back_figures(estimator, X, **options))
+        encoder = with_figures(encoder, held_back_figures(estimator, read_source(source), **options))
     estimator.n_features_in_ = layout.n_features
     estimator.encoder_ = encoder
     return encoder

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32
+from nearfold.arrays import Float32, as_vectors, check_directions, check_finite
 from nearfold.errors import DataError, FileError
 from nearfold.files import cause, open_regular
 from nearfold.io.base import Source
 from nearfold.io.npy import read_header
-from nearfold.io.vectors import open_source
+from nearfold.io.vectors import checked_rows, located, open_source
 from nearfold.search.fingerprint import Fingerprint, Stamp, stamp
 from nearfold.search.scattered import Scattered
 
@@ -200,6 +200,41 @@ class Segment(NamedTuple):
         if rows == self.rows:
             return self
         return self._replace(rows=rows, array=None if self.array is None else self.array[:rows])
+
+    def checked(self, rows: Int64) -> Float32:
+        """Return rows by number as finite float32.
+
+        Raises
+        ------
+        DataError
+            One is not finite; the message names its file and its number there.
+        FileError
+            As `take`.
+        """
+        taken = self.take(rows)
+        if self.source is not None:
+            return checked_rows(taken, rows, self.source)
+        name = self.path or "vectors"
+        vectors = as_vectors(taken, name, min_rows=0, finite=False)
+        try:
+            check_finite(vectors, name)
+        except DataError:
+            bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+            check_finite(vectors[bad : bad + 1], name, int(rows[bad]))
+        return vectors
+
+    def check_directions(self, vectors: Float32, rows: Int64) -> None:
+        """Refuse a zero row among some that were taken, named by its file and its number there.
+
+        Raises
+        ------
+        DataError
+            There is one.
+        """
+        for zero in np.flatnonzero(~vectors.any(axis=1))[:1]:
+            row = int(rows[zero])
+            name, there = (self.path or "vectors", row) if self.source is None else located(self.source, row)
+            check_directions(vectors[zero : zero + 1], name, there)
 
     def take(self, rows: Int64) -> npt.NDArray[Any]:
         """Return rows by number.

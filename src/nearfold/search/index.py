@@ -127,10 +127,14 @@ class SearchIndex:
         if not 2 <= links <= _MOST_LINKS:
             raise ParameterError(f"links={links} must be from 2 to {_MOST_LINKS}")
         sample_rows = sampled_rows(segment.rows, _SAMPLE, 0)
-        sample = as_vectors(segment.take(sample_rows), "vectors")
-        check_tiny(sample, pipeline.metric, "vectors")
-        _check_numbers(sample, pipeline.metric, "vectors")
-        reduced = reduced_index(pipeline, kind, sample, segment.rows, links=links)
+        sample = segment.checked(sample_rows)
+        check_tiny(sample, pipeline.metric, segment.path or "vectors")
+        _check_numbers(sample, pipeline.metric, segment.path or "vectors", sample_rows)
+        try:
+            reduced = reduced_index(pipeline, kind, sample, segment.rows, links=links)
+        except DataError:
+            segment.check_directions(sample, sample_rows)
+            raise
         if certify and kind != "flat":
             raise ParameterError(f"certify needs index kind flat: {kind} doesn't look at every code")
         certificates = Certificates.fit(pipeline, sample) if certify else None
@@ -346,12 +350,16 @@ class SearchIndex:
     def _checked(self, vectors: npt.ArrayLike, name: str) -> Float32:
         """Return vectors (n, d) if the index can take them or search for them."""
         checked = as_vectors(vectors, name, min_rows=0)
+        return self._fitting(checked, name)
+
+    def _fitting(self, checked: Float32, name: str, rows: Int64 | None = None) -> Float32:
+        """Return finite vectors if the index can take them or search for them; `rows` are their numbers."""
         if checked.shape[1] != self.pipeline.n_features:
             raise DataError(
                 f"{name} has {checked.shape[1]} dimensions, the index holds vectors of "
                 f"{self.pipeline.n_features}"
             )
-        _check_numbers(checked, self.pipeline.metric, name)
+        _check_numbers(checked, self.pipeline.metric, name, rows)
         return checked
 
     def _numbers(self, n: int, ids: npt.ArrayLike | None) -> Int64:
@@ -382,8 +390,13 @@ class SearchIndex:
             with stage("index", n) as advance:
                 for start in range(0, n, step):
                     rows = np.arange(start, min(n, start + step))
-                    vectors = self._checked(segment.take(rows), "vectors")
-                    images = self.pipeline.sides.base(vectors)
+                    vectors = self._fitting(segment.checked(rows), segment.path or "vectors", rows)
+                    try:
+                        images = self.pipeline.sides.base(vectors)
+                    except DataError:
+                        # Named by the user's number, not by that in this piece.
+                        segment.check_directions(vectors, rows)
+                        raise
                     codes = self.pipeline.quantizer.encode(images)
                     if self.pipeline.metric == "cosine":
                         pieces.append(norms_of(vectors, "vectors"))
@@ -474,8 +487,8 @@ class SearchIndex:
         return self._best(queries, candidates, scores, k)
 
 
-def _check_numbers(vectors: Float32, metric: Metric, name: str) -> None:
+def _check_numbers(vectors: Float32, metric: Metric, name: str, rows: Int64 | None = None) -> None:
     """Refuse vectors whose norms or products leave float32's range."""
-    check_products(vectors, metric, name, alone=False)
+    check_products(vectors, metric, name, rows=rows, alone=False)
     if metric == "cosine" and vectors.size and max(vectors.max(), -vectors.min()) > _LARGE:
         norms_of(vectors, name)
