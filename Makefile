@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-databases test-torch test-manifold test-browser check coverage fuzz mutants docs figures format bench clean
+.PHONY: demo test test-other-kernel test-databases test-torch test-manifold test-browser check coverage fuzz mutants docs figures format bench clean
 
 # One stamp a dependency set: re-installed only when pyproject.toml changes.
 $(VENV)/.core: pyproject.toml
@@ -64,6 +64,11 @@ endif
 test: $(VENV)/.test
 	$(ONE_THREAD) $(BIN)/python -m pytest $(ALL_CORES) $(COUNTED)
 	$(BIN)/python -m pytest -m wheel
+
+# The same tests as on a processor of another make: OpenBLAS is told to use kernels that are not its choice here.
+OTHER_KERNEL := $(if $(filter Sandybridge,$(OPENBLAS_CORETYPE)),Nehalem,Sandybridge)
+test-other-kernel: $(VENV)/.test
+	OPENBLAS_CORETYPE=$(OTHER_KERNEL) $(ONE_THREAD) $(BIN)/python -m pytest $(ALL_CORES)
 
 test-torch: $(VENV)/.torch
 	$(BIN)/python -m pytest -m torch

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from nearfold.arrays import normalize_rows
 from nearfold.cli.console import interval
-from nearfold.evaluation.intervals import estimate
+from nearfold.evaluation.intervals import estimate, paired_estimate
 from nearfold.evaluation.truth import Truth
 from nearfold.pipeline.fitting import PipelineFitter
 from nearfold.planning.halving import judged
@@ -149,7 +149,7 @@ def main() -> None:
         for label, rivals in (("named", race.named), ("beyond", race.beyond)):
             if rivals:
                 rival = max(rivals, key=lambda name: kept[name].mean())
-                gain = estimate((kept[first] - kept[rival])[:, None])[0]
+                gain = paired_estimate(kept[first], kept[rival])
                 console.print(f"{first} minus {rival} ({label}): {interval(gain)}\n")
 
 

@@ -52,7 +52,12 @@ def copied(db: Any, table: str, content: bytes) -> None:
 
 def packed(vectors: npt.NDArray[Any]) -> bytes:
     """Return rows with ids 0, 1, ... as COPY takes them."""
-    return pack(Rows(np.arange(len(vectors), dtype=">i8").view("V8"), vectors))
+    return pack(Rows(np.arange(len(vectors), dtype=">i8").view("V8"), vectors, digests(len(vectors))))
+
+
+def digests(count: int) -> npt.NDArray[np.void]:
+    """Return what stands for the digests of vectors."""
+    return np.zeros(count, "V16")
 
 
 class Postgres:
@@ -65,7 +70,9 @@ class Postgres:
         self.where = self._server.get_uri()
         self.db = psycopg.connect(self.where, autocommit=True)
         self.db.execute("CREATE EXTENSION IF NOT EXISTS vector")
-        self.db.execute(f"CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({WIDTH}))")
+        self.db.execute(
+            f"CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({WIDTH}), digest bytea)"
+        )
         copied(self.db, "items", packed(vectors))
         self.db.execute("VACUUM ANALYZE items")
 
@@ -220,7 +227,7 @@ def rate(database: Postgres, fold: Encoder, vectors: Vectors, repeats: int) -> N
 
     def empty() -> None:
         db.execute("DROP TABLE IF EXISTS bare")
-        db.execute(f"CREATE TABLE bare (id bigint NOT NULL, folded halfvec({m}) NOT NULL)")
+        db.execute(f"CREATE TABLE bare (id bigint NOT NULL, folded halfvec({m}) NOT NULL, digest bytea)")
         db.execute("CHECKPOINT")
 
     def by_row() -> None:
@@ -229,12 +236,12 @@ def rate(database: Postgres, fold: Encoder, vectors: Vectors, repeats: int) -> N
 
         register_vector(db)
         with db.cursor().copy("COPY bare FROM STDIN (FORMAT binary)") as copy:
-            copy.set_types(["int8", "halfvec"])
+            copy.set_types(["int8", "halfvec", "bytea"])
             for i, row in enumerate(folded):
-                copy.write_row((i, HalfVector(row)))
+                copy.write_row((i, HalfVector(row), bytes(16)))
 
     def from_memory() -> None:
-        parts = (pack(Rows(ids, z)) for ids, z in pieces())
+        parts = (pack(Rows(ids, z, digests(len(z)))) for ids, z in pieces())
         with db.cursor().copy("COPY bare FROM STDIN (FORMAT binary)") as copy:
             copy.write(HEADER)
             for part in parts:

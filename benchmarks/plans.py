@@ -19,7 +19,7 @@ from rich.table import Table
 
 from nearfold.arrays import normalize_rows
 from nearfold.cli.console import interval
-from nearfold.evaluation.intervals import estimate
+from nearfold.evaluation.intervals import paired_estimate
 from nearfold.evaluation.split import base_and_queries
 from nearfold.evaluation.truth import Truth
 from nearfold.pipeline.spec import PipelineSpec
@@ -122,7 +122,7 @@ def main() -> None:
             str(len(specs)),
             f"{chosen.spec} {ours.mean():.3f}",
             f"{best.spec} {theirs.mean():.3f}",
-            interval(estimate((ours - theirs)[:, None])[0]),
+            interval(paired_estimate(ours, theirs)),
             f"{planned:.0f}",
             f"{grid:.0f}",
             f"{planned / grid:.2f}",

@@ -19,7 +19,7 @@ from rich.table import Table
 from nearfold import PCA, NearFold, evaluate
 from nearfold.arrays import Float32, normalize_rows
 from nearfold.cli.console import interval
-from nearfold.evaluation.intervals import estimate
+from nearfold.evaluation.intervals import estimate, paired_estimate
 
 console = Console(width=130, highlight=False)
 
@@ -68,7 +68,7 @@ def main() -> None:
         judged = {label: evaluate(fold.encoder_, base, held, depths=[50]) for label, fold in folds.items()}
         plain = judged["NearFold"].per_query["P@10"]
         for label, judgement in judged.items():
-            gain = estimate((judgement.per_query["P@10"] - plain)[:, None])[0]
+            gain = paired_estimate(judgement.per_query["P@10"], plain)
             table.add_row(
                 label,
                 interval(judgement.preservation[10]),

@@ -20,7 +20,7 @@ from nearfold.export.sql import fold_sql
 
 TWO_STAGES = f"""
 WITH candidates AS MATERIALIZED (
-    SELECT id, embedding FROM items ORDER BY folded <=> fold(%(asked)s)::halfvec LIMIT {DEPTH}
+    SELECT id, embedding FROM items ORDER BY folded <=> (SELECT fold(%(asked)s)::halfvec) LIMIT {DEPTH}
 )
 SELECT id FROM candidates ORDER BY embedding <=> %(asked)s LIMIT {K}
 """

@@ -43,7 +43,7 @@ X = (np.random.default_rng(0).standard_normal((300, 16))).astype(np.float32)
 
 
 class Target(NamedTuple):
-    """What is fuzzed: how a sound file or folder is made at a path, and how it is read."""
+    """What is fuzzed: how a sound file or folder is made at a path, how it is read, and how it is changed."""
 
     ending: str
     make: Callable[[Path], object]
@@ -317,9 +317,11 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-def cases(name: str, numbers: range, folder: Path) -> Iterator[tuple[int, str | None]]:
+def cases(
+    name: str, numbers: range, folder: Path, targets: dict[str, Target] = TARGETS
+) -> Iterator[tuple[int, str | None]]:
     """Run cases, and yield each number with what went wrong, None where nothing did."""
-    target = TARGETS[name]
+    target = targets[name]
     sound, path = folder / f"sound{target.ending}", folder / f"case{target.ending}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -350,18 +352,18 @@ def cases(name: str, numbers: range, folder: Path) -> Iterator[tuple[int, str | 
             yield number, wrong
 
 
-def work(name: str, start: int, stop: int) -> None:
+def work(name: str, start: int, stop: int, targets: dict[str, Target]) -> None:
     """Run cases as a process of its own: print what went wrong, and each number before its case."""
     with tempfile.TemporaryDirectory() as folder:
-        for number, wrong in cases(name, range(start, stop), Path(folder)):
+        for number, wrong in cases(name, range(start, stop), Path(folder), targets):
             print(json.dumps([number, wrong]), flush=True)
 
 
-def run(name: str, start: int, stop: int) -> list[tuple[int, str]]:
+def run(module: str, name: str, start: int, stop: int) -> list[tuple[int, str]]:
     """Run cases in a process; one that dies loses the case it was at, and another goes on behind it."""
     found: list[tuple[int, str]] = []
     while start < stop:
-        command = [sys.executable, "-m", "tests.fuzzing", "--only", name, "--work", str(start), str(stop)]
+        command = [sys.executable, "-m", module, "--only", name, "--work", str(start), str(stop)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         done = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("[")]
         found += [(number, wrong) for number, wrong in done if wrong]
@@ -372,23 +374,23 @@ def run(name: str, start: int, stop: int) -> list[tuple[int, str]]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(module: str, targets: dict[str, Target], said: str | None) -> None:
+    parser = argparse.ArgumentParser(description=said)
     parser.add_argument("--files", type=int, default=100_000, help="over all readers")
-    parser.add_argument("--only", choices=TARGETS)
+    parser.add_argument("--only", choices=targets)
     parser.add_argument("--columns", action="store_true", help="only tables with hostile other columns")
     parser.add_argument("--case", type=int, help="run one case here, with its traceback")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--work", type=int, nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        work(given.only, *given.work)
+        work(given.only, *given.work, targets)
         return
     if given.case is not None:
         with tempfile.TemporaryDirectory() as folder:
-            print(next(cases(given.only, range(given.case, given.case + 1), Path(folder)))[1])
+            print(next(cases(given.only, range(given.case, given.case + 1), Path(folder), targets))[1])
         return
-    names = [name for name in TARGETS if not given.only or name == given.only]
+    names = [name for name in targets if not given.only or name == given.only]
     names = [name for name in names if not given.columns or name.startswith("columns")]
     each = -(-given.files // len(names))
     total = 0
@@ -396,7 +398,7 @@ def main() -> None:
         began = time.perf_counter()
         pieces = [(start, min(each, start + 500)) for start in range(0, each, 500)]
         with ThreadPoolExecutor(given.processes) as pool:
-            wrong = [w for found in pool.map(lambda piece: run(name, *piece), pieces) for w in found]  # noqa: B023
+            wrong = [w for found in pool.map(lambda piece: run(module, name, *piece), pieces) for w in found]  # noqa: B023
         total += len(wrong)
         print(f"{name}: {each:,} files, {len(wrong)} wrong, {time.perf_counter() - began:.0f} s", flush=True)
         for number, said in wrong[:3]:
@@ -406,4 +408,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main("tests.fuzzing", TARGETS, __doc__)

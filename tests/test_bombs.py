@@ -63,10 +63,10 @@ def test_more_than_memory_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.
         for _ in range(20):
             writer.write_table(pa.table({"v": row}))
     assert (tmp_path / "x.parquet").stat().st_size < 200_000
-    monkeypatch.setattr("nearfold.io.vectors._memory", lambda: 7_999_999)
+    monkeypatch.setattr("nearfold.io.vectors.memory_limit", lambda: 7_999_999)
     with pytest.raises(DataError, match="GB of memory; use --rows"):
         read_vectors(tmp_path / "x.parquet")
-    monkeypatch.setattr("nearfold.io.vectors._memory", lambda: 8_000_000)
+    monkeypatch.setattr("nearfold.io.vectors.memory_limit", lambda: 8_000_000)
     assert read_vectors(tmp_path / "x.parquet").shape == (20_000, 100)
 
 

@@ -133,9 +133,10 @@ def test_metadata_is_checked(tmp_path: Path) -> None:
         ({"format_version": "2"}, "version 2, .*upgrade nearfold"),
         ({"format_version": "x"}, "format version"),
         ({"metric": "hamming"}, "metric"),
-        ({"facts": "{"}, "not a usable"),
-        ({"facts": "[]"}, "JSON objects"),
-        ({"facts": "[" * 100_000}, "not a usable"),
+        ({"facts": "{"}, "damaged, or not made by nearfold"),
+        ({"facts": "[]"}, "Expected `object`, got `array`"),
+        ({"facts": "[" * 100_000}, "damaged, or not made by nearfold"),
+        ({"facts": '{"a":' + "[" * 100_000 + "]" * 100_000 + "}"}, "nested too deeply"),
     ]:
         with pytest.raises(FileError, match=says):
             Encoder.load(rewritten(path, **metadata))

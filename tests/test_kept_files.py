@@ -64,8 +64,10 @@ def test_pipelines(kept: Path, name: str) -> None:
     codes = pipeline.encode(vectors(slice(400, 410)))
     expected = np.load(kept / f"{name}.npy")
     assert codes.shape == expected.shape
-    # Rounding may lift a value over the edge of its code.
-    assert (codes == expected).mean() > 0.9
+    # Rounding differs between processors: the last bits of stored floats, and values at the edge of a code.
+    now, then = pipeline.decode(codes), pipeline.decode(expected)
+    far = np.linalg.norm(now - then, axis=1) > 0.02 * np.linalg.norm(then, axis=1)
+    assert far.mean() <= 0.1
 
 
 def test_an_index(kept: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -46,6 +48,46 @@ def test_parts_merge(rng: np.random.Generator) -> None:
     merged = first.merge(Neighbors(second.scores, second.ids + 40)).sorted()
     np.testing.assert_array_equal(merged.ids, brute(anchors, base, 5, "ip"))
     assert (Neighbors.empty(2, 3).ids == -1).all()
+
+
+@given(
+    sizes=st.lists(st.integers(1, 90), min_size=1, max_size=6),
+    order=st.randoms(use_true_random=False),
+    seed=st.integers(0, 1000),
+    known=st.booleans(),
+)
+@settings(deadline=None, max_examples=60)
+def test_copies_count_once_however_parts_are_merged(
+    sizes: list[int], order: random.Random, seed: int, known: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    # Whole numbers, so that no score is rounded; few rows, so that each is there many times.
+    distinct = np.unique(rng.integers(-9, 10, (40, 3)), axis=0).astype(np.float32)
+    base = distinct[rng.integers(0, len(distinct), sum(sizes))]
+    rows, first = np.unique(base, axis=0, return_index=True)
+    first = np.sort(first)
+    anchors, k = base[:6], 9
+    expected = first[brute(anchors, base[first], min(k, len(rows)), "l2")]
+    expected = np.pad(expected, ((0, 0), (0, k - expected.shape[1])), constant_values=-1)
+    floor = lowest_scores(anchors, base[first[:20]], k, "l2") if known else None
+    parts = []
+    for size, start in zip(sizes, np.cumsum([0, *sizes]), strict=False):
+        search = NeighborSearch(anchors, k, "l2", 1, floor=floor, distinct=True)
+        search.look(0, base[start : start + size], start)
+        parts.append(search.found)
+    order.shuffle(parts)
+    while len(parts) > 1:
+        place = order.randrange(len(parts) - 1)
+        parts[place : place + 2] = [parts[place].merge(parts[place + 1])]
+    np.testing.assert_array_equal(parts[0].sorted().ids, expected)
+    np.testing.assert_array_equal(nearest(anchors, [base], k, "l2", len(base), distinct=True).ids, expected)
+
+
+def test_a_row_of_thousands_of_copies_leaves_room_for_others(rng: np.random.Generator) -> None:
+    rows = rng.standard_normal((300, 5)).astype(np.float32)
+    base = rows[rng.permutation(np.concatenate([np.zeros(5000, int), np.arange(300)]))]
+    found = nearest(rows[:4], [base[:900], base[900:]], 20, "l2", len(base), distinct=True)
+    np.testing.assert_allclose(base[found.ids], rows[brute(rows[:4], rows, 20, "l2")])
 
 
 def test_equal_scores_go_to_the_lowest_numbers(rng: np.random.Generator) -> None:

@@ -96,16 +96,36 @@ def test_moments_and_blocks_are_those_of_the_data(rng: np.random.Generator) -> N
     )
 
 
-@pytest.mark.parametrize("duplicated", [False, True])
-def test_blocks_hold_the_anchor_once(duplicated: bool, rng: np.random.Generator) -> None:
-    base = rng.standard_normal((50, 4)).astype(np.float32)
-    if duplicated:
-        base = np.repeat(base[:5], 10, axis=0)
-    scan, anchors = scan_array(base, request("l2"))
-    index = scan.blocks(anchors).index
-    assert index.shape == (20, 7)
-    for block in index:
-        assert len(set(block)) == 7
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("distinct", "shape"), [(50, (20, 7)), (5, (5, 5)), (1, (1, 1))])
+def test_blocks_hold_different_rows(
+    distinct: int, shape: tuple[int, int], metric: Metric, rng: np.random.Generator
+) -> None:
+    base = np.repeat(rng.standard_normal((50, 4)).astype(np.float32)[:distinct], 50 // distinct, axis=0)
+    scan, anchors = scan_array(base, request(metric))
+    blocks = scan.blocks(anchors)
+    assert blocks.index.shape == shape
+    for block in blocks.index:
+        assert len(np.unique(blocks.vectors[block], axis=0)) == shape[1]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_scan_of_copies_is_that_of_the_rows(metric: Metric, rng: np.random.Generator) -> None:
+    rows = rng.standard_normal((300, 5)).astype(np.float32) + 1
+    X = rows[rng.permutation(np.concatenate([np.arange(300), np.arange(300), np.full(900, 7)]))]
+    wanted = request(metric)
+    whole, anchors = scan_array(X, wanted)
+    assert len(np.unique(anchors.vectors, axis=0)) == len(anchors.vectors)
+    parts = scanned(X, wanted, anchors, 700, 1500, 90) + scanned(X, wanted, anchors, 0, 700, 211)
+    equal(whole, parts, anchors)
+    wide, exact = whole.blocks(anchors), rows - whole.mean if metric == "l2" else rows
+    exact = normalize_rows(rows) if metric == "cosine" else exact
+    for block in wide.index:
+        own = wide.vectors[block[0]].astype(float)
+        scores = -np.square(exact - own).sum(axis=1) if metric == "l2" else exact @ own
+        scores[np.abs(exact - own).max(axis=1) < 1e-4] = -np.inf
+        best = exact[np.argsort(-scores)[:6]]
+        np.testing.assert_allclose(wide.vectors[block[1:]], best, atol=1e-4)
 
 
 def test_blocks_of_queries_hold_base_rows(rng: np.random.Generator) -> None:

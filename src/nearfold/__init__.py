@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from nearfold.scale.state import read_state
     from nearfold.scale.update import update_files
     from nearfold.search.index import SearchIndex
+    from nearfold.verification import verify
 
 __all__ = [
     "LPP",
@@ -83,6 +84,7 @@ __all__ = [
     "read_state",
     "sweep",
     "update_files",
+    "verify",
 ]
 
 _HOMES = {
@@ -122,6 +124,7 @@ _HOMES = {
     "read_state": "scale.state",
     "sweep": "evaluation.sweep",
     "update_files": "scale.update",
+    "verify": "verification",
 }
 
 

@@ -20,13 +20,17 @@ __all__ = [
     "Metric",
     "as_rows",
     "as_vectors",
+    "check_directions",
     "check_finite",
     "check_metric",
     "check_positive",
     "check_products",
     "check_row_count",
+    "check_tiny",
     "check_width",
     "chunk_rows",
+    "common_part",
+    "largest_number",
     "normalize_rows",
     "resolve_components",
     "row_norms",
@@ -37,6 +41,16 @@ Float32: TypeAlias = npt.NDArray[np.float32]
 Metric = Literal["cosine", "l2", "ip"]
 # Sums of squares that float32 holds at full precision.
 _TINY_SQUARE, _HUGE_SQUARE = 1e-28, 1e36
+
+# A number whose square, summed over differences of near vectors, still has float32's full precision.
+_TINY = 1e-15
+
+# Norms that float32 holds, and divides by, at full precision.
+_TINY_NORM, _HUGE_NORM = 1e-35, 1e38
+
+# The share of vectors' energy that is in their mean where float32's inner products tell too little of the
+# rest, and how many rows decide that.
+_COMMON, _LOOKED_AT_ROWS = 0.999, 1024
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
@@ -63,22 +77,90 @@ def check_metric(metric: str) -> Metric:
     raise ParameterError(f"metric={metric!r} is unknown; use one of {', '.join(METRICS)}")
 
 
-def check_products(X: Float32, metric: Metric, name: str) -> None:
-    """Refuse vectors whose inner products or distances are beyond float32; cosine takes any.
+def largest_number(X: npt.NDArray[Any]) -> float:
+    """Return the largest magnitude in X: 0 where it is empty, NaN or infinity where it holds such."""
+    return float(max(X.max(), -X.min())) if X.size else 0.0
+
+
+def check_products(
+    X: Float32,
+    metric: Metric,
+    name: str,
+    *,
+    rows: npt.NDArray[np.int64] | None = None,
+    alone: bool = True,
+) -> None:
+    """Refuse vectors whose inner products or distances leave float32's range; cosine takes any.
+
+    Parameters
+    ----------
+    X, metric, name
+        The vectors, shape (n, d), how they are compared, and what messages call them.
+    rows
+        Their numbers in the user's data, shape (n,), where those are not 0, 1, ...
+    alone
+        Whether these are all that are compared: those that go with larger ones may be as small as they like.
 
     Raises
     ------
     DataError
-        Some number is too large.
+        Some number is too large, or all are too small (and not all zero).
     """
-    if metric == "cosine" or not len(X):
+    if metric == "cosine" or not X.size:
         return
-    largest = max(float(X.max()), -float(X.min()))
-    if largest**2 * X.shape[1] > np.finfo(np.float32).max / 8:
+    largest = largest_number(X)
+    if largest**2 * X.shape[1] > float(np.finfo(np.float32).max) / 8:
+        row = int(np.abs(X).max(axis=1).argmax())
         raise DataError(
-            f"{name}: has numbers of {largest:.0e}, whose products are beyond float32; divide all vectors by "
-            f"a constant"
+            f"{name}: row {row if rows is None else int(rows[row])} has numbers of {largest:.0e}, whose "
+            f"products are beyond float32; divide all vectors by a constant"
         )
+    if alone and 0 < largest < _TINY:
+        raise _tiny_error(name, largest)
+
+
+def check_tiny(X: npt.NDArray[Any], metric: Metric, name: str) -> None:
+    """Refuse vectors that are so small that float32 has no room for their products; cosine takes any.
+
+    It costs nothing where they are not: the first rows show it.
+
+    Raises
+    ------
+    DataError
+        Not all numbers are zero, and none is large enough.
+    """
+    if metric == "cosine" or not X.size:
+        return
+    largest, step = 0.0, chunk_rows(X.shape[1], 1 << 18)
+    for start in range(0, len(X), step):
+        largest = max(largest, largest_number(X[start : start + step]))
+        # NaN is for others to find.
+        if not largest < _TINY:
+            return
+    if largest:
+        raise _tiny_error(name, largest)
+
+
+def _tiny_error(name: str, largest: float) -> DataError:
+    return DataError(
+        f"{name}: has numbers of {largest:.0e} at most, so tiny that their products vanish in float32; "
+        f"multiply all vectors by a constant"
+    )
+
+
+def common_part(X: Float32) -> Float32 | None:
+    """Return the mean of vectors that have nearly all of their energy in it, shape (d,); else None.
+
+    float32 tells little of what such vectors differ by until it is subtracted. A sample of the rows decides.
+    """
+    sample = X[:: max(1, len(X) // _LOOKED_AT_ROWS)]
+    if len(sample) < 2:
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = sample.mean(axis=0, dtype=np.float64)
+        energy = float(np.einsum("ij,ij->", sample, sample, dtype=np.float64)) / len(sample)
+    # NaN is for others to find.
+    return mean.astype(np.float32) if mean @ mean > _COMMON * energy else None
 
 
 def check_positive(name: str, value: Any, *, integer: bool = True, zero: bool = False) -> None:
@@ -254,9 +336,23 @@ def as_vectors(X: Any, name: str = "X", *, min_rows: int = 1, finite: bool = Tru
     check_row_count(array.shape[0], min_rows, name)
     with np.errstate(over="ignore"):
         vectors = np.ascontiguousarray(array, dtype=np.float32)
+    if array.dtype.itemsize > 4:
+        _check_vanished(array, vectors, name)
     if finite:
         check_finite(vectors, name)
     return vectors
+
+
+def _check_vanished(array: npt.NDArray[Any], vectors: Float32, name: str) -> None:
+    """Refuse numbers of which float32 makes nothing but zeros; the first rows show that it does not."""
+    step = chunk_rows(array.shape[1], 1 << 18)
+    if any(vectors[start : start + step].any() for start in range(0, len(vectors), step)):
+        return
+    if (largest := largest_number(array)) > 0:
+        raise DataError(
+            f"{name}: has numbers of {largest:.0e} at most, too tiny for float32; multiply all vectors by a "
+            f"constant"
+        )
 
 
 def check_row_count(rows: int, min_rows: int, name: str = "X") -> None:
@@ -297,7 +393,8 @@ def row_norms(X: Float32) -> Float32:
     doubtful = np.flatnonzero(~((squares > _TINY_SQUARE) & (squares < _HUGE_SQUARE)))
     if len(doubtful):
         rows = X[doubtful].astype(np.float64)
-        norms[doubtful] = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+        with np.errstate(over="ignore"):
+            norms[doubtful] = np.sqrt(np.einsum("ij,ij->i", rows, rows))
     return norms
 
 
@@ -321,16 +418,34 @@ def normalize_rows(
     """
     norms = row_norms(X)
     if len(zero := np.flatnonzero(norms == 0)):
-        if keep_zero:
-            norms[zero] = 1
-            return np.divide(X, norms[:, None], out=out)
-        raise DataError(
-            f"{name} has a zero vector at row {first_row + zero[0]}, which has no cosine to anything; "
-            f"remove such rows or use metric='l2' or 'ip'"
-        )
+        if not keep_zero:
+            raise DataError(
+                f"{name} has a zero vector at row {first_row + zero[0]}, which has no cosine to anything; "
+                f"remove such rows or use metric='l2' or 'ip'"
+            )
+        norms[zero] = 1
+    # Norms at the ends of float32's range and beyond are divided by in float64; such rows are rare.
+    odd = np.flatnonzero(~((norms > _TINY_NORM) & (norms < _HUGE_NORM)))
+    rows = X[odd].astype(np.float64)
     # Rows that are not finite become NaN, which is for the caller to find.
     with np.errstate(invalid="ignore"):
-        return np.divide(X, norms[:, None], out=out)
+        scaled: Float32 = np.divide(X, norms[:, None], out=out)
+        if len(odd):
+            scaled[odd] = rows / np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+    return scaled
+
+
+def check_directions(vectors: Float32, name: str, first_row: int = 0) -> None:
+    """Refuse a zero row, which has no cosine to anything, and name the first, counted from `first_row`.
+
+    Raises
+    ------
+    DataError
+        There is one.
+    """
+    if len(zero := np.flatnonzero(~vectors.any(axis=1))):
+        row = int(zero[0])
+        normalize_rows(vectors[row : row + 1], name, first_row=first_row + row)
 
 
 def resolve_components(n_components: int | str, n_features: int) -> int:

@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["card_path", "card_text"]
+from nearfold.credentials import redacted
+from nearfold.errors import FileError
+from nearfold.files import open_regular
+from nearfold.printable import printable
+
+__all__ = ["card_path", "card_text", "is_card"]
+
+_MARK = "Written by nearfold beside the fold; changes are lost when it is saved again."
+
+# What Markdown makes links, images, tags and tables of.
+_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*[]<>|!"})
 
 _SEARCHED = {
     "cosine": "cosine similarity",
@@ -18,6 +28,23 @@ _SEARCHED = {
 def card_path(path: Path) -> Path:
     """Return where the card of a fold at `path` is: fold.safetensors has fold.card.md."""
     return path.with_name(f"{path.stem}.card.md")
+
+
+def is_card(path: Path) -> bool:
+    """Return whether what is at `path` is a card that nearfold wrote: its third line says so."""
+    if path.is_symlink():
+        return False
+    try:
+        with open_regular(path) as file:
+            lines = file.read(4096).decode(errors="replace").split("\n")
+    except (FileError, OSError):
+        return False
+    return len(lines) > 2 and lines[0].startswith("# ") and lines[2] == _MARK
+
+
+def _text(value: object) -> str:
+    """Return text that may be anybody's as Markdown shows it: no markup, no passwords, nothing hidden."""
+    return printable(redacted(str(value))).translate(_SPECIAL)
 
 
 def card_text(
@@ -45,16 +72,16 @@ def card_text(
     watched: Sequence[Mapping[str, Any]] = facts.get("watch", [])
     shown = {name: value for name, value in facts.items() if name not in ("watch", "rows", "fingerprint")}
     lines = [
-        f"# {method or 'A fold'}: {n_features} to {n_components} dimensions",
+        f"# {_text(method or 'A fold')}: {n_features} to {n_components} dimensions",
         "",
-        "Written by nearfold beside the fold; changes are lost when it is saved again.",
+        _MARK,
         "",
         "| | |",
         "|---|---|",
         f"| searched by | {_SEARCHED[metric]} |",
         f"| bytes a vector as float32 | {4 * n_features:,} to {4 * n_components:,} |",
         f"| rows learned from | {_number(facts.get('rows', 'unknown'))} |",
-        f"| fingerprint of the data | {facts.get('fingerprint', 'unknown')} |",
+        f"| fingerprint of the data | {_text(facts.get('fingerprint', 'unknown'))} |",
         f"| file | {kind}, SHA-256 {checksum} |",
         "",
         "## What it keeps",
@@ -88,8 +115,8 @@ def card_text(
         "",
         "## How it was learned",
         "",
-        *(f"- {name}: {_number(value)}" for name, value in sorted(parameters.items())),
-        *(f"- {name} (found): {_number(value)}" for name, value in sorted(shown.items())),
+        *(f"- {_text(name)}: {_number(value)}" for name, value in sorted(parameters.items())),
+        *(f"- {_text(name)} (found): {_number(value)}" for name, value in sorted(shown.items())),
         "",
     ]
     return "\n".join(lines)
@@ -100,4 +127,4 @@ def _number(value: Any) -> str:
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else _text(value)

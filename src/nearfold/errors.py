@@ -1,8 +1,18 @@
-"""The errors that nearfold raises: one tree, so that one `except` catches them all."""
+"""The errors that nearfold raises: one tree, so that one `except` catches them all.
+
+Their messages never hold a password: neither what a user named nor what a library said of it.
+"""
+
+from __future__ import annotations
+
+from nearfold.credentials import redacted_values
 
 
 class NearfoldError(Exception):
     """Base of every error that nearfold raises about its input; the message says what to do."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*map(redacted_values, args))
 
 
 class DataError(NearfoldError, ValueError):
@@ -31,3 +41,6 @@ class MissingExtraError(NearfoldError, ImportError):
 
 class NearfoldWarning(UserWarning):
     """Something that the user should know of and that does not stop the work."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*map(redacted_values, args))

@@ -15,7 +15,8 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from io import BufferedReader
@@ -30,10 +31,14 @@ if sys.platform != "win32":
 
 __all__ = [
     "cause",
+    "check_distinct",
+    "check_kept",
+    "check_name",
     "check_regular",
     "check_replaceable",
     "checksum",
     "held",
+    "held_file",
     "keeping",
     "new_folder",
     "open_regular",
@@ -142,7 +147,7 @@ def checksum(path: Path) -> tuple[int, str]:
 
 @contextmanager
 def keeping(paths: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
-    """Refuse every write inside to one of these files, or over a file below one of these folders.
+    """Refuse every write inside to one of these files, or below one of these folders.
 
     Files are told by what they are, not by their names: links and other spellings are seen through.
     """
@@ -153,31 +158,123 @@ def keeping(paths: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
         _KEPT.reset(token)
 
 
+def check_kept(path: str | os.PathLike[str]) -> None:
+    """Refuse a name, of something there or not, that belongs to what must stay; see `keeping`.
+
+    Raises
+    ------
+    FileError
+        It is one of the files and folders that the caller reads, or a file that one of the folders
+        names by a link, or it lies in such a folder.
+    """
+    target, kept = Path(path), _KEPT.get()
+    if not kept:
+        return
+    here = _status(target)
+    # Where it is said to be, and where it is.
+    above = [_status(folder) for folder in (*target.absolute().parents, *_resolved(target).parents)]
+    for each in kept:
+        status = _status(each)
+        if status is None:
+            continue
+        if _same(status, here):
+            raise FileError(f"{target}: is the input itself, which would be lost; name another output")
+        if stat.S_ISDIR(status.st_mode) and (
+            any(_same(status, folder) for folder in above) or (here is not None and _names(each, here))
+        ):
+            raise FileError(
+                f"{target}: is in the input folder {each}, of which a file would be lost or added; "
+                f"name an output outside it"
+            )
+
+
+def _resolved(path: Path) -> Path:
+    """Return where a path leads; as it is where nobody can tell."""
+    try:
+        return path.resolve()
+    except (OSError, ValueError, RuntimeError):
+        return path.absolute()
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except (OSError, ValueError):
+        return None
+
+
+def _same(one: os.stat_result, other: os.stat_result | None) -> bool:
+    return other is not None and os.path.samestat(one, other)
+
+
+def _names(folder: Path, status: os.stat_result) -> bool:
+    """Return whether a link in a folder, or another name there, is the file of this status."""
+    if not stat.S_ISREG(status.st_mode):
+        return False
+    below = (Path(parent) / name for parent, _, names in os.walk(folder) for name in names)
+    return any(_same(status, _status(path)) for path in below)
+
+
+def check_distinct(paths: Sequence[str | os.PathLike[str]]) -> None:
+    """Refuse outputs of which two are one file, whatever they are called.
+
+    Where neither is there yet, names that differ in case or composition alone count as one: on
+    many systems they are.
+
+    Raises
+    ------
+    FileError
+        Two are the same.
+    """
+    seen: dict[object, str | os.PathLike[str]] = {}
+    for path in paths:
+        there = _resolved(Path(path))
+        status, folder = _status(there), _status(there.parent)
+        marks: list[object] = [unicodedata.normalize("NFC", str(there)).casefold()]
+        if folder is not None:
+            name = unicodedata.normalize("NFC", there.name).casefold()
+            marks.append((folder.st_dev, folder.st_ino, name))
+        if status is not None:
+            marks.append((status.st_dev, status.st_ino))
+        for mark in marks:
+            if mark in seen:
+                raise FileError(f"{path}: is named for two outputs (as {seen[mark]}); give each its own")
+        seen.update(dict.fromkeys(marks, path))
+
+
 def check_replaceable(path: str | os.PathLike[str]) -> None:
     """Refuse a name that can't be written, or that belongs to something that must stay.
 
     Raises
     ------
     FileError
-        It is a folder, a pipe or a device, or one of the files that the caller reads; see `keeping`.
+        It is no name, or that of a folder, a pipe or a device, or of what the caller reads; see
+        `check_kept`.
     """
     target = Path(path)
-    try:
-        status = os.stat(target)  # noqa: PTH116
-    except (OSError, ValueError):
-        return
-    kind = _odd_kind(status)
+    check_name(path)
+    status = _status(target)
+    kind = None if status is None else _odd_kind(status)
     if kind is not None:
         raise FileError(f"{target}: is {kind}; name a file to write")
-    for kept in _KEPT.get():
-        try:
-            same = os.path.samestat(kept.stat(), status)
-            inside = kept.is_dir() and target.resolve().is_relative_to(kept.resolve())
-        except OSError:
-            continue
-        if same or inside:
-            what = "the input itself" if same else f"a file of the input folder {kept}"
-            raise FileError(f"{target}: is {what}, which would be lost; name another file to write")
+    check_kept(target)
+
+
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Refuse what no file can be called.
+
+    Raises
+    ------
+    FileError
+        It holds a null character, or one that the system's file names can't.
+    """
+    name = os.fspath(path)
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeError as error:
+        raise FileError(f"{name!r}: can't be the name of a file: {error}") from error
+    if b"\0" in encoded:
+        raise FileError(f"{name!r}: can't be the name of a file: it holds a null character")
 
 
 @contextmanager
@@ -242,6 +339,8 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         There is something at `path` already, or the folder can't be written.
     """
     target = Path(path)
+    check_name(path)
+    check_kept(target)
     if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
         raise FileError(f"{target}: is there already; name a folder that is not")
     try:
@@ -351,6 +450,8 @@ def held(folder: str | os.PathLike[str]) -> Iterator[None]:
         Another process holds it, or it can't be made.
     """
     path = Path(folder)
+    check_name(path)
+    check_kept(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDONLY)
@@ -362,6 +463,60 @@ def held(folder: str | os.PathLike[str]) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+# The files that this run holds; see `held_file`.
+_HELD: ContextVar[tuple[Path, ...]] = ContextVar("held", default=())
+
+
+@contextmanager
+def held_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a file's name from reading to writing: nobody else can while inside. It need not exist.
+
+    Whoever holds it may ask again inside. A file `.NAME.lock` stands beside it meanwhile.
+
+    Raises
+    ------
+    FileError
+        Another run holds it, or its folder can't be written.
+    """
+    target = Path(path).absolute()
+    if target in _HELD.get():
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            _hold_beside(target, stack)
+        except OSError as error:
+            raise FileError(f"{path}: can't be written: {cause(error)}") from error
+        token = _HELD.set((*_HELD.get(), target))
+        try:
+            yield
+        finally:
+            _HELD.reset(token)
+
+
+def _hold_beside(target: Path, stack: contextlib.ExitStack) -> None:
+    """Lock the file that stands for the holding of `target`, and have it removed at the end."""
+    # The name that a file has behind links is one, whichever way it is reached.
+    home = target.resolve()
+    lock = home.with_name(f".{home.name}.lock")
+    record = f"nearfold holds {home.name}\n".encode("utf-8", "surrogateescape")
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        owner = stack.enter_context(os.fdopen(handle, "r+b"))
+        if not stat.S_ISREG(os.fstat(handle).st_mode) or owner.read(len(record) + 1) not in (b"", record):
+            raise FileError(f"{lock}: is in the way and not of nearfold; move it")
+        if not _lock(handle, wait=False):
+            raise FileError(f"{target}: another run is changing it; wait for it, or name another file")
+        # Its last holder may have removed it between opening and locking.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(lock.stat(), os.fstat(handle)):
+                owner.seek(0)
+                owner.write(record)
+                owner.flush()
+                stack.callback(lock.unlink, missing_ok=True)
+                return
 
 
 def remove_beside(folder: str | os.PathLike[str]) -> None:

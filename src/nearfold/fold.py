@@ -9,8 +9,11 @@ import copy
 import hashlib
 import json
 import os
+import re
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
@@ -21,22 +24,35 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold.arrays import Float32, Metric, as_rows, check_finite, check_metric, chunk_rows
-from nearfold.card import card_path, card_text
-from nearfold.errors import DataError, FileError, ParameterError
+from nearfold.card import card_path, card_text, is_card
+from nearfold.errors import DataError, FileError, NearfoldWarning, ParameterError
 from nearfold.files import cause, open_regular, replacing
+from nearfold.origin import (
+    DIGEST,
+    checked_facts,
+    checked_name,
+    checked_parameters,
+    content_digest,
+    sealed,
+)
+from nearfold.schema import checked_json
 from nearfold.version import __version__
 
 __all__ = [
     "FORMAT_VERSION",
     "Fold",
     "FoldFile",
+    "fold_checksum",
     "frozen_array",
     "read_fold_file",
+    "read_metadata",
     "read_safetensors",
     "safetensors_bytes",
 ]
 
 FORMAT_VERSION = 1
+
+_NUMBER = re.compile("[0-9]{1,9}")
 
 # Rows folded at a time: enough for a matrix product to reach full speed.
 _CHUNK_BYTES = 32 << 20
@@ -149,7 +165,7 @@ class Fold(ABC):
     def with_facts(self, **facts: Any) -> Self:
         """Return the same fold with further facts."""
         changed = copy.copy(self)
-        object.__setattr__(changed, "facts", MappingProxyType({**self.facts, **copy.deepcopy(facts)}))
+        object.__setattr__(changed, "facts", MappingProxyType(checked_facts({**self.facts, **facts})))
         return changed
 
     def card(self) -> str:
@@ -164,7 +180,8 @@ class Fold(ABC):
         path
             Of the file.
         card
-            Write the card too: fold.card.md beside fold.safetensors.
+            Write the card too: fold.card.md beside fold.safetensors. A file of that name that is no
+            card of nearfold is left as it is, with a warning.
 
         Raises
         ------
@@ -175,8 +192,19 @@ class Fold(ABC):
         with replacing(path) as file:
             file.write(content)
         if card:
-            with replacing(card_path(Path(path))) as file:
-                file.write(self._card(content).encode())
+            self._save_card(card_path(Path(path)), content)
+
+    def _save_card(self, path: Path, content: bytes) -> None:
+        """Write the card, unless something else has its name: nobody named it."""
+        if os.path.lexists(path) and not is_card(path):
+            warnings.warn(
+                f"{path}: is no card of nearfold and stays as it is; the fold is saved without a card",
+                NearfoldWarning,
+                stacklevel=3,
+            )
+            return
+        with replacing(path) as file:
+            file.write(self._card(content).encode())
 
     def _card(self, content: bytes) -> str:
         return card_text(
@@ -201,14 +229,15 @@ class Fold(ABC):
             "parameters": json.dumps(dict(self.parameters), sort_keys=True),
             "facts": json.dumps(dict(self.facts), sort_keys=True),
         }
-        return safetensors_bytes(self.tensors(), metadata)
+        return safetensors_bytes(self.tensors(), sealed(self.tensors(), metadata))
 
     def _freeze_origin(self) -> None:
-        """Check the metric, and make parameters and facts read-only copies."""
+        """Check metric and method, and make parameters and facts checked, read-only copies."""
         set_ = object.__setattr__
         set_(self, "metric", check_metric(self.metric))
-        set_(self, "parameters", MappingProxyType(copy.deepcopy(dict(self.parameters))))
-        set_(self, "facts", MappingProxyType(copy.deepcopy(dict(self.facts))))
+        set_(self, "method", checked_name("method", self.method))
+        set_(self, "parameters", MappingProxyType(checked_parameters(self.parameters)))
+        set_(self, "facts", MappingProxyType(checked_facts(self.facts)))
 
 
 def _check_folded(vectors: npt.NDArray[Any], out: npt.NDArray[Any], first_row: int) -> None:
@@ -271,9 +300,9 @@ def read_fold_file(path: str | os.PathLike[str]) -> FoldFile:
     if not name.startswith("nearfold."):
         raise FileError(f"{path}: a safetensors file, but not a nearfold encoder; give one that `fit` wrote")
     version = metadata.get("format_version", "")
-    if not version.isdigit() or int(version) > FORMAT_VERSION:
+    if not _NUMBER.fullmatch(version) or int(version) > FORMAT_VERSION:
         raise FileError(
-            f"{path}: encoder format version {version or 'missing'}, this nearfold reads up to "
+            f"{path}: encoder format version {version[:20] or 'missing'}, this nearfold reads up to "
             f"{FORMAT_VERSION}; upgrade nearfold"
         )
     for key, tensor in tensors.items():
@@ -281,14 +310,27 @@ def read_fold_file(path: str | os.PathLike[str]) -> FoldFile:
             raise FileError(
                 f"{path}: {key} is {tensor.dtype} of shape {tensor.shape}; an encoder holds float32"
             )
+        if not np.isfinite(tensor).all():
+            raise FileError(f"{path}: {key} holds NaN or infinity; an encoder has none: it is damaged")
     try:
-        origin: dict[str, Any] = {key: metadata[key] for key in ("metric", "method")}
-        origin |= {key: json.loads(metadata[key]) for key in ("parameters", "facts")}
-    except (KeyError, ValueError, RecursionError) as error:
+        origin: dict[str, Any] = {
+            "metric": check_metric(metadata["metric"]),
+            "method": checked_name("method", metadata["method"]),
+            "parameters": checked_parameters(_json_object(path, metadata["parameters"])),
+            "facts": checked_facts(_json_object(path, metadata["facts"])),
+        }
+    except (KeyError, ParameterError) as error:
         raise FileError(f"{path}: not a usable encoder: {error}") from error
-    if not isinstance(origin["parameters"], dict) or not isinstance(origin["facts"], dict):
-        raise FileError(f"{path}: not a usable encoder: parameters and facts must be JSON objects")
     return FoldFile(name, tensors, origin)
+
+
+def _json_object(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
+    return checked_json(text, dict[str, Any], os.fspath(path), "give a file that `fit` wrote")
+
+
+def fold_checksum(fold: Fold) -> str:
+    """Return the SHA-256 of the file that a fold's `save` writes, in hexadecimal."""
+    return hashlib.sha256(fold._content()).hexdigest()
 
 
 def safetensors_bytes(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
@@ -303,30 +345,49 @@ def safetensors_bytes(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping
     return len(header).to_bytes(8, "little") + header + written[8 + length :]
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
-    """Return the metadata and tensors of a safetensors file.
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file, without its tensors; raises as `read_safetensors`."""
+    with _opened_safetensors(path) as (_, metadata, _):
+        return metadata
+
+
+@contextmanager
+def _opened_safetensors(path: Path) -> Iterator[tuple[IO[bytes], dict[str, str], int]]:
+    """Open a safetensors file, and yield it with its metadata and how many bytes it promises.
 
     It is read, never mapped: a file that is cut short meanwhile is an error, where a map of it ends
     the process.
-
-    Raises
-    ------
-    FileError
-        It is missing, no regular file, truncated, not safetensors, or promises more than it holds.
     """
     from safetensors import SafetensorError
-    from safetensors.numpy import load
 
     try:
         with open_regular(path) as file:
-            metadata, size = _safetensors_head(path, file, os.fstat(file.fileno()).st_size)
-            file.seek(0)
-            content = file.read(size)
-        return metadata, load(content)
+            yield file, *_safetensors_head(path, file, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise FileError(f"{path}: can't be read: {cause(error)}") from error
     except (SafetensorError, TypeError, ValueError, KeyError, AttributeError, MemoryError) as error:
         raise FileError(f"{path}: truncated or not a safetensors file ({error})") from error
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
+    """Return the metadata and tensors of a safetensors file; of nearfold's own the digest is checked.
+
+    Raises
+    ------
+    FileError
+        Missing, no regular file, truncated, corrupt, or changed since nearfold wrote it; or it promises
+        more than it holds.
+    """
+    from safetensors.numpy import load
+
+    with _opened_safetensors(path) as (file, metadata, size):
+        file.seek(0)
+        tensors = load(file.read(size))
+    # Files of earlier versions have no digest, and those of others are none of our business.
+    sealed_by_us = metadata.get("format", "").startswith("nearfold.") and DIGEST in metadata
+    if sealed_by_us and metadata[DIGEST] != content_digest(tensors, metadata):
+        raise FileError(f"{path}: damaged: its content has changed since it was written; make it again")
+    return metadata, tensors
 
 
 def _safetensors_head(path: Path, file: IO[bytes], size: int) -> tuple[dict[str, str], int]:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import stat
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nearfold.errors import FileError
+from nearfold.credentials import redacted_values
+from nearfold.errors import FileError, NearfoldWarning
 
 __all__ = ["event", "logging_to"]
 
@@ -23,9 +27,9 @@ _LOGGER.addHandler(logging.NullHandler())
 
 
 def event(name: str, **fields: Any) -> None:
-    """Tell of something that happened."""
+    """Tell of something that happened, without the passwords in what it names."""
     if _LOGGER.isEnabledFor(logging.INFO):
-        _LOGGER.info(name, extra={"nearfold": fields})
+        _LOGGER.info(name, extra={"nearfold": redacted_values(fields)})
 
 
 class _JsonLines(logging.Formatter):
@@ -38,19 +42,49 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class _Appending(logging.FileHandler):
+    """A log file; that it can't be written any more is said once, and stops nothing."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802
+        if not self._failed:
+            self._failed = True
+            warnings.warn(f"{self.baseFilename}: can't be written any more", NearfoldWarning, stacklevel=2)
+
+
+def _check_log(path: Path) -> None:
+    """Refuse to append to what is no log: a file whose first line is no event, a pipe, a folder."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError:
+        return
+    with os.fdopen(handle, "rb") as file:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            try:
+                first = file.readline(1 << 20)
+                if not first or {"time", "event"} <= json.loads(first).keys():
+                    return
+            except (ValueError, AttributeError, RecursionError):
+                pass
+    raise FileError(f"{path}: is there and is no log of nearfold; name another file for the log")
+
+
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Append the events of everything inside to a file.
+    """Append the events of everything inside to a file, which is made or holds such events.
 
     Raises
     ------
     FileError
-        It can't be written to.
+        It can't be written to, or holds something else.
     """
     try:
-        handler = logging.FileHandler(path, encoding="utf-8")
-    except OSError as error:
-        raise FileError(f"{path}: can't be written: {error.strerror or error}") from error
+        _check_log(path)
+        handler = _Appending(path, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise FileError(f"{path}: can't be written: {said}") from error
     handler.setFormatter(_JsonLines())
     before = _LOGGER.level
     _LOGGER.addHandler(handler)

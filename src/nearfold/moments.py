@@ -5,7 +5,7 @@ They are all that PCA, the exact RAE and NearFold's starting point need to know 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,9 +15,12 @@ import numpy.typing as npt
 from nearfold.arrays import Float32, check_finite, chunk_rows
 from nearfold.errors import DataError
 
-__all__ = ["Moments", "Precision", "RunningMoments"]
+__all__ = ["Moments", "Precision", "RunningMoments", "summed"]
 
 Precision: TypeAlias = type[np.float32] | type[np.float64]
+
+# Sums of squares that may have lost digits to the lower end of float32's range are below this.
+_TINY_SQUARE = 1e-28
 
 # Rows multiplied at a time: enough for the product to run at full speed.
 _CHUNK_BYTES = 16 << 20
@@ -140,8 +143,12 @@ class RunningMoments:
             piece = rows[start : start + step]
             sums, outer = _sums(piece, self._products)
             # NaN and infinity stay in the diagonal, which costs d looks instead of n d.
-            if not np.isfinite(outer.diagonal()).all():
+            squares = outer.diagonal()
+            if not np.isfinite(squares).all():
                 check_finite((rows if raw is None else raw)[start : start + step], name, first_row + start)
+                sums, outer = _sums(piece, np.float64)
+            elif self._products is np.float32 and squares.max(initial=0.0) < _TINY_SQUARE:
+                # Products vanish, or soon do.
                 sums, outer = _sums(piece, np.float64)
             self.total += sums
             self.second += outer
@@ -150,6 +157,23 @@ class RunningMoments:
     def result(self) -> Moments:
         """Return the moments of all rows added."""
         return Moments(self.count, self.total.copy(), self.second.copy())
+
+
+def summed(parts: Sequence[RunningMoments], start: Moments | None = None) -> Moments:
+    """Return the moments of all rows of some parts, behind those of a start; at least one is given.
+
+    The sum is one matrix, however many parts there are: each is as large as all the rest of a scan of
+    wide rows.
+    """
+    first = (
+        parts[0].result() if start is None else Moments(start.count, start.total.copy(), start.second.copy())
+    )
+    count = first.count
+    for part in parts[1:] if start is None else parts:
+        count += part.count
+        first.total[...] += part.total
+        first.second[...] += part.second
+    return Moments(count, first.total, first.second)
 
 
 def _sums(rows: Float32, precision: Precision) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric, normalize_rows
+from nearfold.arrays import Float32, Metric, check_products, normalize_rows
+from nearfold.copies import NO_MARK, distinct_rows, row_marks
 from nearfold.moments import Moments, Precision
-from nearfold.neighbors import Neighbors, lowest_scores, without_own
+from nearfold.neighbors import Neighbors, lowest_scores
 
 __all__ = [
     "Anchors",
@@ -29,6 +30,9 @@ __all__ = [
 ]
 
 Int64 = npt.NDArray[np.int64]
+
+# The share of blocks that may be left out for being smaller than others.
+_SHORT = 0.1
 
 
 class Request(NamedTuple):
@@ -97,7 +101,7 @@ class Anchors:
 
 
 def anchors_of(vectors: Float32, rows: Int64 | None, request: Request, sample: Float32) -> Anchors:
-    """Prepare anchors.
+    """Prepare anchors; copies of one are left out.
 
     Parameters
     ----------
@@ -115,7 +119,11 @@ def anchors_of(vectors: Float32, rows: Int64 | None, request: Request, sample: F
         shift = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     name = "queries" if rows is None else "X"
     anchors = prepared(vectors, request, shift, name)
-    floor = lowest_scores(anchors, prepared(sample, request, shift), k, request.metric)
+    check_products(anchors, request.metric, name)
+    once = distinct_rows(anchors)
+    anchors, rows = anchors[once], None if rows is None else rows[once]
+    looked_at = prepared(sample, request, shift)
+    floor = lowest_scores(anchors, looked_at[distinct_rows(looked_at)], k, request.metric)
     return Anchors(anchors, rows, k, request.metric, shift, floor)
 
 
@@ -233,7 +241,7 @@ class Scan:
     def of_anchors(self, chosen: Int64) -> Scan:
         """Return this scan for some of its anchors."""
         assert self.neighbors is not None
-        return replace(self, neighbors=Neighbors(self.neighbors.scores[chosen], self.neighbors.ids[chosen]))
+        return replace(self, neighbors=self.neighbors.chosen(chosen))
 
     @property
     def mean(self) -> npt.NDArray[np.float64]:
@@ -241,28 +249,57 @@ class Scan:
         return self.moments.mean + (0.0 if self.shift is None else self.shift.astype(np.float64))
 
     def blocks(self, anchors: Anchors) -> Blocks:
-        """Return the anchors' blocks, centred on the mean where the scan shifted."""
+        """Return the anchors' blocks of different rows, centred on the mean where the scan shifted.
+
+        Where there are fewer different rows than neighbours were asked for, blocks are smaller. Blocks
+        are equally large, so a few that are smaller than others are left out.
+        """
         assert self.neighbors is not None
         assert self.kept is not None
-        found = self.neighbors.sorted().ids
-        own = anchors.rows
+        found, own = self.neighbors.sorted(), anchors.rows
+        assert found.marks is not None
+        numbers, vectors = self.kept.ids, self.kept.vectors
+        # An anchor is not among its own neighbours where a copy stands for it, or by inner product.
+        if own is not None and len(missing := np.flatnonzero(~np.isin(own, numbers))):
+            pieces = [self.kept, Kept(own[missing], anchors.vectors[missing])]
+            numbers = np.union1d(numbers, own)
+            vectors = Kept.gathered(pieces, numbers, vectors.shape[1]).vectors
+        known = found.ids >= 0
+        index = np.searchsorted(numbers, found.ids)
+        marks = np.full(len(numbers), NO_MARK, np.int64)
+        if own is not None:
+            marks[np.searchsorted(numbers, own)] = row_marks(anchors.vectors)
+        marks[index[known]] = found.marks[known]
+        first, place = _first_places(marks)
+        index, vectors, wanted = place[index], vectors if len(first) == len(marks) else vectors[first], known
         if own is None:
             # Queries have no row numbers: they stand behind the rows.
-            vectors = np.concatenate([self.kept.vectors, anchors.vectors])
-            own_places = len(self.kept.ids) + np.arange(len(anchors.vectors))
-            index = np.searchsorted(self.kept.ids, found)
+            own_places = len(vectors) + np.arange(len(anchors.vectors))
+            vectors = np.concatenate([vectors, anchors.vectors])
         else:
-            # Duplicates can push an anchor out of its own list.
-            numbers, vectors = self.kept.ids, self.kept.vectors
-            if len(missing := np.flatnonzero(~np.isin(own, numbers))):
-                pieces = [self.kept, Kept(own[missing], anchors.vectors[missing])]
-                numbers = np.union1d(numbers, own)
-                vectors = Kept.gathered(pieces, numbers, vectors.shape[1]).vectors
-            own_places = np.searchsorted(numbers, own)
-            index = np.searchsorted(numbers, without_own(found, own))
+            own_places = place[np.searchsorted(numbers, own)]
+            wanted = known & (index != own_places[:, None])
+        index, whole = _equally_long(index, wanted, index.shape[1] - (own is not None))
         if self.shift is not None:
             vectors = vectors - self.moments.mean.astype(np.float32)
-        return Blocks(vectors, np.column_stack([own_places, index]), foreign=own is None)
+        return Blocks(vectors, np.column_stack([own_places[whole], index]), foreign=own is None)
+
+
+def _first_places(marks: Int64) -> tuple[Int64, Int64]:
+    """Return the places of the first of each mark, rising, and for each row where among them its mark is."""
+    _, first, inverse = np.unique(marks, return_index=True, return_inverse=True)
+    rising = np.sort(first)
+    return rising, np.searchsorted(rising, first)[inverse]
+
+
+def _equally_long(index: Int64, wanted: npt.NDArray[np.bool_], most: int) -> tuple[Int64, Int64]:
+    """Return the wanted entries of lists, shape (a, k), as lists of one length, and whose these are."""
+    left = np.sort(np.where(wanted, np.arange(index.shape[1]), index.shape[1]), axis=1)
+    counts = wanted.sum(axis=1)
+    # Only a scan that was added to has lists of several lengths: a few short ones may not shorten all.
+    length = min(most, int(np.quantile(counts, _SHORT, method="lower")))
+    whole = np.flatnonzero(counts >= length)
+    return np.take_along_axis(index[whole], left[whole, :length], 1), whole
 
 
 def numbers_of(neighbors: Neighbors) -> Int64:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial, reduce
-from operator import add
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from nearfold.arrays import Float32, check_finite, chunk_rows, normalize_rows
+from nearfold.arrays import Float32, check_directions, check_finite, chunk_rows, normalize_rows
 from nearfold.errors import DataError
-from nearfold.moments import RunningMoments
-from nearfold.neighbors import Neighbors, NeighborSearch
+from nearfold.moments import RunningMoments, summed
+from nearfold.neighbors import NeighborSearch
 from nearfold.progress import stage
 from nearfold.sampling import sampled_rows
 from nearfold.scan import Anchors, Kept, Request, Scan, anchors_of, numbers_of, prepared
@@ -76,7 +75,7 @@ class Scanner:
         if anchors is not None:
             found = start.neighbors if start else None
             self._search = NeighborSearch(
-                anchors.vectors, anchors.k, anchors.metric, n_threads, found, anchors.floor
+                anchors.vectors, anchors.k, anchors.metric, n_threads, found, anchors.floor, distinct=True
             )
         self._start = start.moments if start else None
         self._rows = start.rows if start else 0
@@ -154,15 +153,13 @@ class Scanner:
     def result(self) -> Scan:
         """Return what was found so far; the scan can go on."""
         self._deal.wait()
-        sums = [part.result() for part in self._sums if part is not None]
-        if self._start is not None:
-            sums.insert(0, self._start)
-        if not sums:
+        running = [part for part in self._sums if part is not None]
+        if self._start is None and not running:
             raise DataError("no rows: a scan needs at least one")
-        moments = reduce(add, sums)
+        moments = summed(running, self._start)
         if self._search is None:
             return Scan(self._rows, moments, shift=self._shift)
-        found = Neighbors(self._search.found.scores.copy(), self._search.found.ids.copy())
+        found = self._search.found.chosen(np.arange(len(self._search.found.ids)))
         if not self._carry:
             return Scan(self._rows, moments, found, shift=self._shift)
         width = self._kept[0].vectors.shape[1]
@@ -183,7 +180,14 @@ def scan_array(X: Float32, request: Request) -> tuple[Scan, Anchors | None]:
         source = X if request.queries is None else request.queries
         rows = sampled_rows(len(source), request.n_anchors, request.seed)
         sample = X[sampled_rows(len(X), _SAMPLE, request.seed + 1)]
-        anchors = anchors_of(source[rows], None if request.queries is not None else rows, request, sample)
+        try:
+            anchors = anchors_of(source[rows], None if request.queries is not None else rows, request, sample)
+        except DataError:
+            # Named by the user's number, not by that among those drawn.
+            if request.normalize:
+                check_directions(source, "X" if request.queries is None else "queries")
+                check_directions(X, "X")
+            raise
     # The rows are at hand: those that are neighbours need not be carried along.
     scanner, first_row = Scanner(request, anchors, carry=False), 0
     with stage("scan", len(X)) as advance, scanner:

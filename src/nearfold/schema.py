@@ -6,6 +6,7 @@ bounds of each field, and gets one back, or a `FileError` that names the file an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, TypeAlias, TypeVar
@@ -48,20 +49,39 @@ def checked_json(content: bytes | str, kind: type[T], name: str, todo: str) -> T
     Raises
     ------
     FileError
-        The text is no JSON, or is not what `kind` says; the message names the field.
+        The text is no JSON, is not what `kind` says, or names a field twice; the message says where.
     """
     try:
-        return msgspec.json.decode(content, type=kind)
+        value = msgspec.json.decode(content, type=kind)
+        # Of a name that is there twice one reader takes the first, another the last.
+        json.loads(content, object_pairs_hook=_once, parse_int=_unread, parse_float=_unread)
     except (msgspec.MsgspecError, UnicodeError, ValueError, RecursionError) as error:
         raise _refused(name, error, todo) from error
+    return value
 
 
-def checked_values(values: Mapping[str, Any], kind: type[T], name: str, todo: str) -> T:
-    """Return values by name, numbers as text among them, as a value of `kind`; see `checked_json`."""
+def checked_values(
+    values: Mapping[str, Any], kind: type[T], name: str, todo: str, *, strict: bool = False
+) -> T:
+    """Return values by name as a value of `kind`, numbers as text among them unless `strict`.
+
+    See `checked_json`.
+    """
     try:
-        return msgspec.convert(dict(values), type=kind, strict=False)
+        return msgspec.convert(dict(values), type=kind, strict=strict)
     except (msgspec.MsgspecError, UnicodeError, ValueError, RecursionError) as error:
         raise _refused(name, error, todo) from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    """Refuse the fields of a JSON object where two have one name."""
+    if len({name for name, _ in pairs}) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} is there twice")
+
+
+def _unread(number: str) -> None:
+    """Pass over a number, of any length, in JSON."""
 
 
 def _refused(name: str, error: Exception, todo: str) -> FileError:

@@ -205,7 +205,8 @@ def test_help_and_version(run: Run) -> None:
 
 BAD = {
     "missing file": (["fit", "none.npy", "-o", "f"], "none.npy: can't be read: No such file"),
-    "unknown format": (["fit", "x.csv", "-o", "f"], "can't tell its format"),
+    "unknown format": (["fit", "x.odd", "-o", "f"], "can't tell its format"),
+    "text": (["fit", "x.csv", "-o", "f"], "x.csv: is text"),
     "empty file": (["fit", "empty.npy", "-o", "f"], "empty.npy: is an empty file"),
     "truncated": (["fit", "truncated.npy", "-o", "f"], "truncated.npy: truncated"),
     "corrupt parquet": (["fit", "corrupt.parquet", "-o", "f"], "corrupt.parquet: truncated"),

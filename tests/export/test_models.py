@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,7 @@ def test_what_a_static_model_cannot_take_is_refused(
     with pytest.raises(FileError, match="there already"):
         write_model2vec(fold, static, static)
     (static / "config.json").write_text("{")
-    with pytest.raises(FileError, match="not JSON"):
+    with pytest.raises(FileError, match="damaged"):
         write_model2vec(fold, static, out)
     assert not out.exists()
 
@@ -127,6 +129,77 @@ def test_a_model_of_other_dimensions_is_refused(fold: Encoder, tmp_path: Path) -
     with pytest.raises(FileError, match="truncate_dim"):
         write_sentence_transformer(fold, model, tmp_path / "out")
     (model / "modules.json").write_text("{}")
-    with pytest.raises(FileError, match="no list"):
+    with pytest.raises(FileError, match="damaged"):
         write_sentence_transformer(fold, model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+MODULES = [{"idx": 0, "name": "0", "path": "a", "type": "x"}]
+
+
+def _layers(folder: Path, modules: object, config: object) -> Path:
+    (folder / "a").mkdir(parents=True)
+    (folder / "modules.json").write_text(modules if isinstance(modules, str) else json.dumps(modules))
+    (folder / "a" / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("modules", "config"),
+    [
+        ("[" * 10_000, {}),
+        ("[null]", {}),
+        ({"path": "a"}, {}),
+        ([{"path": 3}], {}),
+        ([{"path": "../a"}], {}),
+        ([{"path": "/etc"}], {}),
+        ([{"path": "a\0"}], {}),
+        (MODULES, []),
+        (MODULES, "nothing"),
+        (MODULES, '{"out_features": 1e400}'),
+        (MODULES, {"out_features": "64"}),
+        (MODULES, {"out_features": 0}),
+        (MODULES, {"word_embedding_dimension": [64]}),
+        (MODULES, {"embedding_dimension": True}),
+        (MODULES, {"embedding_dimension": 1 << 70}),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    modules: object, config: object, fold: Encoder, tmp_path: Path
+) -> None:
+    model = _layers(tmp_path / "model", modules, config)
+    with pytest.raises(FileError, match="model"):
+        write_sentence_transformer(fold, model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and pipes of POSIX")
+@pytest.mark.parametrize("where", ["a/vocab.txt", "a/config.json", "folder", "a/pipe"])
+def test_nothing_outside_a_model_is_copied(where: str, fold: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "key").write_text('{"out_features": 64}')
+    model = _layers(tmp_path / "model", MODULES, {"out_features": 64})
+    (model / where).unlink(missing_ok=True)
+    if where == "a/pipe":
+        os.mkfifo(model / where)
+    else:
+        (model / where).symlink_to(tmp_path / "secrets" / ("" if where == "folder" else "key"))
+    with pytest.raises(FileError, match=r"link out of the model's folder|is a pipe"):
+        write_sentence_transformer(fold, model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links of POSIX")
+def test_a_model_of_a_hub_s_cache_is_copied_whole(fold: Encoder, tmp_path: Path) -> None:
+    cache = tmp_path / "models--maker--name"
+    model = _layers(cache / "snapshots" / "0123", MODULES, {"out_features": 64})
+    (cache / "blobs").mkdir()
+    (cache / "blobs" / "abcd").write_text("words")
+    (model / "a" / "vocab.txt").symlink_to("../../../blobs/abcd")
+    (model / "same.txt").symlink_to("a/vocab.txt")
+    write_sentence_transformer(fold, model, tmp_path / "out")
+    for name in ("a/vocab.txt", "same.txt"):
+        assert (tmp_path / "out" / name).read_text() == "words"
+        assert not (tmp_path / "out" / name).is_symlink()
+    with pytest.raises(FileError, match="there already"):
+        write_sentence_transformer(fold, model, tmp_path / "out")

@@ -128,6 +128,7 @@ def test_vectors_that_point_out_of_their_buffers_are_refused(tmp_path: Path) -> 
 def memory_of(script: str, *arguments: object) -> int:
     """Return by how many MB a process grew that runs a script, which must end well."""
     grown = "import resource, sys, pyarrow.parquet, nearfold.io.vectors; from nearfold import open_source\n"
+    grown += "resource.setrlimit(resource.RLIMIT_DATA, (3 << 30, 3 << 30))\n"
     grown += "start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n" + script
     grown += "\nprint((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) // 1024)"
     command = [sys.executable, "-c", grown, *map(str, arguments)]

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfold import PCA, NearFold, evaluate
+from nearfold import PCA, NearFold, evaluate, load_sample
 from nearfold.arrays import METRICS, Metric
+from nearfold.encoder import Encoder
 from nearfold.errors import NearfoldError
 from nearfold.methods.nearfold import default_anchors
 from nearfold.methods.objective import block_scores, gradient, loss, score_spread, soft_neighbors
 from nearfold.methods.training import fitting_rate, one_cycle
+from nearfold.scale.fit import fit_files
 
 
 @pytest.mark.parametrize(
@@ -136,6 +140,27 @@ def test_it_beats_principal_components_on_real_vectors(metric: Metric, sample: n
     for center in (True, False):
         rival = PCA(48, center=center).fit(base).encoder_
         assert kept > evaluate(rival, base, queries, metric=metric).preservation[10].mean + 0.01
+
+
+def test_copies_take_nothing_from_what_is_learned(tmp_path: Path) -> None:
+    vectors = load_sample().vectors.astype(np.float32)
+    rng = np.random.default_rng(0)
+    rows, queries = vectors[:1000], vectors[4800:]
+    # Each row three times, one of them a thousand times, at three lengths, half of them rounded.
+    X = rows[rng.permutation(np.concatenate([np.repeat(np.arange(1000), 3), np.full(1000, 5)]))]
+    X *= rng.choice([0.7, 1.0, 1.3], (len(X), 1)).astype(np.float32)
+    X[::2] = X[::2].astype(np.float16)
+    learner = NearFold(48, n_steps=50)
+    learned, once = learner.fit(X).encoder_, NearFold(48, n_steps=50).fit(rows).encoder_
+
+    def recall(encoder: Encoder) -> float:
+        return evaluate(encoder, X, queries).preservation[10].mean
+
+    least = max(recall(once) - 0.02, recall(PCA(48, metric="cosine").fit(X).encoder_))
+    assert recall(learned) >= least
+    np.save(tmp_path / "x.npy", X)
+    from_file = fit_files(learner, tmp_path / "x.npy")
+    np.testing.assert_allclose(from_file.weight, learned.weight, atol=1e-4)
 
 
 def test_training_that_gains_nothing_leaves_the_start(sample: np.ndarray) -> None:

@@ -163,6 +163,7 @@ def test_what_can_not_be_done_is_refused(
     db.execute(f"INSERT INTO {table} VALUES ('x', 7777, '[1,2,3]')")
     with pytest.raises(DataError, match="has 3 dimensions"):
         attempt()
+    db.execute(f'DELETE FROM {table} WHERE "the id" = 7777')
     monkeypatch.setattr("nearfold.migration.postgres._WAIT", "100ms")
     with open_store(server, fold, table=table) as store:
         store.prepare(store.survey().note)

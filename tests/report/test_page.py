@@ -82,7 +82,7 @@ def test_every_page_says_how_it_was_measured(sample: np.ndarray) -> None:
     made = pages(sample)
     for name, page in made.items():
         html = page.render()
-        for said in ("held out", "95% bootstrap", "fingerprint", "numpy", "cores", page.command):
+        for said in ("held out", "95% confidence", "fingerprint", "numpy", "cores", page.command):
             assert said in html
         assert html.count("<table") >= 1
         assert html.count('class="chart"') >= (1 if name == "plan" else 2)

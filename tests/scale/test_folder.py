@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from nearfold.errors import FileError, NearfoldError
 from nearfold.files import held
 from nearfold.io.vectors import open_source, read_vectors
 from nearfold.scale.engines import engine_for
-from nearfold.scale.folder import Folded, fold_folder
+from nearfold.scale.folder import Folded, VerifiedFolder, fold_folder, verify_folder
 from nearfold.scale.ledger import MANIFEST
 from nearfold.scale.local import LocalEngine
 
@@ -139,13 +139,271 @@ def test_what_a_kill_leaves_is_removed(encoder: Encoder, parts: Path, tmp_path: 
     out = tmp_path / "out"
     with pytest.raises(FileError, match="disk full"):
         fold(encoder, parts, out, engine=Stopping(2))
-    # A torn line, a file whose line was not written, and one cut short.
+    token = json.loads((out / ".journal.jsonl").read_bytes().split(b"\n")[0])["token"]
+    # A torn line, a file whose line was not written, and one whose name was not given.
     with (out / ".journal.jsonl").open("ab") as journal:
         journal.write(b'{"source": "2.par')
-    (out / "4.parquet").write_bytes(b"other")
-    (out / "0.parquet").write_bytes(b"cut")
-    assert fold(encoder, parts, out).written == 4
+    (out / f".{token}.4.parquet").write_bytes(b"half")
+    (out / "0.parquet").rename(out / f".{token}.0.parquet")
+    assert fold(encoder, parts, out).written == 3
     assert content(out) == content(tmp_path / "whole")
+
+
+def interrupted(encoder: Encoder, parts: Path, out: Path, after: int = 2) -> Path:
+    """Fold some shards, and return the journal."""
+    with pytest.raises(FileError, match="disk full"):
+        fold(encoder, parts, out, engine=Stopping(after))
+    return out / ".journal.jsonl"
+
+
+def test_a_file_that_is_not_of_the_run_is_left_alone(encoder: Encoder, parts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    interrupted(encoder, parts, out)
+    (out / "4.parquet").write_bytes(b"mine")
+    with pytest.raises(FileError, match=r"4\.parquet is in the way and not of this run"):
+        fold(encoder, parts, out)
+    assert (out / "4.parquet").read_bytes() == b"mine"
+    (out / "4.parquet").unlink()
+    # One that was written and is now another's.
+    kept = (out / "0.parquet").read_bytes()
+    (out / "0.parquet").write_bytes(kept[:-1] + b"!")
+    with pytest.raises(FileError, match=r"0\.parquet has changed since it was written; remove it"):
+        fold(encoder, parts, out)
+    assert (out / "0.parquet").read_bytes() == kept[:-1] + b"!"
+    (out / "0.parquet").unlink()
+    assert fold(encoder, parts, out).written == 4
+    assert (out / "0.parquet").read_bytes() == kept
+
+
+def test_a_file_that_appears_during_the_run_is_left_alone(
+    encoder: Encoder, parts: Path, tmp_path: Path
+) -> None:
+    class Meanwhile(LocalEngine):
+        def map(self, function: Callable[..., Any], items: Iterable[Any]) -> Iterator[Any]:
+            for entry in map(function, items):
+                if entry.file == "1.parquet":
+                    (tmp_path / "out" / "1.parquet").write_bytes(b"mine")
+                yield entry
+
+    with pytest.raises(FileError, match=r"1\.parquet is in the way"):
+        fold(encoder, parts, tmp_path / "out", engine=Meanwhile(10**9))
+    assert (tmp_path / "out" / "1.parquet").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("found", [b"", b"mine", b"mine\n", b'{"plan": "x"}\n', b"[1]\n", b"\xff\n"])
+def test_a_journal_of_others_is_left_alone(
+    found: bytes, encoder: Encoder, parts: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".journal.jsonl").write_bytes(found)
+    with pytest.raises(FileError, match=r"journal\.jsonl: damaged, or not made by nearfold"):
+        fold(encoder, parts, out)
+    assert content(out) == {".journal.jsonl": found}
+    done = tmp_path / "done"
+    fold(encoder, parts, done)
+    (done / ".journal.jsonl").write_bytes(found)
+    assert fold(encoder, parts, done).written == 0
+    assert (done / ".journal.jsonl").read_bytes() == found
+
+
+def test_a_shard_that_changed_at_its_size_is_found(encoder: Encoder, parts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fold(encoder, parts, out)
+    assert verify_folder(out) == VerifiedFolder(
+        171, 5, sum((out / e).stat().st_size for e in content(out) if e != MANIFEST), 0, 0
+    )
+    np.save(out / "more.npy", np.ones((2, 3), np.float32))
+    assert verify_folder(out).unlisted == 1
+    (out / "more.npy").unlink()
+    data = bytearray((out / "2.parquet").read_bytes())
+    data[len(data) // 2] ^= 1
+    times = (out / "2.parquet").stat()
+    (out / "2.parquet").write_bytes(data)
+    os.utime(out / "2.parquet", ns=(times.st_atime_ns, times.st_mtime_ns))
+    for work in (lambda: verify_folder(out), lambda: fold(encoder, parts, out)):
+        with pytest.raises(FileError, match=r"2\.parquet has changed since it was written"):
+            work()
+    (out / "2.parquet").unlink()
+    with pytest.raises(FileError, match=r"2\.parquet is missing"):
+        verify_folder(out)
+    interrupted(encoder, parts, tmp_path / "half")
+    for folder in (tmp_path / "half", parts):
+        with pytest.raises(FileError, match="has no _manifest"):
+            verify_folder(folder)
+
+
+def test_inputs_that_changed_after_a_finished_run_are_noticed(
+    encoder: Encoder, parts: Path, tmp_path: Path
+) -> None:
+    fold(encoder, parts, tmp_path / "out")
+    table = pq.read_table(parts / "1.parquet")
+    pq.write_table(table.set_column(0, "id", pa.array(range(7, 0, -1))), parts / "1.parquet")
+    with pytest.raises(FileError, match="inputs that have changed since"):
+        fold(encoder, parts, tmp_path / "out")
+
+
+ODD_MANIFESTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a path upwards": lambda m: m["shards"][0].update(file="../../x"),
+    "a path upwards inside": lambda m: m["shards"][0].update(file="deep/../../x"),
+    "an absolute path": lambda m: m["shards"][0].update(file="/etc/passwd"),
+    "a null byte": lambda m: m["shards"][0].update(file="a\0b"),
+    "no name": lambda m: m["shards"][0].update(file=""),
+    "its own name": lambda m: m["shards"][0].update(file=MANIFEST),
+    "a file twice": lambda m: m["shards"][1].update(file=m["shards"][0]["file"]),
+    "a shard twice": lambda m: m["shards"].append(m["shards"][0]),
+    "a gap": lambda m: m["shards"][0].update(start=5),
+    "rows backwards": lambda m: m["shards"][0].update(start=9, stop=2),
+    "rows of one more": lambda m: m["shards"][0].update(stop=m["shards"][0]["stop"] + 1),
+    "negative rows": lambda m: m["shards"][0].update(stop=-1),
+    "too many rows": lambda m: m["shards"][0].update(stop=1 << 62),
+    "endless rows": lambda m: m["shards"][0].update(stop=float("inf")),
+    "rows as text": lambda m: m["shards"][0].update(stop="40"),
+    "rows as truth": lambda m: m["shards"][0].update(stop=True),
+    "rows as a fraction": lambda m: m["shards"][0].update(stop=40.5),
+    "another sum": lambda m: m.update(rows=172),
+    "no sum": lambda m: m.pop("rows"),
+    "no shards": lambda m: m.pop("shards"),
+    "shards as a map": lambda m: m.update(shards={}),
+    "a shard as text": lambda m: m.update(shards=["0.parquet"]),
+    "a digest cut": lambda m: m["shards"][0].update(sha256=m["shards"][0]["sha256"][:-1]),
+    "a digest of nothing": lambda m: m["shards"][0].pop("sha256"),
+    "bytes below nothing": lambda m: m["shards"][0].update(bytes=-5),
+    "an error beside a file": lambda m: m["shards"][0].update(error="bad"),
+    "neither file nor error": lambda m: [m["shards"][0].pop(name) for name in ("file", "sha256", "bytes")],
+    "set aside with a file": lambda m: m["set_aside"].append(m["shards"][0]),
+    "another format": lambda m: m.update(format="nearfold.index"),
+    "a later format": lambda m: m.update(format_version=2),
+    "a format as truth": lambda m: m.update(format_version=True),
+    "no dimensions": lambda m: m.update(dimensions=[0, 3]),
+    "one dimension": lambda m: m.update(dimensions=[3]),
+    "another type": lambda m: m.update(dtype="object"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_MANIFESTS)
+def test_odd_manifests_are_refused(name: str, encoder: Encoder, parts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fold(encoder, parts, out)
+    manifest = json.loads((out / MANIFEST).read_text())
+    ODD_MANIFESTS[name](manifest)
+    (out / MANIFEST).write_text(json.dumps(manifest))
+    before = content(tmp_path)
+    for work in (lambda: verify_folder(out), lambda: fold(encoder, parts, out)):
+        with pytest.raises(FileError, match="out"):
+            work()
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", "{", '"x"', "1", "[" * 100_000, '{"rows": 1, "rows": 2}', "\udcff"]
+)
+def test_what_is_no_manifest_is_refused(text: str, encoder: Encoder, parts: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / MANIFEST).write_text(text, errors="surrogateescape")
+    for work in (lambda: verify_folder(tmp_path / "out"), lambda: fold(encoder, parts, tmp_path / "out")):
+        with pytest.raises(FileError, match="damaged, or not made by nearfold"):
+            work()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"file": "../x"},
+        {"file": "/etc/passwd"},
+        {"file": "1.parquet"},
+        {"start": 1},
+        {"stop": 41},
+        {"stop": -1},
+        {"source": "9.parquet"},
+        {"sha256": "no"},
+        {"bytes": True},
+    ],
+)
+def test_odd_journals_are_refused(
+    change: dict[str, Any], encoder: Encoder, parts: Path, tmp_path: Path
+) -> None:
+    journal = interrupted(encoder, parts, tmp_path / "out")
+    header, first, *rest = journal.read_bytes().split(b"\n")
+    journal.write_bytes(b"\n".join([header, json.dumps({**json.loads(first), **change}).encode(), *rest]))
+    before = content(tmp_path)
+    with pytest.raises(FileError, match="out"):
+        fold(encoder, parts, tmp_path / "out")
+    assert content(tmp_path) == before
+
+
+def test_links_out_of_the_folder_are_refused(encoder: Encoder, parts: Path, tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    fold(encoder, parts, out)
+    (out / "0.parquet").rename(elsewhere / "0.parquet")
+    (out / "0.parquet").symlink_to(elsewhere / "0.parquet")
+    with pytest.raises(FileError, match=r"0\.parquet leads out of the folder"):
+        verify_folder(out)
+    half = tmp_path / "half"
+    interrupted(encoder, parts, half)
+    (half / "deep").symlink_to(elsewhere, target_is_directory=True)
+    with pytest.raises(FileError, match=r"deep/3\.parquet leads out of the folder"):
+        fold(encoder, parts, half)
+    assert [path.name for path in elsewhere.iterdir()] == ["0.parquet"]
+    (half / "deep").unlink()
+    (half / ".journal.jsonl").rename(elsewhere / "journal")
+    (half / ".journal.jsonl").symlink_to(elsewhere / "journal")
+    with pytest.raises(FileError, match=r"journal\.jsonl is a link"):
+        fold(encoder, parts, half)
+
+
+@pytest.mark.parametrize(
+    ("names", "suffix"),
+    [
+        (("a.npy", "a.npz", "a.npy.npz"), ".npy"),
+        (("a.npz", "a.npy/b.npz"), ".npy"),
+        (("deep/x.npy", "deep/x.npz", "deep/x.npy.npy"), ".parquet"),
+    ],
+)
+def test_two_inputs_of_one_output_are_refused(
+    names: Sequence[str], suffix: str, encoder: Encoder, tmp_path: Path
+) -> None:
+    for name in names:
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = np.ones((3, 8), np.float32)
+        with path.open("wb") as file:
+            np.save(file, rows) if name.endswith("npy") else np.savez(file, v=rows)
+    with pytest.raises(FileError, match=r"would become .* in the output, as .*in/.* would; rename one"):
+        fold(encoder, tmp_path / "in", tmp_path / "out", suffix=suffix)
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_are_one_on_the_disk_are_refused(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.npy", "A.npy", "\u00e9.npy", "e\u0301.npy"):
+        np.save(tmp_path / "in" / name, np.ones((3, 8), np.float32))
+    assert fold(encoder, tmp_path / "in", tmp_path / "out").shards == 4
+    # A disk that takes case for nothing.
+    exists = Path.exists
+    monkeypatch.setattr(
+        Path,
+        "exists",
+        lambda path: exists(path) or exists(path.with_name(path.stem.swapcase() + path.suffix)),
+    )
+    with pytest.raises(FileError, match=r"(a|A)\.npy: would become"):
+        fold(encoder, tmp_path / "in", tmp_path / "again")
+    assert content(tmp_path / "again") == {}
+
+
+def test_a_folder_in_or_around_the_input_is_refused(encoder: Encoder, parts: Path, tmp_path: Path) -> None:
+    before = content(tmp_path)
+    (tmp_path / "link").symlink_to(parts, target_is_directory=True)
+    for out in (parts / "folded", parts / "deep", parts / "deep" / ".." / "new", tmp_path / "link" / "new"):
+        with pytest.raises(FileError, match="lies in the input folder"):
+            fold(encoder, parts, out)
+    with pytest.raises(FileError, match="has the input folder"):
+        fold(encoder, parts, tmp_path)
+    (tmp_path / "link").unlink()
+    assert content(tmp_path) == before
 
 
 def test_other_work_is_refused(encoder: Encoder, parts: Path, tmp_path: Path) -> None:
@@ -188,7 +446,7 @@ def test_bad_shards_are_named_or_set_aside(encoder: Encoder, parts: Path, tmp_pa
     (parts / "5.parquet").write_bytes(whole[:300])
     unreadable: list[tuple[str, NearfoldError]] = []
     source = open_source(parts, on_bad=lambda name, error: unreadable.append((name, error)))
-    with pytest.raises(FileError, match=r"2\.parquet: truncated or corrupt .*--skip-bad"):
+    with pytest.raises(FileError, match=r"2\.parquet: truncated or damaged .*--skip-bad"):
         fold_folder(encoder, source, tmp_path / "out", ENGINE)
     done = fold_folder(
         encoder, source, tmp_path / "out", ENGINE, suffix=None, skip_bad=True, unreadable=unreadable

@@ -6,11 +6,12 @@ Nothing heavier than typer is imported until a command runs, so that help is ins
 from __future__ import annotations
 
 import sys
-import time
+import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, NoReturn
 
 import typer
@@ -31,8 +32,14 @@ from nearfold.cli import (
     search,
     sweep,
     update,
+    verify,
 )
+from nearfold.cli.console import one_line
+from nearfold.cli.logged import log_to
+from nearfold.cli.paths import Mark, guarded
+from nearfold.credentials import redacted, remember, remember_environment
 from nearfold.errors import NearfoldError, NearfoldWarning
+from nearfold.printable import printable
 from nearfold.version import __version__
 
 __all__ = ["app", "main"]
@@ -47,21 +54,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo")(demo.demo)
-app.command("fit")(fit.fit)
-app.command("apply")(apply.apply)
-app.command("drift")(drift.drift)
-app.command("eval")(evaluate.evaluate)
-app.command("compare")(compare.compare)
-app.command("sweep")(sweep.sweep)
-app.command("plan")(plan.plan)
-app.command("index")(index.index)
-app.command("search")(search.search)
-app.command("inspect")(inspect.inspect)
-app.command("export")(export.export)
-app.command("migrate")(migrate.migrate)
-app.command("update")(update.update)
-app.command("methods")(methods.methods)
+# By name, in the order of the help. Each is guarded: what it reads is safe from what it writes.
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo.demo,
+    "fit": fit.fit,
+    "apply": apply.apply,
+    "drift": drift.drift,
+    "eval": evaluate.evaluate,
+    "compare": compare.compare,
+    "sweep": sweep.sweep,
+    "plan": plan.plan,
+    "index": index.index,
+    "search": search.search,
+    "inspect": inspect.inspect,
+    "export": export.export,
+    "migrate": migrate.migrate,
+    "update": update.update,
+    "verify": verify.verify,
+    "methods": methods.methods,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(guarded(_command))
 
 
 def _print_version(wanted: bool) -> None:
@@ -74,7 +87,9 @@ def _print_version(wanted: bool) -> None:
 def _root(
     context: typer.Context,
     log: Annotated[
-        Path | None, typer.Option("--log", help="Append what happens to a file, a JSON object a line.")
+        Path | None,
+        typer.Option("--log", help="Append what happens to a file, a JSON object a line."),
+        Mark.writes,
     ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Print where time went, on standard error.")
@@ -85,48 +100,37 @@ def _root(
 ) -> None:
     """Fold embedding vectors to fewer dimensions while keeping each vector's nearest neighbours."""
     if log is not None:
-        context.with_resource(_logged(log))
+        context.with_resource(log_to(log))
     if profile:
         from nearfold.cli.profile import profiling
 
         context.with_resource(profiling())
 
 
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """Log a command: what was asked for and by which versions, what it did, how it ended."""
-    from nearfold.logs import event, logging_to
-    from nearfold.report.provenance import versions
-
-    with logging_to(path):
-        event("command", arguments=sys.argv[1:], **versions())
-        began = time.perf_counter()
-        try:
-            yield
-        except BaseException as error:
-            event("end", error=_one_line(error) or type(error).__name__, seconds=_since(began))
-            raise
-        event("end", error=None, seconds=_since(began))
-
-
-def _since(began: float) -> float:
-    return round(time.perf_counter() - began, 3)
-
-
-def _one_line(message: object) -> str:
-    return " ".join(str(message).split())
-
-
 def _fail(message: object, status: int = 2) -> NoReturn:
-    print(f"nearfold: {_one_line(message)}", file=sys.stderr)
+    print(f"nearfold: {one_line(message)}", file=sys.stderr)
     raise SystemExit(status)
+
+
+def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback of an error that nobody foresaw, without passwords and control characters."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print(printable(redacted(text), keep="\n"), end="", file=sys.stderr)
 
 
 def main() -> NoReturn:
     """Run the command line: bad input prints one line on standard error and exits with 2."""
+    sys.excepthook = _show_bug
+    remember_environment()
+    for argument in sys.argv[1:]:
+        # --option=URL too.
+        remember(argument.partition("=")[2] if argument.startswith("--") else argument)
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A terminal that lacks a letter of a name gets its number.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
     def show(message: Warning | str, *_args: object, **_kwargs: object) -> None:
-        print(f"nearfold: warning: {_one_line(message)}", file=sys.stderr)
+        print(f"nearfold: warning: {one_line(message)}", file=sys.stderr)
 
     warnings.simplefilter("always", NearfoldWarning)
     warnings.showwarning = show

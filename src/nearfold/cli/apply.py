@@ -17,6 +17,7 @@ from nearfold.cli.options import (
     Scheduler,
     parse_bytes,
 )
+from nearfold.cli.paths import Mark
 
 if TYPE_CHECKING:
     from nearfold.errors import NearfoldError
@@ -34,10 +35,14 @@ class OutputDtype(StrEnum):
 
 def apply(
     encoder: Annotated[
-        Path, typer.Argument(help="An encoder that `fit` saved, or a pipeline of `plan`.", metavar="ENCODER")
+        Path,
+        typer.Argument(help="An encoder that `fit` saved, or a pipeline of `plan`.", metavar="ENCODER"),
+        Mark.reads,
     ],
     vectors: Annotated[
-        str, typer.Argument(help="Vectors: a file, a folder of files, or a URL.", metavar="VECTORS")
+        str,
+        typer.Argument(help="Vectors: a file, a folder of files, or a URL.", metavar="VECTORS"),
+        Mark.reads,
     ],
     out: Annotated[
         Path,
@@ -46,6 +51,7 @@ def apply(
             "-o",
             help="Where folded vectors go: a file, or a folder of shards.",
         ),
+        Mark.writes,
     ],
     column: Column = None,
     dtype: Annotated[
@@ -127,5 +133,5 @@ def apply(
     for name in ("dimensions", "bytes_per_vector"):
         results[name] = " -> ".join(map(str, results[name]))
     if skip_bad:
-        results["set_aside"] = "; ".join(e["error"] for e in results["set_aside"]) or "none"
+        results["set_aside"] = [e["error"] for e in results["set_aside"]] or "none"
     print_mapping(results)

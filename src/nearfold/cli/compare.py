@@ -22,6 +22,7 @@ from nearfold.cli.options import (
     Seeds,
     parse_numbers,
 )
+from nearfold.cli.paths import Mark
 
 __all__ = ["compare"]
 
@@ -43,7 +44,7 @@ def compare(
     depths: Depths = "20,50,100",
     rows: SampleRows = None,
     seeds: Seeds = 1,
-    save: Annotated[Path | None, typer.Option(help="A folder for the encoders.")] = None,
+    save: Annotated[Path | None, typer.Option(help="A folder for the encoders."), Mark.writes] = None,
     report: Report = None,
     column: Column = None,
     seed: Seed = 0,
@@ -54,18 +55,21 @@ def compare(
     from nearfold.arrays import METRICS, check_metric
     from nearfold.cli.console import print_json, showing_progress
     from nearfold.cli.encoders import save_encoders
-    from nearfold.cli.inputs import rows_in_memory
+    from nearfold.cli.inputs import read_queries, rows_in_memory
     from nearfold.evaluation.compare import compare as run
     from nearfold.evaluation.split import base_and_queries
-    from nearfold.io.vectors import open_source, read_vectors
+    from nearfold.io.vectors import open_source
     from nearfold.methods.registry import resolve_methods
 
     names = resolve_methods(methods)
     wanted = METRICS if metric == "all" else [check_metric(name.strip()) for name in metric.split(",")]
     with showing_progress(quiet or as_json):
-        given = None if queries is None else read_vectors(queries, column)
+        given = None if queries is None else read_queries(queries, column, directions="cosine" in wanted)
         vectors, asked = base_and_queries(
-            rows_in_memory(open_source(base, column), rows, seed), given, n_queries, seed
+            rows_in_memory(open_source(base, column), rows, seed, directions="cosine" in wanted),
+            given,
+            n_queries,
+            seed,
         )
         comparison = run(
             vectors,

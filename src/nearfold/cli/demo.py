@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nearfold.cli.options import AsJson, Quiet, Report
+from nearfold.cli.paths import Mark
 
 if TYPE_CHECKING:
     from nearfold.arrays import Float32
@@ -21,7 +22,7 @@ _METHODS = ("pca", "pca-uncentred", "rae", "rae-exact", "nearfold")
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the encoders.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the encoders."), Mark.writes] = Path(
         "nearfold-demo"
     ),
     dimensions: Annotated[
@@ -98,27 +99,26 @@ def _example(comparison: Comparison, vectors: Float32, split: int, texts: list[s
 
 
 def _print(comparison: Comparison, example: dict[str, Any], saved: list[Path]) -> None:
-    from rich.markup import escape
-
-    from nearfold.cli.console import output
+    from nearfold.cli.console import joined, output
     from nearfold.cli.tables import print_comparison
 
     console = output()
-    console.print("[bold]5,000 WordNet entries, all-MiniLM-L6-v2 embeddings (bundled)[/bold]\n")
+    console.print("5,000 WordNet entries, all-MiniLM-L6-v2 embeddings (bundled)\n", style="bold")
     print_comparison(comparison)
     dims, full = example["n_components"], comparison.n_features
 
-    def line(mark: str, text: str) -> None:
-        console.print(f"  {mark} {escape(text)}", no_wrap=True, overflow="ellipsis")
+    def line(mark: str, style: str, text: str) -> None:
+        console.print(joined("  ", (mark, style), f" {text}"), no_wrap=True, overflow="ellipsis")
 
-    console.print(f"\n[bold]One query:[/bold] {escape(example['query'])}", no_wrap=True, overflow="ellipsis")
+    query = joined("\n", ("One query:", "bold"), f" {example['query']}")
+    console.print(query, no_wrap=True, overflow="ellipsis")
     console.print(f"its {_SHOWN} nearest in {full} dimensions")
     for text in example["true"]:
-        line(" ", text)
+        line(" ", "", text)
     for method in ("pca", "nearfold"):
         console.print(f"found in {dims} dimensions by {method} (+ true neighbour, - not)")
         for item in example["found"][method]:
-            line("[green]+[/green]" if item["true"] else "[red]-[/red]", item["text"])
+            line(*(("+", "green") if item["true"] else ("-", "red")), item["text"])
     console.print(f"\n{len(saved)} encoders saved, ready to apply:")
     best = next(path for path in saved if path.name.startswith("nearfold-"))
-    console.print(f"  nearfold apply {best} VECTORS.npy -o FOLDED.npy", style="bold", markup=False)
+    console.print(f"  nearfold apply {best} VECTORS.npy -o FOLDED.npy", style="bold")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nearfold.cli.options import AsJson, Column, Quiet, Seed
+from nearfold.cli.paths import Mark
 
 __all__ = ["drift"]
 
@@ -15,9 +16,11 @@ _DRIFTED = 1
 
 
 def drift(
-    encoder: Annotated[Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER")],
+    encoder: Annotated[
+        Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER"), Mark.reads
+    ],
     vectors: Annotated[
-        str, typer.Argument(help="New vectors: a file, a folder or a URL.", metavar="VECTORS")
+        str, typer.Argument(help="New vectors: a file, a folder or a URL.", metavar="VECTORS"), Mark.reads
     ],
     max_drop: Annotated[
         float, typer.Option(help="How much P@10 or the energy kept may have fallen.", min=0)
@@ -45,7 +48,7 @@ def drift(
     with showing_progress(quiet or as_json):
         source = open_source(vectors, column)
         rows = sampled_rows(source.layout.rows, SAMPLE_SIZES[-1], seed)
-        sample = checked_rows(source.take(rows), rows, source.path)
+        sample = checked_rows(source.take(rows), rows, source, directions=loaded.metric == "cosine")
         found = compare_with_training(loaded, sample)
     exceeded = found.exceeds(max_drop, max_loss_rise)
     changes = {

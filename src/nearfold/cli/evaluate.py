@@ -21,12 +21,15 @@ from nearfold.cli.options import (
     Seed,
     parse_numbers,
 )
+from nearfold.cli.paths import Mark
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
-    encoder: Annotated[Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER")],
+    encoder: Annotated[
+        Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER"), Mark.reads
+    ],
     base: BaseFile,
     queries: Queries = None,
     query_column: QueryColumn = None,
@@ -49,21 +52,23 @@ def evaluate(
     BASE it has seen them, so the figures may flatter it: `compare` never lets that happen.
     """
     from nearfold.arrays import check_positive
-    from nearfold.cli.console import interval, output, print_json, print_mapping, showing_progress
+    from nearfold.cli.console import interval, joined, output, print_json, print_mapping, showing_progress
+    from nearfold.cli.inputs import read_queries
     from nearfold.evaluation.streamed import evaluate_source, hold_out_rows
-    from nearfold.io.vectors import open_source, read_vectors
+    from nearfold.io.vectors import open_source
     from nearfold.loading import load
 
     loaded = load(encoder)
+    near = loaded.metric if metric is None else metric.value
     with showing_progress(quiet or as_json):
         source = open_source(base, column)
         if n_queries is not None:
             check_positive("--n-queries", n_queries)
         held = None
         if queries is None:
-            asked, held = hold_out_rows(source, n_queries, seed)
+            asked, held = hold_out_rows(source, n_queries, seed, directions=near == "cosine")
         else:
-            asked = read_vectors(queries, query_column or column)
+            asked = read_queries(queries, column, query_column, directions=near == "cosine")
         judgement = evaluate_source(
             loaded,
             source,
@@ -89,4 +94,4 @@ def evaluate(
     for kept in (judgement.preservation, judgement.recall):
         for count, value in kept.items():
             name = f"P@{count}" if kept is judgement.preservation else f"{judgement.k_max}-in-{count}"
-            console.print(f"{name:<12} {interval(value)}")
+            console.print(joined(f"{name:<12} ", interval(value)))

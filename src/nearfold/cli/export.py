@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from nearfold.cli.options import AsJson
+from nearfold.cli.paths import Mark
 
 __all__ = ["export"]
 
@@ -36,14 +37,19 @@ _BY_SUFFIX = {
 
 
 def export(
-    encoder: Annotated[Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER")],
-    out: Annotated[Path, typer.Argument(help="The file to write, or the folder of a model.", metavar="OUT")],
+    encoder: Annotated[
+        Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER"), Mark.reads
+    ],
+    out: Annotated[
+        Path, typer.Argument(help="The file to write, or the folder of a model.", metavar="OUT"), Mark.writes
+    ],
     to: Annotated[
         Target | None, typer.Option(help="What for; told by the ending of OUT unless given.")
     ] = None,
     model: Annotated[
         Path | None,
         typer.Option(help="The saved model to add the fold to (sentence-transformers, model2vec)."),
+        Mark.reads,
     ] = None,
     index: Annotated[
         str | None, typer.Option(help="What holds folded vectors, as faiss names it (faiss): Flat, HNSW32.")
@@ -117,4 +123,4 @@ def export(
     if as_json:
         print_json({"encoder": str(encoder), "to": to.value, "out": str(out)})
     else:
-        output().print(f"saved: {out} ({to}, {fold.n_features} -> {fold.n_components})", markup=False)
+        output().print(f"saved: {out} ({to}, {fold.n_features} -> {fold.n_components})")

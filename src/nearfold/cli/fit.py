@@ -22,6 +22,7 @@ from nearfold.cli.options import (
     parse_bytes,
     parse_parameters,
 )
+from nearfold.cli.paths import Mark
 
 if TYPE_CHECKING:
     from nearfold.arrays import Float32
@@ -34,7 +35,9 @@ __all__ = ["fit", "print_fit"]
 
 def fit(
     base: BaseFile,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the encoder goes (.safetensors).")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Where the encoder goes (.safetensors)."), Mark.writes
+    ],
     dimensions: Annotated[
         str, typer.Option("--dimensions", "-d", help="To fold to: a number, or a share such as 25%.")
     ] = "25%",
@@ -47,6 +50,7 @@ def fit(
     queries: Annotated[
         str | None,
         typer.Option(help="A sample of queries, where they differ in kind from BASE (nearfold only)."),
+        Mark.reads,
     ] = None,
     query_column: QueryColumn = None,
     column: Column = None,
@@ -58,6 +62,7 @@ def fit(
     state: Annotated[
         Path | None,
         typer.Option(help="Keep the scan here: a killed fit goes on from it, `update` starts from it."),
+        Mark.changes,
     ] = None,
     watch: Annotated[
         bool, typer.Option(help="Note what `drift` compares with: another fit, below 50,000 rows.")
@@ -74,8 +79,9 @@ def fit(
     other methods hold all rows, or a sample of --rows.
     """
     from nearfold.cli.console import showing_progress
+    from nearfold.cli.inputs import read_queries
     from nearfold.errors import ParameterError
-    from nearfold.io.vectors import open_source, read_vectors
+    from nearfold.io.vectors import open_source
     from nearfold.methods.registry import METHODS, make
     from nearfold.scale.engines import engine_for
     from nearfold.scale.fit import fit_files, scans
@@ -93,7 +99,10 @@ def fit(
         encoder: Fold
         seen = None
         if rows is None and scans(estimator, source):
-            asked = None if queries is None else read_vectors(queries, query_column or column)
+            cosine = estimator.metric == "cosine"
+            asked = (
+                None if queries is None else read_queries(queries, column, query_column, directions=cosine)
+            )
             engine = engine_for(scheduler, budget)
             encoder = fit_files(
                 estimator, source, engine, column=column, queries=asked, state=state, watch=watch
@@ -126,7 +135,7 @@ def _fit_in_memory(
             f"this method holds its rows in memory: {wanted} need some {needed / 1e9:.1f}GB; allow it "
             f"with --memory, or give --rows, or use a method that scans (nearfold, pca, whitening, rae-exact)"
         )
-    vectors = rows_in_memory(source, rows, seed)
+    vectors = rows_in_memory(source, rows, seed, directions=estimator.metric == "cosine" and rows is not None)
     fold = estimator.fit(vectors).encoder_
     return with_figures(fold, held_back_figures(estimator, vectors)) if watch else fold, vectors
 

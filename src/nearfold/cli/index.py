@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from nearfold.cli.options import AsJson, Quiet
+from nearfold.cli.paths import Mark
 
 __all__ = ["index"]
 
@@ -22,7 +23,9 @@ class Kind(StrEnum):
 
 
 def index(
-    pipeline: Annotated[Path, typer.Argument(help="A pipeline that `plan` saved.", metavar="PIPELINE")],
+    pipeline: Annotated[
+        Path, typer.Argument(help="A pipeline that `plan` saved.", metavar="PIPELINE"), Mark.reads
+    ],
     base: Annotated[
         str,
         typer.Argument(
@@ -30,8 +33,9 @@ def index(
             "re-ranking.",
             metavar="BASE",
         ),
+        Mark.reads,
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the index.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the index."), Mark.writes],
     kind: Annotated[
         Kind, typer.Option(help="Look at every code, at lists of them, or follow a graph.")
     ] = Kind.flat,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nearfold.cli.options import AsJson, Column, NQueries, Queries, Quiet, Report, Seed
+from nearfold.cli.paths import Mark
 
 if TYPE_CHECKING:
     from nearfold.evaluation.inspection import Inspection
@@ -16,10 +17,13 @@ __all__ = ["inspect"]
 
 
 def inspect(
-    encoder: Annotated[Path, typer.Argument(help="What `fit` or `plan` saved.", metavar="ENCODER")],
+    encoder: Annotated[
+        Path, typer.Argument(help="What `fit` or `plan` saved.", metavar="ENCODER"), Mark.reads
+    ],
     base: Annotated[
         str | None,
         typer.Argument(help="Vectors to look at it on: a file, a folder or a URL.", metavar="[BASE]"),
+        Mark.reads,
     ] = None,
     queries: Queries = None,
     n_queries: NQueries = None,
@@ -69,13 +73,17 @@ def inspect(
     }
     if base is not None:
         from nearfold.cli.console import showing_progress
+        from nearfold.cli.inputs import read_queries
         from nearfold.evaluation.inspection import inspect_fold
         from nearfold.evaluation.split import base_and_queries
         from nearfold.io.vectors import read_vectors
 
+        cosine = loaded.metric == "cosine"
         with showing_progress(quiet or as_json):
-            asked = None if queries is None else read_vectors(queries, column)
-            vectors, asked = base_and_queries(read_vectors(base, column), asked, n_queries, seed)
+            asked = None if queries is None else read_queries(queries, column, directions=cosine)
+            vectors, asked = base_and_queries(
+                read_vectors(base, column, directions=cosine), asked, n_queries, seed
+            )
             inspection = inspect_fold(loaded, vectors, asked, k)
         if report is not None:
             from nearfold.report.inspection import inspection_page
@@ -109,7 +117,7 @@ def _print_inspection(inspection: Inspection) -> None:
 
     console = output()
     console.print()
-    rows: dict[str, str] = {f"P@{k}": interval(v) for k, v in inspection.judgement.preservation.items()}
+    rows: dict[str, Any] = {f"P@{k}": interval(v) for k, v in inspection.judgement.preservation.items()}
     for name, ratios in inspection.distortion._asdict().items():
         low, middle, high = np.quantile(ratios, [0.01, 0.5, 0.99]) if len(ratios) else (np.nan,) * 3
         rows[f"|Wd|/|d|, {name} pairs"] = f"{middle:.3f} (1% to 99%: {low:.3f} to {high:.3f})"

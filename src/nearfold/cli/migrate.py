@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from nearfold.cli.options import AsJson, Quiet, Seed
+from nearfold.cli.paths import Mark
 
 __all__ = ["migrate"]
 
@@ -21,7 +22,9 @@ class StoredDtype(StrEnum):
 
 
 def migrate(
-    encoder: Annotated[Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER")],
+    encoder: Annotated[
+        Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER"), Mark.reads
+    ],
     where: Annotated[
         str,
         typer.Argument(
@@ -29,6 +32,7 @@ def migrate(
             "shards in it.",
             metavar="DATABASE",
         ),
+        Mark.changes,
     ],
     table: Annotated[str, typer.Option(help="The table (Qdrant: the shard) of full vectors.")],
     column: Annotated[
@@ -61,10 +65,19 @@ def migrate(
 ) -> None:
     """Put folded vectors beside the full ones of a database, and verify that they find these.
 
-    A run that was killed is gone on with by running it again, and so are vectors that came since folded. Full
-    vectors are only read. The query to use is printed at the end.
+    A run that was killed is gone on with by running it again. The same run folds vectors that came or changed
+    since, and removes folds whose vectors are gone. Full vectors are only read. The query to use is printed
+    at the end.
     """
-    from nearfold.cli.console import interval, output, print_json, print_mapping, showing_progress
+    from nearfold.cli.console import (
+        interval,
+        joined,
+        output,
+        print_json,
+        print_mapping,
+        print_text,
+        showing_progress,
+    )
     from nearfold.loading import load
     from nearfold.migration.migrating import migrate as run
     from nearfold.migration.stores import open_store
@@ -92,11 +105,19 @@ def migrate(
     shown = {each: results[each] for each in ("source", "target")}
     shown["vectors"] = f"{done.survey.rows:,}, {done.survey.folded:,} of them folded before"
     if dry_run:
-        shown["would make"] = "\n".join(results["makes"]) or "nothing: it is there"
+        shown["would make"] = results["makes"] or "nothing: it is there"
     else:
         shown["folded now"] = f"{done.written:,}"
+        if done.refreshed:
+            shown["folded anew"] = f"{done.refreshed:,}, whose vectors changed or had no digest"
+        if done.removed:
+            shown["removed"] = f"{done.removed:,} folds, whose vectors are gone"
+    if done.survey.remark:
+        shown["note"] = done.survey.remark
     if done.recall is not None:
-        shown["recall"] = f"{k}-in-{depth} {interval(done.recall)}, {done.queries} rows asked with"
+        shown["recall"] = joined(
+            f"{k}-in-{depth} ", interval(done.recall), f", {done.queries} rows asked with"
+        )
     print_mapping(shown)
     output().print("\nTo search:\n" if not dry_run else "\nTo search then:\n")
-    print(done.recipe, end="")
+    print_text(done.recipe)

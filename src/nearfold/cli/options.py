@@ -10,7 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from nearfold.cli.paths import Mark
 from nearfold.errors import ParameterError
+from nearfold.memory import default_budget
 
 __all__ = [
     "DEFAULT_MEMORY",
@@ -52,21 +54,35 @@ BaseFile = Annotated[
         help="Vectors: a file (.npy, .parquet, .fvecs, .hdf5, ...), a folder of such files, or a URL.",
         metavar="BASE",
     ),
+    Mark.reads,
 ]
 Column = Annotated[
     str | None, typer.Option(help="The column (or .npz array, or HDF5 dataset) that holds the vectors.")
 ]
 Queries = Annotated[
-    str | None, typer.Option(help="Vectors to ask with; without it rows of BASE are held out.")
+    str | None,
+    typer.Option(
+        help="Vectors to ask with; without it rows of BASE are held out. Of an HDF5 file with train and test "
+        "the latter are taken."
+    ),
+    Mark.reads,
 ]
 NQueries = Annotated[int | None, typer.Option(help="Rows to hold out: a tenth, at most 1,000, unless given.")]
 Ks = Annotated[str, typer.Option("-k", help="The k of P@k, comma-separated.")]
 Depths = Annotated[str, typer.Option(help="The R of recall k-in-R, comma-separated.")]
 QueryColumn = Annotated[
-    str | None, typer.Option(help="The same for --queries; that of BASE unless given.", show_default=False)
+    str | None,
+    typer.Option(
+        help="The same for --queries; that of BASE unless given, but test in HDF5 files with train and test.",
+        show_default=False,
+    ),
 ]
 Memory = Annotated[
-    str, typer.Option(help="What the work may take, such as 800MB or 4GB; files may be of any size.")
+    str | None,
+    typer.Option(
+        help="What the work may take, such as 800MB or 4GB: half of the machine's memory, or of its "
+        "container's, unless given. Files may be of any size."
+    ),
 ]
 Scheduler = Annotated[
     str | None, typer.Option(help="Work on the Dask cluster whose scheduler is there (tcp://host:8786).")
@@ -80,7 +96,7 @@ SampleRows = Annotated[
     int | None, typer.Option("--rows", help="Use a sample of ROWS rows only, for a quick look.", min=3)
 ]
 Report = Annotated[
-    Path | None, typer.Option(help="Write a page with tables and charts, in one file (.html).")
+    Path | None, typer.Option(help="Write a page with tables and charts, in one file (.html)."), Mark.writes
 ]
 Seeds = Annotated[
     int, typer.Option("--seeds", help="Fit methods with chance in them this often and average.", min=1)
@@ -89,13 +105,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable res
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
-DEFAULT_MEMORY = "1.5GB"
+DEFAULT_MEMORY: str | None = None
+"""Half of the memory there is: see `nearfold.memory`."""
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
-def parse_bytes(name: str, text: str) -> int:
-    """Return a number of bytes, written as 1500000, 800MB or 1.5GB."""
+def parse_bytes(name: str, text: str | None) -> int:
+    """Return a number of bytes, written as 1500000, 800MB or 1.5GB; None gives the default budget."""
+    if text is None:
+        return default_budget()
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)?\s*", text.upper())
     if match is None:
         raise ParameterError(f"{name} {text!r} must be a number of bytes, such as 800MB or 4GB")

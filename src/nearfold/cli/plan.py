@@ -19,6 +19,7 @@ from nearfold.cli.options import (
     Report,
     Seed,
 )
+from nearfold.cli.paths import Mark
 
 if TYPE_CHECKING:
     from nearfold.planning.choice import Plan
@@ -61,7 +62,7 @@ def plan(
         float | None, typer.Option("--minutes", help="Begin no further fit after so long.", min=0)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where the pipeline goes (.safetensors).")
+        Path | None, typer.Option("--out", "-o", help="Where the pipeline goes (.safetensors)."), Mark.writes
     ] = None,
     queries: Queries = None,
     n_queries: NQueries = None,
@@ -77,10 +78,10 @@ def plan(
     on queries it hasn't seen. The best is saved for `apply`, `index` and `search`.
     """
     from nearfold.cli.console import print_json, showing_progress
-    from nearfold.cli.inputs import rows_in_memory
+    from nearfold.cli.inputs import read_queries, rows_in_memory
     from nearfold.errors import ParameterError
     from nearfold.evaluation.split import base_and_queries
-    from nearfold.io.vectors import open_source, read_vectors
+    from nearfold.io.vectors import open_source
     from nearfold.planning.choice import plan as run
 
     if (n_bytes is None) == (recall is None):
@@ -88,8 +89,12 @@ def plan(
             "give either --bytes or --recall: how small vectors must be, or how much to keep"
         )
     with showing_progress(quiet or as_json):
-        vectors = rows_in_memory(open_source(base, column), rows, seed)
-        given = None if queries is None else read_vectors(queries, column)
+        vectors = rows_in_memory(
+            open_source(base, column), rows, seed, directions=metric is MetricName.cosine
+        )
+        given = (
+            None if queries is None else read_queries(queries, column, directions=metric is MetricName.cosine)
+        )
         vectors, asked = base_and_queries(vectors, given, n_queries, seed)
         result = run(
             vectors,
@@ -122,7 +127,7 @@ def plan(
 def _print_plan(result: Plan, out: Path | None) -> None:
     from rich.table import Table
 
-    from nearfold.cli.console import interval, output, short
+    from nearfold.cli.console import interval, joined, output, short
 
     console = output()
     front = set(map(id, result.front()))
@@ -146,13 +151,16 @@ def _print_plan(result: Plan, out: Path | None) -> None:
         )
     console.print(table)
     for spec, reason in result.failed:
-        console.print(f"{spec}: not tried: {reason}", markup=False, style="dim")
+        console.print(f"{spec}: not tried: {reason}", style="dim")
     chosen, error = result.chosen, result.cost_of_error()
     before = 4 * result.n_features
     console.print()
     console.print(
-        f"[bold]{chosen.spec}[/bold]: {before} -> {chosen.pipeline.bytes_per_vector} bytes a vector, "
-        f"{result.column} {interval(result.kept(chosen))}"
+        joined(
+            (str(chosen.spec), "bold"),
+            f": {before} -> {chosen.pipeline.bytes_per_vector} bytes a vector, {result.column} ",
+            interval(result.kept(chosen)),
+        )
     )
     if result.reached is False:
         console.print("No pipeline reaches that recall for certain; this one keeps most.")
@@ -162,8 +170,12 @@ def _print_plan(result: Plan, out: Path | None) -> None:
         fewer = result.against.rows < chosen.rows
         on = f", on {result.against.rows:,} rows" if fewer else ""
         console.print(
-            f"If {result.runner_up.spec} is the better one after all, at most "
-            f"{short(max(0.0, error.high))} is lost (its difference{on}: {interval(error)})."
+            joined(
+                f"If {result.runner_up.spec} is the better one after all, at most "
+                f"{short(max(0.0, error.high))} is lost (its difference{on}: ",
+                interval(error),
+                ").",
+            )
         )
     if result.depth:
         console.print(
@@ -176,4 +188,4 @@ def _print_plan(result: Plan, out: Path | None) -> None:
         style="dim",
     )
     if out is not None:
-        console.print(f"saved: {out}", markup=False)
+        console.print(f"saved: {out}")

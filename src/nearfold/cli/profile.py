@@ -53,8 +53,9 @@ def profiling() -> Iterator[None]:
 
 
 def _show(stages: _Stages, whole: float) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from nearfold.cli.console import output
 
     table = Table(title="where time went", box=None, pad_edge=False, title_justify="left")
     for heading in ("stage", "seconds", "share", "steps", "a second"):
@@ -67,7 +68,7 @@ def _show(stages: _Stages, whole: float) -> None:
         told = "" if steps is None else f"{steps:,}"
         table.add_row(label, f"{seconds:.2f}", f"{seconds / whole:.0%}", told, rate)
     table.add_row("all", f"{whole:.2f}", "", "", _peak(), style="bold")
-    Console(stderr=True, highlight=False).print(table)
+    output(stderr=True).print(table)
 
 
 def _peak() -> str:

@@ -8,15 +8,18 @@ from typing import Annotated
 import typer
 
 from nearfold.cli.options import AsJson, Column, Quiet
+from nearfold.cli.paths import Mark
 
 __all__ = ["search"]
 
 
 def search(
     index: Annotated[
-        Path, typer.Argument(help="A folder that `index` made, or a pipeline with --base.", metavar="INDEX")
+        Path,
+        typer.Argument(help="A folder that `index` made, or a pipeline with --base.", metavar="INDEX"),
+        Mark.reads,
     ],
-    queries: Annotated[str, typer.Argument(help="Vectors to ask with.", metavar="QUERIES")],
+    queries: Annotated[str, typer.Argument(help="Vectors to ask with.", metavar="QUERIES"), Mark.reads],
     k: Annotated[int, typer.Option("-k", help="Neighbours of each query.", min=1)] = 10,
     rerank: Annotated[
         int | None,
@@ -29,10 +32,16 @@ def search(
         bool, typer.Option("--certified", help="Read on until the nearest are proven.")
     ] = False,
     base: Annotated[
-        str | None, typer.Option(help="Vectors to search in, where INDEX is a pipeline: indexed in memory.")
+        str | None,
+        typer.Option(
+            help="Vectors to search in, where INDEX is a pipeline; or where an index's own are now."
+        ),
+        Mark.reads,
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where results go (.parquet): query, rank, id, score.")
+        Path | None,
+        typer.Option("--out", "-o", help="Where results go (.parquet): query, rank, id, score."),
+        Mark.writes,
     ] = None,
     column: Column = None,
     as_json: AsJson = False,
@@ -44,8 +53,8 @@ def search(
     minus the squared distance (l2), or the inner product.
     """
     from nearfold.cli.console import print_json, print_mapping, showing_progress
+    from nearfold.cli.inputs import read_queries
     from nearfold.errors import ParameterError
-    from nearfold.io.vectors import read_vectors
     from nearfold.pipeline.pipeline import Pipeline
     from nearfold.search.index import SearchIndex
     from nearfold.search.table import write_found
@@ -55,11 +64,11 @@ def search(
     if out is not None and out.suffix.lower() != ".parquet":
         raise ParameterError(f"{out}: results are written as Parquet; name a .parquet file")
     with showing_progress(quiet or as_json):
-        if base is None:
-            opened = SearchIndex.load(index)
+        if base is None or index.is_dir():
+            opened = SearchIndex.load(index, base=base)
         else:
             opened = SearchIndex.build(Pipeline.load(index), base, certify=certified)
-        asked = read_vectors(queries, column)
+        asked = read_queries(queries, column, directions=opened.pipeline.metric == "cosine")
         found = opened.search(asked, k, depth=rerank, effort=effort, certified=certified)
     if out is not None:
         write_found(found, out)

@@ -22,6 +22,7 @@ from nearfold.cli.options import (
     parse_floats,
     parse_numbers,
 )
+from nearfold.cli.paths import Mark
 
 if TYPE_CHECKING:
     from nearfold.evaluation.sweep import Sweep
@@ -49,7 +50,9 @@ def sweep(
     k: Ks = "1,5,10",
     rows: SampleRows = None,
     save: Annotated[
-        Path | None, typer.Option(help="Where the encoder with the best lambda on validation goes.")
+        Path | None,
+        typer.Option(help="Where the encoder with the best lambda on validation goes."),
+        Mark.writes,
     ] = None,
     report: Report = None,
     column: Column = None,
@@ -59,16 +62,21 @@ def sweep(
 ) -> None:
     """Learn RAE at each lambda, choose the best on rows held back, and judge it on other rows."""
     from nearfold.cli.console import print_json, showing_progress
-    from nearfold.cli.inputs import rows_in_memory
+    from nearfold.cli.inputs import read_queries, rows_in_memory
     from nearfold.evaluation.split import base_and_queries
     from nearfold.evaluation.sweep import sweep as run
-    from nearfold.io.vectors import open_source, read_vectors
+    from nearfold.io.vectors import open_source
     from nearfold.methods.rae import LAMBDA_GRID
 
     with showing_progress(quiet or as_json):
-        given = None if queries is None else read_vectors(queries, column)
+        given = (
+            None if queries is None else read_queries(queries, column, directions=metric is MetricName.cosine)
+        )
         vectors, asked = base_and_queries(
-            rows_in_memory(open_source(base, column), rows, seed), given, n_queries, seed
+            rows_in_memory(open_source(base, column), rows, seed, directions=metric is MetricName.cosine),
+            given,
+            n_queries,
+            seed,
         )
         result = run(
             vectors,

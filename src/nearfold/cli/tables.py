@@ -55,10 +55,10 @@ def print_comparison(comparison: Comparison) -> None:
         console.print()
     for entry in comparison.entries:
         for remark in entry.remarks:
-            console.print(f"{entry.method}, {entry.encoder.n_components} dimensions: {remark}", markup=False)
+            console.print(f"{entry.method}, {entry.encoder.n_components} dimensions: {remark}")
     console.print(
         f"{comparison.queries:,} held-out queries against {comparison.rows:,} rows, exact search; "
         f"P@k: share of the true top k kept; k-in-R: share found among the reduced top R; "
-        f"95% bootstrap intervals, differences paired.",
+        f"95% confidence intervals, differences paired.",
         style="dim",
     )

@@ -16,17 +16,26 @@ from nearfold.cli.options import (
     Scheduler,
     parse_bytes,
 )
+from nearfold.cli.paths import Mark
 
 __all__ = ["update"]
 
 
 def update(
-    encoder: Annotated[Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER")],
-    vectors: Annotated[str, typer.Argument(help="New rows alone: a file, a folder or a URL.", metavar="NEW")],
-    state: Annotated[
-        Path, typer.Option(help="What `fit --state` kept of the rows so far; the new ones are added to it.")
+    encoder: Annotated[
+        Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER"), Mark.reads
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the encoder goes, refitted or as it was.")],
+    vectors: Annotated[
+        str, typer.Argument(help="New rows alone: a file, a folder or a URL.", metavar="NEW"), Mark.reads
+    ],
+    state: Annotated[
+        Path,
+        typer.Option(help="What `fit --state` kept of the rows so far; the new ones are added to it."),
+        Mark.changes,
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Where the encoder goes, refitted or as it was."), Mark.writes
+    ],
     min_gain: Annotated[
         float, typer.Option(help="Refit if held-out loss falls by this share of itself.", min=0, max=1)
     ] = 0.05,
@@ -42,21 +51,23 @@ def update(
     """Add new rows to an encoder's training without reading the old ones; refit only where it helps."""
     from nearfold.cli.console import print_json, print_mapping, showing_progress
     from nearfold.encoder import Encoder
+    from nearfold.files import held_file
     from nearfold.io.vectors import open_source
     from nearfold.scale.engines import engine_for
     from nearfold.scale.state import read_state, write_state
     from nearfold.scale.update import update_files
 
-    loaded, known = Encoder.load(encoder), read_state(state)
     engine = engine_for(scheduler, parse_bytes("--memory", memory))
-    with showing_progress(quiet or as_json):
+    # From reading to writing, so that rows which another run adds meanwhile are not lost.
+    with held_file(state), showing_progress(quiet or as_json):
+        loaded, known = Encoder.load(encoder), read_state(state)
         found = update_files(
             loaded, known, open_source(vectors, column), engine, column=column, min_gain=min_gain
         )
-    if not dry_run:
-        # The encoder first: a kill between the two leaves the rows uncounted, to be added again.
-        found.encoder.save(out)
-        write_state(state, found.state)
+        if not dry_run:
+            # The encoder first: a kill between the two leaves the rows uncounted, to be added again.
+            found.encoder.save(out)
+            write_state(state, found.state)
     results = {
         "encoder": str(out),
         "refitted": found.refitted,

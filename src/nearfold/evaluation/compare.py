@@ -20,11 +20,12 @@ from nearfold.evaluation.judge import (
     DEFAULT_KS,
     Judgement,
     check_counts,
+    images,
     judge_folded,
     paired_difference,
 )
-from nearfold.evaluation.split import base_and_queries
-from nearfold.evaluation.truth import Truth
+from nearfold.evaluation.split import base_and_queries, check_numbers
+from nearfold.evaluation.truth import Truth, warn_of_copies
 from nearfold.fold import Fold
 from nearfold.methods.base import FoldEstimator
 from nearfold.methods.registry import LINEAR, make
@@ -174,10 +175,14 @@ def compare(
     """
     vectors = as_vectors(X, min_rows=2)
     given = None if queries is None else as_vectors(queries, "queries")
+    # Before a split numbers rows in its own way.
+    metrics = [check_metric(metric) for metric in metrics]
+    for metric in metrics:
+        check_numbers(vectors, metric, "X")
+        check_numbers(given, metric, "queries")
     base, asked = base_and_queries(vectors, given, n_queries, seed)
     check_counts(k, depths, len(base))
     dims = list(dict.fromkeys(resolve_components(c, base.shape[1]) for c in n_components))
-    metrics = [check_metric(metric) for metric in metrics]
     check_positive("n_seeds", n_seeds)
     # Made before anything is fitted: an unknown name or missing extra is said at once.
     settings = parameters or {}
@@ -191,6 +196,8 @@ def compare(
     for metric, components, name in track(plan, "compare", len(plan), "entries"):
         if metric not in truths:
             truths[metric] = Truth.compute(base, asked, max(k), metric)
+            if len(truths) == 1:
+                warn_of_copies(truths[metric])
         runs, judged = [], []
         for number in range(seed, seed + n_seeds):
             estimator = make(name, components, metric=metric, random_state=number, **settings.get(name, {}))
@@ -240,9 +247,9 @@ class _Run:
         started = time.perf_counter()
         remarks = _fit(estimator, base)
         fitted = time.perf_counter()
-        folded = estimator.encoder_.transform(base)
+        folded = images(estimator.encoder_, base, estimator.metric)
         done = time.perf_counter()
-        asked = estimator.encoder_.transform(queries)
+        asked = images(estimator.encoder_, queries, estimator.metric)
         return cls(estimator.encoder_, folded, asked, fitted - started, done - fitted, remarks)
 
 

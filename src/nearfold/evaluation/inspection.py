@@ -12,7 +12,7 @@ from nearfold.arrays import Float32, check_width, normalize_rows
 from nearfold.encoder import Encoder
 from nearfold.evaluation.distortion import Distortion, distortion
 from nearfold.evaluation.judge import DEFAULT_DEPTHS, DEFAULT_KS, Judgement, check_counts, judge
-from nearfold.evaluation.truth import Truth
+from nearfold.evaluation.truth import Truth, warn_of_copies
 from nearfold.fold import Fold
 from nearfold.methods.pca import principal_axes
 from nearfold.moments import Moments
@@ -121,6 +121,7 @@ def inspect_fold(fold: Fold, base: Float32, queries: Float32, k: int = 10) -> In
     check_counts([k, *DEFAULT_KS], [], len(base))
     metric = fold.metric
     truth = Truth.compute(base, queries, max(k, *DEFAULT_KS), metric)
+    warn_of_copies(truth)
     judgement = judge(fold, truth, DEFAULT_KS, DEFAULT_DEPTHS)
     common: dict[str, Any] = {
         "fold": fold,

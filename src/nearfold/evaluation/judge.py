@@ -9,10 +9,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric, as_vectors, check_metric, check_positive, check_width
+from nearfold.arrays import (
+    Float32,
+    Metric,
+    as_vectors,
+    check_metric,
+    check_positive,
+    check_width,
+    largest_number,
+)
 from nearfold.errors import ParameterError
-from nearfold.evaluation.intervals import Estimate, estimate
-from nearfold.evaluation.truth import Truth, search
+from nearfold.evaluation.intervals import Estimate, estimate, paired_estimate
+from nearfold.evaluation.truth import Truth, search, warn_of_copies
 from nearfold.fold import Fold
 
 __all__ = [
@@ -20,6 +28,7 @@ __all__ = [
     "DEFAULT_KS",
     "Judgement",
     "evaluate",
+    "images",
     "judge",
     "judge_folded",
     "judge_found",
@@ -30,6 +39,9 @@ Int64 = npt.NDArray[np.int64]
 
 DEFAULT_KS = (1, 5, 10)
 DEFAULT_DEPTHS = (20, 50, 100)
+
+# Numbers that a fold could take beyond float32 are larger.
+_LARGE = 1e30
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +117,21 @@ def judge(
     metric
         What near means after folding; None for truth's.
     """
-    base = np.asarray(truth.base)
-    return judge_folded(truth, encoder.transform(base), encoder.transform(truth.queries), ks, depths, metric)
+    near = metric or truth.metric
+    base, queries = images(encoder, np.asarray(truth.base), near), images(encoder, truth.queries, near)
+    return judge_folded(truth, base, queries, ks, depths, metric)
+
+
+def images(fold: Fold, vectors: Float32, metric: Metric) -> Float32:
+    """Return what a fold makes of vectors, (n, m), to be compared by a metric.
+
+    For cosine, to which lengths are nothing, those that float32 could not hold are made shorter.
+    """
+    if metric != "cosine" or not largest_number(vectors) > _LARGE:
+        return fold.transform(vectors)
+    wide = fold.transform(vectors.astype(np.float64), dtype="float64")
+    largest = np.abs(wide).max(axis=1, keepdims=True)
+    return (wide / np.where(largest > 0, largest, 1)).astype(np.float32)
 
 
 def judge_folded(
@@ -140,7 +165,7 @@ def judge_found(truth: Truth, found: Int64, ks: Sequence[int], depths: Sequence[
 
 def paired_difference(first: Judgement, second: Judgement, column: str) -> Estimate:
     """Return first - second in `column`, query by query, with the interval of the mean difference."""
-    return estimate((first.per_query[column] - second.per_query[column])[:, None])[0]
+    return paired_estimate(first.per_query[column], second.per_query[column])
 
 
 def check_counts(ks: Iterable[int], depths: Iterable[int], rows: int) -> None:
@@ -192,10 +217,17 @@ def evaluate(
         row under cosine.
     ParameterError
         k is larger than the base, or the metric is unknown.
+
+    Warns
+    -----
+    NearfoldWarning
+        Queries are rows of the base: two at least, and one in a hundred.
     """
     base_vectors, query_vectors = as_vectors(base, "base"), as_vectors(queries, "queries")
     for name, vectors in (("base", base_vectors), ("queries", query_vectors)):
         check_width(name, vectors.shape[1], encoder.n_features)
     check_counts(k, depths, len(base_vectors))
     chosen = encoder.metric if metric is None else check_metric(metric)
-    return judge(encoder, Truth.compute(base_vectors, query_vectors, max(k), chosen), k, depths)
+    truth = Truth.compute(base_vectors, query_vectors, max(k), chosen)
+    warn_of_copies(truth)
+    return judge(encoder, truth, k, depths)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from nearfold.arrays import Float32, check_positive
+from nearfold.arrays import Float32, Metric, check_directions, check_positive, check_products
 from nearfold.errors import DataError
 
-__all__ = ["base_and_queries", "default_query_count", "hold_out", "query_count"]
+__all__ = ["base_and_queries", "check_numbers", "default_query_count", "hold_out", "query_count"]
 
 
 def default_query_count(rows: int) -> int:
@@ -56,6 +56,21 @@ def hold_out(X: Float32, n_queries: int | None = None, seed: int = 0) -> tuple[F
     held = np.zeros(len(X), bool)
     held[np.random.default_rng(seed).choice(len(X), count, replace=False)] = True
     return X[~held], X[held]
+
+
+def check_numbers(vectors: Float32 | None, metric: Metric, name: str) -> None:
+    """Refuse vectors, where there are any, that a metric can't compare; the first such row is named.
+
+    Raises
+    ------
+    DataError
+        A row is zero under cosine, or products are beyond float32 under another metric.
+    """
+    if vectors is None:
+        return
+    check_products(vectors, metric, name)
+    if metric == "cosine":
+        check_directions(vectors, name)
 
 
 def base_and_queries(

@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric, as_vectors, check_metric, check_width, normalize_rows
+from nearfold.arrays import (
+    Float32,
+    Metric,
+    as_vectors,
+    check_metric,
+    check_products,
+    check_tiny,
+    check_width,
+    common_part,
+    normalize_rows,
+)
+from nearfold.errors import DataError
 from nearfold.evaluation.judge import (
     DEFAULT_DEPTHS,
     DEFAULT_KS,
     Judgement,
     check_counts,
+    images,
     judge_found,
 )
 from nearfold.evaluation.split import query_count
-from nearfold.evaluation.truth import Truth, candidates
+from nearfold.evaluation.truth import Truth, are_blurred, candidates, searched_again, warn_of_copies
 from nearfold.fold import Fold
 from nearfold.io.base import Source
-from nearfold.io.vectors import as_source, checked_rows, located_chunks
-from nearfold.neighbors import NeighborSearch
+from nearfold.io.vectors import as_source, check_directions, checked_rows, located_chunks
+from nearfold.neighbors import Neighbors, NeighborSearch
 from nearfold.progress import stage
 from nearfold.sampling import sampled_rows
 from nearfold.threads import blas_threads, dealt_work
@@ -33,7 +45,9 @@ __all__ = ["evaluate_source", "hold_out_rows"]
 Int64 = npt.NDArray[np.int64]
 
 
-def hold_out_rows(source: Source, n_queries: int | None = None, seed: int = 0) -> tuple[Float32, Int64]:
+def hold_out_rows(
+    source: Source, n_queries: int | None = None, seed: int = 0, *, directions: bool = False
+) -> tuple[Float32, Int64]:
     """Draw rows of a source to hold out as queries.
 
     Parameters
@@ -44,6 +58,8 @@ def hold_out_rows(source: Source, n_queries: int | None = None, seed: int = 0) -
         None for a tenth of the rows, at most 1,000.
     seed
         Of the draw, which does not depend on how the source is cut into files.
+    directions
+        Refuse zero rows, for cosine.
 
     Returns
     -------
@@ -57,7 +73,7 @@ def hold_out_rows(source: Source, n_queries: int | None = None, seed: int = 0) -
     """
     total = source.layout.rows
     rows = sampled_rows(total, query_count(total, n_queries), seed)
-    return checked_rows(source.take(rows), rows, source.path), rows
+    return checked_rows(source.take(rows), rows, source, directions=directions), rows
 
 
 class _Base:
@@ -69,10 +85,12 @@ class _Base:
         The source.
     held
         The numbers held out, rising.
+    directions
+        Refuse zero rows, for cosine.
     """
 
-    def __init__(self, source: Source, held: Int64) -> None:
-        self.source, self._held = source, held
+    def __init__(self, source: Source, held: Int64, *, directions: bool) -> None:
+        self.source, self._held, self._directions = source, held, directions
         # How many rows stand before each held one without those held: numbers from there on shift.
         self._shift_at = held - np.arange(len(held))
 
@@ -82,18 +100,38 @@ class _Base:
     def __getitem__(self, rows: Int64, /) -> npt.NDArray[Any]:
         own, place = np.unique(rows, return_inverse=True)
         numbers = own + np.searchsorted(self._shift_at, own, "right")
-        vectors = checked_rows(self.source.take(numbers), numbers, self.source.path)
+        vectors = checked_rows(self.source.take(numbers), numbers, self.source)
         return vectors[place.reshape(rows.shape)]
 
     def chunks(self) -> Iterator[tuple[Float32, int, str, int]]:
         """Yield rows with the number of the first, and their file and first row there."""
         first = 0
         for chunk, path, row in located_chunks(self.source):
+            if self._directions:
+                # Before rows held out are left out, which would shift the numbers.
+                check_directions(chunk.vectors, path, row)
             low, high = np.searchsorted(self._held, [first, first + len(chunk.vectors)])
             vectors = np.delete(chunk.vectors, self._held[low:high] - first, axis=0)
             if len(vectors):
                 yield vectors, first - int(low), path, row
             first += len(chunk.vectors)
+
+
+def _not_tiny(
+    chunks: Iterator[tuple[Float32, int, str, int]], metric: Metric
+) -> Iterator[tuple[Float32, int, str, int]]:
+    """Yield chunks, and refuse them behind the last where all are too small for float32's products."""
+    refused, fine = None, metric == "cosine"
+    for chunk in chunks:
+        if not fine:
+            try:
+                check_tiny(chunk[0], metric, chunk[2])
+                fine = bool(chunk[0].any())
+            except DataError as error:
+                refused = refused or error
+        yield chunk
+    if refused is not None and not fine:
+        raise refused
 
 
 def evaluate_source(
@@ -137,15 +175,24 @@ def evaluate_source(
     asked = as_vectors(queries, "queries")
     for name, width in ((source.path, source.layout.n_features), ("queries", asked.shape[1])):
         check_width(name, width, encoder.n_features)
-    base = _Base(source, held)
-    check_counts(k, depths, len(base))
     near = check_metric(metric or encoder.metric)
+    base = _Base(source, held, directions=near == "cosine")
+    check_counts(k, depths, len(base))
     ks, k_max = sorted(set(k)), max(k)
     deep = sorted({r for r in depths if k_max < r <= len(base)})
     exact, folded = _search_both(
         encoder, base, asked, candidates(k_max, len(base)), max([k_max, *deep]), near
     )
-    truth = Truth.of_candidates(base, asked, exact, k_max, near)
+    truth = Truth.of_candidates(
+        base,
+        asked,
+        exact,
+        k_max,
+        near,
+        lambda: ((vectors, first) for vectors, first, _, _ in base.chunks()),
+        asked.mean(axis=0, dtype=np.float64) if near == "l2" else None,
+    )
+    warn_of_copies(truth)
     return judge_found(truth, folded, ks, deep)
 
 
@@ -153,26 +200,68 @@ def _search_both(
     encoder: Fold, base: _Base, queries: Float32, k_exact: int, k_folded: int, metric: Metric
 ) -> tuple[Int64, Int64]:
     """Return the nearest base rows of each query before and after folding, nearest first."""
-    center = queries.mean(axis=0, dtype=np.float64).astype(np.float32)
-
-    def prepared(rows: Float32, name: str, first_row: int, *, folded: bool) -> Float32:
-        if metric == "cosine":
-            return normalize_rows(rows, name, keep_zero=folded, first_row=first_row)
-        # Distances don't change, but float32 loses less near the origin.
-        origin = encoder.transform(center[None, :])[0] if folded else center
-        return rows - origin if metric == "l2" else rows
-
     n_threads = blas_threads()
-    exact = NeighborSearch(prepared(queries, "queries", 0, folded=False), k_exact, metric, n_threads)
-    small = prepared(encoder.transform(queries), "queries", 0, folded=True)
-    reduced = NeighborSearch(small, k_folded, metric, n_threads)
+    small = images(encoder, queries, metric)
+    exact = _Search(queries, k_exact, metric, n_threads, folded=False)
+    reduced = _Search(small, k_folded, metric, n_threads, folded=True)
 
     def look(thread: int, vectors: Float32, first: int, path: str, row: int) -> None:
-        exact.look(thread, prepared(vectors, path, row, folded=False), first)
-        reduced.look(thread, prepared(encoder.transform(vectors), path, row, folded=True), first)
+        exact.look(thread, vectors, first, path, row)
+        reduced.look(thread, images(encoder, vectors, metric), first, path, row)
 
     with stage("search", len(base)) as advance, dealt_work(n_threads) as deal:
-        for vectors, first, path, row in base.chunks():
+        for vectors, first, path, row in _not_tiny(base.chunks(), metric):
             deal(partial(look, vectors=vectors, first=first, path=path, row=row))
             advance(len(vectors))
-    return exact.found.sorted().ids, reduced.found.sorted().ids
+
+    def folded_again() -> Iterator[tuple[Float32, int]]:
+        for vectors, first, _, _ in base.chunks():
+            yield images(encoder, vectors, metric), first
+
+    return exact.found.ids, reduced.settled(folded_again)
+
+
+class _Search:
+    """A search of queries' neighbours among rows that come in chunks, both whole or both folded."""
+
+    def __init__(self, queries: Float32, k: int, metric: Metric, n_threads: int, *, folded: bool) -> None:
+        self._queries, self._metric, self._folded, self._k = queries, metric, folded, k
+        check_products(queries, metric, "queries", alone=False)
+        asked = self._directed(queries, "queries", 0)
+        # What is subtracted from all rows changes no order, and float32 loses less near the origin.
+        if metric == "l2":
+            self._origin: Float32 | None = asked.mean(axis=0, dtype=np.float64).astype(np.float32)
+            asked = asked - self._origin
+        else:
+            self._origin = common_part(asked)
+        self._asked = asked
+        self._search = NeighborSearch(asked, k, metric, n_threads)
+
+    def _directed(self, rows: Float32, name: str, first_row: int) -> Float32:
+        if self._metric != "cosine":
+            return rows
+        return normalize_rows(rows, name, keep_zero=self._folded, first_row=first_row)
+
+    def look(self, thread: int, rows: Float32, first: int, name: str, named_row: int) -> None:
+        """Let a thread see rows numbered from `first`, which errors call by name and `named_row`."""
+        self._search.look(thread, self.prepared(rows, name, named_row), first)
+
+    def prepared(self, rows: Float32, name: str, named_row: int) -> Float32:
+        """Return rows as they are compared."""
+        check_products(rows, self._metric, name, alone=False)
+        rows = self._directed(rows, name, named_row)
+        return rows if self._origin is None else rows - self._origin
+
+    @property
+    def found(self) -> Neighbors:
+        """What was found, nearest first."""
+        return self._search.found.sorted()
+
+    def settled(self, chunks: Callable[[], Iterable[tuple[Float32, int]]]) -> Int64:
+        """Return the nearest rows, looked for once more in the chunks of all where float32 blurs them."""
+        found = self.found
+        squares = np.einsum("ij,ij->i", self._asked, self._asked, dtype=np.float64)
+        blurred = are_blurred(found.scores, np.maximum(squares, np.abs(found.scores[:, 0])))
+        if len(blurred):
+            found.ids[blurred] = searched_again(chunks(), self._queries[blurred], self._k, self._metric)
+        return found.ids

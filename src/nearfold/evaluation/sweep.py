@@ -15,7 +15,7 @@ from nearfold.arrays import Float32, Metric, as_vectors, check_metric, resolve_c
 from nearfold.errors import NearfoldWarning, ParameterError
 from nearfold.evaluation.compare import Comparison, compare
 from nearfold.evaluation.judge import DEFAULT_KS, Judgement, check_counts, judge
-from nearfold.evaluation.split import base_and_queries, hold_out
+from nearfold.evaluation.split import base_and_queries, check_numbers, hold_out
 from nearfold.evaluation.truth import Truth
 from nearfold.fold import Fold
 from nearfold.methods.rae import LAMBDA_GRID, DeadEncoderError
@@ -176,6 +176,9 @@ def sweep(
         if name not in SWEPT:
             raise ParameterError(f"method {name!r} has no lambda to sweep; use some of {', '.join(SWEPT)}")
     given = None if queries is None else as_vectors(queries, "queries")
+    # Before splits number rows in ways of their own.
+    check_numbers(vectors, metric, "X")
+    check_numbers(given, metric, "queries")
     base, asked = base_and_queries(vectors, given, n_queries, seed)
     train, validation = hold_out(base, n_queries, seed + 1)
     check_counts(k, [], len(train))

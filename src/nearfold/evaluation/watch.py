@@ -18,7 +18,7 @@ from nearfold.arrays import Float32, check_width, normalize_rows
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, FileError, NearfoldWarning, ParameterError
 from nearfold.evaluation.judge import judge
-from nearfold.evaluation.truth import Truth
+from nearfold.evaluation.truth import Truth, warn_of_copies
 from nearfold.fold import Fold
 from nearfold.methods.base import AnyFold, FoldEstimator
 from nearfold.methods.objective import loss_of_fold
@@ -72,10 +72,15 @@ class Figures(NamedTuple):
     loss: float | None = None
 
 
-def measure(fold: Fold, sample: Float32) -> Figures:
-    """Return a fold's figures on a sample of shape (s, d), s at least 500; its first rows are the queries."""
+def measure(fold: Fold, sample: Float32, *, warn: bool = False) -> Figures:
+    """Return a fold's figures on a sample of shape (s, d), s at least 500; its first rows are the queries.
+
+    With `warn` it is said where many of these are found again among the others.
+    """
     n_queries = min(_MAX_QUERIES, len(sample) // 10)
     truth = Truth.compute(sample[n_queries:], sample[:n_queries], _K, fold.metric)
+    if warn:
+        warn_of_copies(truth)
     preservation = judge(fold, truth, [_K], []).preservation[_K].mean
     if not isinstance(fold, Encoder):
         return Figures(len(sample), preservation)
@@ -121,15 +126,18 @@ def held_back_figures(estimator: FoldEstimator, X: Float32, **fit_options: Any) 
         return []
     count = min(SAMPLE_SIZES[-1], max(SAMPLE_SIZES[0], len(X) // 5))
     held = sampled_rows(len(X), count, len(X))
+    asked, learned = X[held], np.delete(X, held, axis=0)
+    # Where the caller let go of them, these rows are not held twice while the fold is learned.
+    del X
     try:
         with warnings.catch_warnings():
             # What the fit of all rows warns of is not said twice.
             warnings.simplefilter("ignore", NearfoldWarning)
-            fold = clone(estimator).fit(np.delete(X, held, axis=0), **fit_options).encoder_
+            fold = clone(estimator).fit(learned, **fit_options).encoder_
     except ParameterError:
         # Parameters that all rows just allow, the rest of them may not.
         return []
-    return figures_of(fold, X[held])
+    return figures_of(fold, asked)
 
 
 def with_figures(fold: AnyFold, figures: Sequence[Figures]) -> AnyFold:
@@ -197,15 +205,18 @@ def compare_with_training(fold: Fold, rows: Float32) -> Drift:
     DataError
         There are fewer new rows than the smallest sample, or they are not as wide.
     """
-    try:
-        known = {int(entry["rows"]): Figures(**entry) for entry in fold.facts["watch"]}
-    except (KeyError, TypeError, ValueError) as error:
+    entries = [
+        Figures(*(entry.get(name) for name in Figures._fields)) for entry in fold.facts.get("watch", [])
+    ]
+    # Figures on samples of other sizes are none that new rows can be compared by.
+    known = {entry.rows: entry for entry in entries if entry.rows in SAMPLE_SIZES}
+    if not known:
         raise FileError(
             "the encoder has no figures of its training rows: it was fitted to fewer than "
             f"{2 * SAMPLE_SIZES[0]}, or not by `nearfold fit`"
-        ) from error
+        )
     check_width("the new rows", rows.shape[1], fold.n_features)
     sizes = [size for size in known if size <= len(rows)]
     if not sizes:
         raise DataError(f"{len(rows)} new rows are too few to compare; give at least {min(known)}")
-    return Drift(known[max(sizes)], measure(fold, _shuffled(rows, max(sizes))))
+    return Drift(known[max(sizes)], measure(fold, _shuffled(rows, max(sizes)), warn=True))

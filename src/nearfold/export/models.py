@@ -9,16 +9,23 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from nearfold.errors import FileError, ParameterError
 from nearfold.export.linear import linear_only, normalized
-from nearfold.files import cause, new_folder
+from nearfold.files import cause, check_regular, new_folder, open_regular
 from nearfold.fold import Fold, read_safetensors, safetensors_bytes
+from nearfold.schema import Positive, checked_json, checked_values, inside
 
 __all__ = ["write_model2vec", "write_sentence_transformer"]
+
+T = TypeVar("T")
+
+# More than the settings of any model.
+_MOST_JSON = 16 << 20
 
 _DENSE = "sentence_transformers.models.Dense"
 _NORMALIZE = "sentence_transformers.models.Normalize"
@@ -56,7 +63,7 @@ def write_sentence_transformer(
     """
     encoder = linear_only(fold, "a sentence-transformers model")
     source = Path(model)
-    modules = _json(source / "modules.json", list)
+    modules = _json(source, "modules.json", list[dict[str, Any]])
     width = _width(source, modules)
     if width not in (None, encoder.n_features):
         raise FileError(
@@ -64,7 +71,7 @@ def write_sentence_transformer(
             f"vectors of this model"
         )
     settings_path = source / "config_sentence_transformers.json"
-    settings = _json(settings_path, dict) if settings_path.exists() else {}
+    settings = _json(source, settings_path.name, dict[str, Any]) if settings_path.exists() else {}
     if settings.get("truncate_dim"):
         raise FileError(
             f"{settings_path}: truncate_dim is set, so vectors would be cut off after the fold; remove it"
@@ -122,9 +129,9 @@ def write_model2vec(fold: Fold, model: str | os.PathLike[str], folder: str | os.
             "token vectors are averaged with weights, which a bias doesn't survive; use a fold without"
         )
     source = Path(model)
-    config = _json(source / "config.json", dict)
+    config = _json(source, "config.json", dict[str, Any])
     weights = source / "model.safetensors"
-    metadata, tensors = read_safetensors(weights)
+    metadata, tensors = read_safetensors(_checked(source, weights))
     embeddings = tensors.get("embeddings")
     if embeddings is None or embeddings.ndim != 2:
         raise FileError(
@@ -154,36 +161,87 @@ def write_model2vec(fold: Fold, model: str | os.PathLike[str], folder: str | os.
         (copy / "config.json").write_text(json.dumps(config, indent=4))
 
 
-def _json(path: Path, kind: type) -> Any:
+def _roots(model: Path) -> tuple[Path, ...]:
+    """Return the folders that a model's files may lie in: its own, and the blobs of a hub's cache."""
+    root = model.resolve()
+    cache = root.parent.parent
+    if root.parent.name == "snapshots" and cache.name.startswith("models--"):
+        return root, cache / "blobs"
+    return (root,)
+
+
+def _checked(model: Path, path: Path) -> Path:
+    """Return where a file of a model is; refuse what is no file, or is one outside the model."""
     try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise FileError(f"{path}: can't be read: {cause(error)}; give the folder of a saved model") from error
-    except ValueError as error:
-        raise FileError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(content, kind):
-        raise FileError(f"{path}: holds no {kind.__name__}")
-    return content
+        there = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        said = cause(error) if isinstance(error, OSError) else error
+        raise FileError(f"{path}: can't be read: {said}; give the folder of a saved model") from error
+    if not any(there.is_relative_to(root) for root in _roots(model)):
+        raise FileError(
+            f"{path}: is a link out of the model's folder; if you trust it, copy the folder with its "
+            f"links followed (cp -rL) and give the copy"
+        )
+    check_regular(there, str(path))
+    return there
+
+
+def _json(model: Path, name: str, kind: type[T]) -> T:
+    path = model / name
+    with open_regular(_checked(model, path)) as file:
+        content = file.read(_MOST_JSON + 1)
+    if len(content) > _MOST_JSON:
+        raise FileError(f"{path}: is larger than any settings of a model; give the folder of a saved model")
+    return checked_json(content, kind, str(path), "give the folder of a saved model")
 
 
 def _copy(source: Path, target: Path) -> None:
-    try:
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    except shutil.Error as error:
-        raise FileError(f"{source}: can't be copied: {error.args[0][0][2]}") from error
+    """Copy a model's files; nothing from outside its folder, and nothing that is no file."""
+
+    def refuse(error: OSError) -> None:
+        raise FileError(f"{error.filename}: can't be read: {cause(error)}") from error
+
+    for parent, folders, names in os.walk(source, onerror=refuse):
+        here = target / Path(parent).relative_to(source)
+        here.mkdir(exist_ok=True)
+        for name in (*names, *(each for each in folders if (Path(parent) / each).is_symlink())):
+            with (
+                open_regular(_checked(source, Path(parent) / name)) as file,
+                (here / name).open("xb") as copy,
+            ):
+                shutil.copyfileobj(file, copy)
+
+
+class _Module(msgspec.Struct):
+    """A layer of a sentence-transformers model: what is read of its entry in modules.json."""
+
+    path: str = ""
+
+
+class _Sizes(msgspec.Struct):
+    """What the settings of a layer say of the vectors that it gives."""
+
+    out_features: Positive | None = None
+    embedding_dimension: Positive | None = None
+    word_embedding_dimension: Positive | None = None
 
 
 def _width(model: Path, modules: list[dict[str, Any]]) -> int | None:
     """Return the dimensions of a sentence-transformers model's vectors; None where its files don't say."""
-    for module in reversed(modules):
-        path = model / str(module.get("path", "")) / "config.json"
-        if not path.exists():
+    todo = "give the folder of a saved model"
+    paths = [checked_values(module, _Module, str(model / "modules.json"), todo).path for module in modules]
+    for path in reversed(paths):
+        if path and not inside(path):
+            raise FileError(f"{model / 'modules.json'}: names {path!r}, which is outside the model; {todo}")
+        name = f"{path}/config.json" if path else "config.json"
+        if not os.path.lexists(model / name):
             continue
-        config = _json(path, dict)
-        if "out_features" in config:
-            return int(config["out_features"])
-        for key in ("embedding_dimension", "word_embedding_dimension"):
-            if key in config:
-                modes = sum(bool(v) for name, v in config.items() if name.startswith("pooling_mode_"))
-                return int(config[key]) * max(1, modes)
+        config = _json(model, name, dict[str, Any])
+        sizes = _json(model, name, _Sizes)
+        if sizes.out_features is not None:
+            return sizes.out_features
+        width = sizes.embedding_dimension or sizes.word_embedding_dimension
+        if width is not None:
+            modes = sum(bool(v) for name, v in config.items() if name.startswith("pooling_mode_"))
+            return width * max(1, modes)
     return None

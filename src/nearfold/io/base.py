@@ -74,6 +74,9 @@ class Source(ABC):
     random_access: ClassVar[bool] = False
     """Whether `take` reads the rows asked for and little more."""
 
+    query_column: str | None = None
+    """The column of the queries that belong to these vectors, where the format has a name for it."""
+
     @abstractmethod
     def chunks(
         self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from nearfold.errors import FileError
 from nearfold.io.base import Chunk, Int64, Source
+from nearfold.io.columns import columns_as, common_columns
 
 __all__ = ["FolderSource"]
 
@@ -43,7 +44,7 @@ class FolderSource(Source):
                 )
         self._starts = np.cumsum([0, *(part.layout.rows for part in parts)])
         dtype = np.result_type(*{part.layout.dtype for part in parts})
-        self.layout = first._replace(rows=int(self._starts[-1]), dtype=dtype)
+        self.layout = first._replace(rows=int(self._starts[-1]), dtype=dtype, others=common_columns(parts))
 
     @property
     def parts(self) -> Sequence[Source]:
@@ -64,10 +65,16 @@ class FolderSource(Source):
     def chunks(
         self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
     ) -> Iterator[Chunk]:
-        """Yield the rows of one file after another."""
+        """Yield the rows of one file after another, with the columns of all files."""
         stop = self.layout.rows if stop is None else stop
+        schema = self.layout.others if others else None
         for part, _, low, high in self._overlapping(start, stop):
-            yield from part.chunks(rows, low, high, others=others)
+            for chunk in part.chunks(rows, low, high, others=others):
+                if schema is None:
+                    yield chunk
+                else:
+                    columns = columns_as(chunk.others, len(chunk.vectors), schema, part.path)
+                    yield Chunk(chunk.vectors, columns)
 
     def take(self, rows: Int64) -> npt.NDArray[Any]:
         """Return the rows of these numbers, file by file."""

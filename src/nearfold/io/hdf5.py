@@ -24,8 +24,8 @@ __all__ = ["SUFFIXES", "read"]
 # Endings of such files.
 SUFFIXES = (".hdf5", ".h5")
 
-# The dataset that ann-benchmarks keeps the base in.
-_BASE = "train"
+# The datasets that ann-benchmarks keeps the base and its queries in.
+_BASE, _QUERIES = "train", "test"
 
 # deflate, the strongest of HDF5's usual filters, can't shrink numbers further than this.
 _MAX_SHRINK = 1032
@@ -53,6 +53,8 @@ class Hdf5Source(Source):
             self._name = _choose(self.path, file, column)
             dataset = _open_dataset(self.path, file, self._name)
             self.layout: Layout = _layout_of(self.path, self._name, dataset)
+            if self._name == _BASE and file.get(_QUERIES, getlink=True) is not None:
+                self.query_column = _QUERIES
             self._cache = max(self._cache, _held_bytes(self.path, self._name, dataset))
 
     @contextmanager

@@ -248,7 +248,7 @@ def _unpacked(file: IO[bytes], records: _Table, body: int, after: int) -> int:
 
 
 class Joined(io.RawIOBase):
-    """Bytes and parts of a file, one behind another as if nothing were between them; read forward alone."""
+    """Bytes and parts of a file, as if there were nothing between them; read forward alone."""
 
     def __init__(self, file: IO[bytes], parts: list[bytes | tuple[int, int]]) -> None:
         self._file, self._parts = file, parts[::-1]

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
+from nearfold.credentials import remember
 from nearfold.errors import FileError
 from nearfold.extras import import_extra
-from nearfold.files import cause, check_regular, open_regular
+from nearfold.files import cause, check_name, check_regular, open_regular
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -126,8 +127,11 @@ class Location:
             A URL of a kind that needs fsspec, which is not installed.
         """
         name = os.fspath(path)
+        check_name(name)
         if "://" not in name:
             return cls(name, None, name)
+        # What pyarrow and the stores behind it say of a URL may hold a part of its password.
+        remember(name)
         import pyarrow as pa
         from pyarrow import fs
 

@@ -11,21 +11,24 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, check_finite, chunk_rows
+from nearfold.arrays import Float32, check_directions, check_finite, chunk_rows
 from nearfold.discovery import offering
 from nearfold.errors import DataError, FileError, NearfoldError
 from nearfold.io.base import Chunk, Format, Layout, Sink, Source
 from nearfold.io.folder import FolderSource
 from nearfold.io.kinds import advice_for, other_format
 from nearfold.io.location import Location
+from nearfold.memory import memory_limit
 
 __all__ = [
     "FORMATS",
     "WRITABLE",
     "as_float32",
     "as_source",
+    "check_directions",
     "checked_chunks",
     "checked_rows",
+    "located",
     "located_chunks",
     "open_sink",
     "open_source",
@@ -147,20 +150,47 @@ def as_float32(chunk: Chunk) -> Float32:
         return np.ascontiguousarray(chunk.vectors, dtype=np.float32)
 
 
-def checked_rows(taken: npt.NDArray[Any], rows: npt.NDArray[np.int64], path: str) -> Float32:
-    """Return rows that were taken by number as finite float32; an error names file and row.
+def located(source: Source, row: int) -> tuple[str, int]:
+    """Return the file that a row of a source is in, and its number there."""
+    first = 0
+    for part in source.parts:
+        if row < first + part.layout.rows:
+            return part.path, row - first
+        first += part.layout.rows
+    return source.path, row
+
+
+def checked_rows(
+    taken: npt.NDArray[Any],
+    rows: npt.NDArray[np.int64],
+    source: Source,
+    *,
+    directions: bool = False,
+) -> Float32:
+    """Return rows of a source that were taken by number as finite float32.
+
+    Parameters
+    ----------
+    taken, rows
+        The rows, shape (n, d), and their numbers in the source.
+    source
+        Whose they are: an error names the file, and the number of the row there.
+    directions
+        Refuse zero rows too.
 
     Raises
     ------
     DataError
-        A row is not finite.
+        A row is not finite, or zero where that is refused.
     """
     vectors = as_float32(Chunk(taken))
     try:
-        check_finite(vectors, path)
+        check_finite(vectors, source.path)
     except DataError:
         bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-        check_finite(vectors[bad : bad + 1], path, int(rows[bad]))
+        check_finite(vectors[bad : bad + 1], *located(source, int(rows[bad])))
+    if directions and len(zero := np.flatnonzero(~vectors.any(axis=1))):
+        check_directions(vectors[zero[:1]], *located(source, int(rows[zero[0]])))
     return vectors
 
 
@@ -227,8 +257,10 @@ def located_chunks(
             row += len(chunk.vectors)
 
 
-def read_vectors(path: str | os.PathLike[str], column: str | None = None) -> Float32:
-    """Return all vectors of a file or folder as float32 of shape (n, d).
+def read_vectors(
+    path: str | os.PathLike[str], column: str | None = None, *, directions: bool = False
+) -> Float32:
+    """Return all vectors of a file or folder as float32 of shape (n, d); see `read_source`.
 
     Raises
     ------
@@ -237,19 +269,11 @@ def read_vectors(path: str | os.PathLike[str], column: str | None = None) -> Flo
     DataError
         A row is not finite, or rows differ in length.
     """
-    return read_source(open_source(path, column))
+    return read_source(open_source(path, column), directions=directions)
 
 
-def _memory() -> int:
-    """Return the bytes of this machine's memory; a number beyond any where the system doesn't tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 1 << 62
-
-
-def read_source(source: Source) -> Float32:
-    """Return all vectors of a source as float32 of shape (n, d).
+def read_source(source: Source, *, directions: bool = False) -> Float32:
+    """Return all vectors of a source as float32 of shape (n, d); with `directions` zero rows are refused.
 
     Raises
     ------
@@ -258,7 +282,7 @@ def read_source(source: Source) -> Float32:
     FileError
         As `checked_chunks`.
     """
-    needed, there = 4 * source.layout.rows * source.layout.n_features, _memory()
+    needed, there = 4 * source.layout.rows * source.layout.n_features, memory_limit()
     if needed > there:
         raise DataError(
             f"{source.path}: promises {needed / 1e9:,.0f} GB of vectors, this machine has "
@@ -266,7 +290,9 @@ def read_source(source: Source) -> Float32:
         )
     vectors = np.empty((source.layout.rows, source.layout.n_features), np.float32)
     first = 0
-    for chunk in checked_chunks(source, others=False):
+    for chunk, path, row in located_chunks(source):
+        if directions:
+            check_directions(chunk.vectors, path, row)
         vectors[first : first + len(chunk.vectors)] = chunk.vectors
         first += len(chunk.vectors)
     return vectors

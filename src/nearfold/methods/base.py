@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from nearfold.arrays import Float32, Metric, as_rows, as_vectors, check_metric, resolve_components
+from nearfold.arrays import Float32, Metric, as_rows, as_vectors, check_metric, check_tiny, resolve_components
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, ParameterError
 from nearfold.fold import Fold
@@ -115,7 +115,7 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Whether they are finite is left to `_learn`, whose moments see every value anyway.
         """
         vectors = as_vectors(X, min_rows=2, finite=False)
-        check_metric(self.metric)
+        check_tiny(vectors, check_metric(self.metric), "X")
         validate_data(self, X, skip_check_array=True)
         return vectors
 

@@ -7,7 +7,8 @@ import scipy.linalg
 import scipy.sparse
 from sklearn.utils import check_random_state
 
-from nearfold.arrays import Float32, Metric, check_finite, check_positive, normalize_rows
+from nearfold.arrays import Float32, Metric, check_finite, check_positive, check_products, normalize_rows
+from nearfold.copies import without_copies
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError
 from nearfold.methods.base import LinearFold, check_graph_neighbors, check_rows_for_components, sample_rows
@@ -75,6 +76,7 @@ class LPP(LinearFold):
     def _learn(self, X: Float32, n_components: int) -> Encoder:
         check_finite(X)
         check_rows_for_components(len(X), n_components)
+        check_products(X, self.metric, "X")
         check_positive("n_neighbors", self.n_neighbors)
         check_positive("max_rows", self.max_rows)
         rows = len(X)
@@ -82,6 +84,8 @@ class LPP(LinearFold):
             X = normalize_rows(X)
         X = sample_rows(X, self.max_rows, check_random_state(self.random_state))
         check_graph_neighbors(self.n_neighbors, len(X))
+        # Copies would join to each other alone.
+        X = without_copies(X, max(n_components, int(self.n_neighbors) + 1))
         graph = neighbor_graph(X, self.n_neighbors, self.metric)
         degree = np.asarray(graph.sum(axis=1)).ravel()
         wide = X.astype(np.float64)

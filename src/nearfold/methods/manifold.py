@@ -16,7 +16,8 @@ import numpy.typing as npt
 from sklearn.manifold import Isomap as SklearnIsomap
 from sklearn.utils import check_random_state
 
-from nearfold.arrays import Float32, Metric, check_finite, check_positive, normalize_rows
+from nearfold.arrays import Float32, Metric, check_directions, check_finite, check_positive, normalize_rows
+from nearfold.copies import distinct_rows
 from nearfold.errors import NearfoldWarning, ParameterError
 from nearfold.extras import import_extra
 from nearfold.fold import Fold
@@ -113,10 +114,17 @@ class _Manifold(FoldEstimator):
             check_positive(name, getattr(self, name))
         rows = len(X)
         rng = check_random_state(self.random_state)
+        if self.metric == "cosine":
+            # Before rows of a sample are numbered in its own way.
+            check_directions(X, "X")
         X = sample_rows(X, self.max_rows, rng)
         check_rows_for_components(len(X) - 1, n_components)
         check_graph_neighbors(self.n_neighbors, len(X))
         normalizes = self.metric == "cosine"
+        once = distinct_rows(_scaled(X, normalizes))
+        if len(once) > max(n_components, int(self.n_neighbors)):
+            # Copies would join to each other alone.
+            X = X[once]
         model = self._model(n_components, rng.randint(2**31))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -10,7 +10,7 @@ from scipy.spatial.distance import pdist, squareform
 from sklearn.manifold import smacof
 from sklearn.utils import check_random_state
 
-from nearfold.arrays import Float32, Metric, check_finite, check_positive, normalize_rows
+from nearfold.arrays import Float32, Metric, check_finite, check_positive, normalize_rows, row_norms
 from nearfold.encoder import Encoder
 from nearfold.errors import DataError, ParameterError
 from nearfold.methods.base import LinearFold, check_rows_for_components, sample_rows
@@ -88,7 +88,11 @@ class MDS(LinearFold):
         if self.max_rows > 5000:
             raise ParameterError(f"max_rows={self.max_rows} must be at most 5000: MDS holds all distances")
         rows = len(X)
+        scale = 1.0
         if self.metric == "cosine":
+            length = float(np.median(row_norms(X)))
+            # Places are those of rows of norm 1; vectors of quite another length come to them only if scaled.
+            scale = length if length and not 0.1 < length < 10 else 1.0
             X = normalize_rows(X)
         sample = sample_rows(X, self.max_rows, check_random_state(self.random_state))
         moments = Moments.of(sample)
@@ -114,7 +118,7 @@ class MDS(LinearFold):
         # Places are near each other in Euclidean distance, whatever the rows were near in.
         return replace(
             self._encoder(
-                weight,
+                weight / scale,
                 -weight @ moments.mean,
                 rows=rows,
                 sampled_rows=len(sample),

@@ -7,6 +7,7 @@ import numpy.typing as npt
 from sklearn.utils import check_random_state
 
 from nearfold.arrays import Float32, Metric, check_finite, check_positive
+from nearfold.copies import without_copies
 from nearfold.encoder import Encoder
 from nearfold.errors import ParameterError
 from nearfold.methods.base import LinearFold, check_rows_for_components
@@ -129,7 +130,9 @@ class MPAD(LinearFold):
         check_positive("n_samples", self.n_samples)
         check_positive("n_steps", self.n_steps)
         rng = check_random_state(self.random_state)
-        sample = X[rng.choice(len(X), min(len(X), int(self.n_samples)), replace=False)].astype(np.float64)
+        drawn = X[rng.choice(len(X), min(len(X), int(self.n_samples)), replace=False)]
+        # No direction keeps copies apart.
+        sample = without_copies(drawn, n_components + 1).astype(np.float64)
         # Differences of projections don't change when the mean goes, and then they round less.
         sample -= sample.mean(axis=0)
         spread = np.sqrt(np.square(sample).mean())

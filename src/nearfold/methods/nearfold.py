@@ -20,7 +20,7 @@ from nearfold.encoder import Encoder
 from nearfold.errors import DataError, ParameterError
 from nearfold.methods.base import check_rows_for_components, fingerprinted
 from nearfold.methods.method import Method
-from nearfold.methods.pca import principal_axes
+from nearfold.methods.pca import leading_axes
 from nearfold.methods.scanned import ScanFold
 from nearfold.methods.training import train_on_blocks
 from nearfold.moments import Moments
@@ -64,7 +64,8 @@ class NearFold(ScanFold):
     metric
         "cosine", "l2" or "ip".
     n_neighbors
-        Neighbours in a block; None for 64, or all other rows where there are fewer.
+        Neighbours in a block; None for 64, or all other rows where there are fewer. Copies of a row, and
+        rows that are equal but for rounding, count as one.
     n_anchors
         Blocks at most. Neighbours come from all rows, anchors need not. None for 3,000, fewer from
         100,000 rows on, down to 1,024: what is left of their gain there is below a point's fifth,
@@ -176,20 +177,22 @@ class NearFold(ScanFold):
     ) -> Encoder:
         """Return the encoder trained on the blocks that a scan found."""
         assert anchors is not None
-        check_products(anchors.vectors, self.metric, "X")
+        check_products(anchors.vectors, self.metric, "X" if request.queries is None else "queries")
         centered = request.metric == "l2"
-        second = scan.moments.covariance if centered else scan.moments.uncentered
+        # Axes don't depend on the scale, so that the mean would be a copy for nothing.
+        second = scan.moments.covariance if centered else scan.moments.second
         if request.queries is not None:
             # Directions that queries never look along are not worth keeping, whatever the base
             # has there: start from what both hold, in equal shares.
             asked = Moments.of(anchors.vectors, products=np.float32)
             seen = asked.covariance if centered else asked.uncentered
             second = second / _trace(second) + seen / _trace(seen)
-        _, axes = principal_axes(second)
+        start = leading_axes(second, n_components)
+        del second
         blocks = scan.blocks(anchors)
         n_steps = (600 if n_components <= 32 else 200) if self.n_steps is None else self.n_steps
         trained = train_on_blocks(
-            axes[:n_components].astype(np.float32),
+            start,
             blocks,
             self.metric,
             n_steps,
@@ -202,7 +205,7 @@ class NearFold(ScanFold):
             -trained.weight @ scan.mean if centered else None,
             rows=scan.rows,
             anchors=len(blocks.index),
-            neighbors=request.k,
+            neighbors=blocks.index.shape[1] - 1,
             learning_rate=trained.learning_rate,
             loss_before=trained.loss_before,
             loss_after=trained.loss_after,

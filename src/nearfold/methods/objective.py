@@ -14,14 +14,33 @@ cosine: dY as for ip on Y = Z / |Z|, then dZ = (dY - Y <dY, Y>) / |Z|;  and dW =
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from nearfold.arrays import Float32, Metric
+from nearfold.errors import DataError, NearfoldWarning
 
-__all__ = ["distinguishes", "gradient", "loss", "loss_of_fold", "score_spread", "soft_neighbors", "softened"]
+__all__ = [
+    "block_scores",
+    "check_told_apart",
+    "distinguishes",
+    "gradient",
+    "loss",
+    "loss_of_fold",
+    "score_spread",
+    "soft_neighbors",
+    "softened",
+    "spread_of",
+]
 
 # Keeps a vector that folds to zero from dividing by zero; far below any norm that matters.
 _TINY = np.float32(1e-20)
+
+# Scores that are spread by fewer roundings than this are in an order that is partly chance.
+_BLUR = 64
+
+_SHARED = "if all share a large part, subtract their mean from all, queries too, or use metric='l2'"
 
 
 def block_scores(Y: Float32, metric: Metric) -> Float32:
@@ -36,8 +55,14 @@ def block_scores(Y: Float32, metric: Metric) -> Float32:
 
 def score_spread(B: Float32, metric: Metric) -> float:
     """Return tau: the standard deviation of scores between different rows of blocks B (b, N, d)."""
-    scores = block_scores(B, metric)
-    apart = ~np.eye(B.shape[1], dtype=bool)
+    return spread_of(block_scores(B, metric))
+
+
+def spread_of(scores: Float32) -> float:
+    """Return the standard deviation of scores (b, N, N) between different rows; 0 where there is but one."""
+    if scores.shape[1] < 2:
+        return 0.0
+    apart = ~np.eye(scores.shape[1], dtype=bool)
     return float(scores[:, apart].std(dtype=np.float64))
 
 
@@ -93,6 +118,42 @@ def loss_of_fold(W: Float32, B: Float32, metric: Metric, *, anchors_only: bool =
 def distinguishes(B: Float32, tau: float) -> bool:
     """Return whether scores within blocks B differ by more than rounding, given their spread tau."""
     return bool(tau > np.finfo(np.float32).eps * float(np.square(B).sum(axis=2).max()))
+
+
+def check_told_apart(B: Float32, tau: float, purpose: str) -> None:
+    """Refuse blocks B (b, N, d) whose rows float32 doesn't tell apart by their scores of spread tau.
+
+    Warns where it tells little.
+
+    Parameters
+    ----------
+    B, tau
+        The blocks, and the `score_spread` in them.
+    purpose
+        What there is nothing for then, such as "to learn".
+
+    Raises
+    ------
+    DataError
+        The rows of every block are equal, or differ by less than float32 rounds their scores.
+    """
+    if not distinguishes(B, tau):
+        if (B[:, :1] == B).all():
+            raise DataError(
+                f"X has neighbourhoods of equal vectors only: no neighbour is nearer than another, so there "
+                f"is nothing {purpose}; remove duplicate rows"
+            )
+        raise DataError(
+            f"X has neighbours whose scores differ by less than float32 tells at the size of the vectors "
+            f"({_SHARED})"
+        )
+    if not distinguishes(B, tau / _BLUR):
+        warnings.warn(
+            f"neighbours' scores differ by hardly more than float32 tells at the size of the vectors, so who "
+            f"is near whom is partly chance ({_SHARED})",
+            NearfoldWarning,
+            stacklevel=4,
+        )
 
 
 def gradient(

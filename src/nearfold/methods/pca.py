@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 
-from nearfold.arrays import Metric
+from nearfold.arrays import Float32, Metric
 from nearfold.encoder import Encoder
 from nearfold.methods.base import check_rows_for_components
 from nearfold.methods.method import Method
 from nearfold.methods.scanned import ScanFold
 from nearfold.scan import Anchors, Request, Scan
+from nearfold.threads import single_threaded_blas
 
-__all__ = ["OFFERS", "PCA", "principal_axes"]
+__all__ = ["OFFERS", "PCA", "WIDE", "leading_axes", "principal_axes"]
+
+# Matrices beyond this width are decomposed in float32, and for some of their axes alone, where those are a
+# start for training: in a third of the time, and of the memory.
+WIDE = 1024
 
 Float64 = npt.NDArray[np.float64]
 
@@ -33,8 +39,35 @@ def principal_axes(second: Float64) -> tuple[Float64, Float64]:
     """
     values, vectors = np.linalg.eigh(second)
     axes = vectors.T[::-1]
+    return np.maximum(values[::-1], 0.0), axes * _signs(axes)
+
+
+def leading_axes(second: Float64, count: int) -> Float32:
+    """Return the first `count` of `principal_axes` in float32, as a start for training.
+
+    In more than 1,024 dimensions axes whose eigenvalues differ by less than float32 tells, some 1e-7 of
+    the largest, may be mixed.
+    """
+    if len(second) <= WIDE:
+        return principal_axes(second)[1][:count].astype(np.float32)
+    scaled = np.empty(second.shape, np.float32)
+    scale = max(float(np.trace(second)), np.finfo(np.float64).tiny)
+    np.divide(second, scale, out=scaled, casting="same_kind")
+    wanted = [len(second) - count, len(second) - 1]
+    with single_threaded_blas():
+        # Most of it is bound by the memory's speed: threads wait for each other, long where cores are busy.
+        _, vectors = scipy.linalg.eigh(
+            scaled.T, subset_by_index=wanted, driver="evr", overwrite_a=True, check_finite=False
+        )
+    axes = vectors.T[::-1]
+    leading: Float32 = np.ascontiguousarray(axes * _signs(axes), np.float32)
+    return leading
+
+
+def _signs(axes: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Return -1 for axes whose largest entry is negative, else 1: shape (n, 1)."""
     largest = axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)]
-    return np.maximum(values[::-1], 0.0), axes * np.where(largest < 0, -1.0, 1.0)[:, None]
+    return np.where(largest < 0, axes.dtype.type(-1), axes.dtype.type(1))[:, None]
 
 
 class PCA(ScanFold):

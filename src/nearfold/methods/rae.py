@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import check_random_state
 
-from nearfold.arrays import Float32, Metric, check_finite, check_positive
+from nearfold.arrays import Float32, Metric, check_finite, check_positive, check_tiny
 from nearfold.encoder import Encoder
 from nearfold.errors import NearfoldWarning, ParameterError
 from nearfold.methods.base import check_rows_for_components
@@ -145,6 +145,8 @@ class RAE(ScanFold):
 
     def _learn(self, X: Float32, n_components: int) -> Encoder:
         self._check(len(X), n_components)
+        # The penalty is one of size, whatever the metric: it takes all of vectors that are nothing beside it.
+        check_tiny(X, "l2", "X")
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
         if self.weight_decay != "auto":
             return self._learn_with(X, n_components, float(self.weight_decay), rng)
@@ -203,7 +205,7 @@ class RAE(ScanFold):
         if fold.dead_modes == n_components:
             raise DeadEncoderError(
                 f"weight_decay={weight_decay!r} zeroes all {n_components} axes of this data; "
-                f"use a smaller one"
+                f"use a smaller one, or multiply all vectors by a constant"
             )
         if fold.dead_modes:
             warnings.warn(

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold.arrays import Float32, Metric
-from nearfold.errors import DataError
 from nearfold.methods.adam import Adam
-from nearfold.methods.objective import distinguishes, gradient, loss, score_spread, soft_neighbors
+from nearfold.methods.measured import MeasuredBlocks
+from nearfold.methods.objective import gradient, soft_neighbors
 from nearfold.progress import stage
 from nearfold.scan import Blocks
 from nearfold.threads import blas_threads, shared_work
@@ -42,7 +42,7 @@ def fitting_rate(loss_before: float) -> float:
     grows with the rate, while what can be gained is bounded by the loss at the start. The square
     root balances both; measured on validation rows at 12.5% to 75% of the dimensions.
     """
-    return _PEAK_RATE * min(1.0, float(np.sqrt(loss_before / _FULL_RATE_LOSS)))
+    return _PEAK_RATE * min(1.0, float(np.sqrt(max(0.0, loss_before) / _FULL_RATE_LOSS)))
 
 
 class Trained(NamedTuple):
@@ -99,20 +99,11 @@ def train_on_blocks(
     """
     vectors, index = blocks.vectors, blocks.index
     n_blocks = len(index)
-    sample = vectors[index[:: max(1, n_blocks // 256)]]
-    tau = score_spread(sample, metric)
-    if not distinguishes(sample, tau):
-        raise DataError(
-            "X has neighbourhoods of equal vectors only: no neighbour is nearer than another, so "
-            "there is nothing to learn; remove duplicate rows"
-        )
-    sample_targets = soft_neighbors(sample, metric, tau)
+    sample = MeasuredBlocks(blocks, index[:: max(1, n_blocks // 256)], metric)
+    tau = sample.tau
+    sample.check_told_apart("to learn")
     W = np.array(start, np.float32, order="C")
-
-    def sample_loss() -> float:
-        return loss(W, sample, sample_targets, metric, tau, anchors_only=blocks.foreign)
-
-    before = sample_loss()
+    before = sample.loss(W)
     peak = fitting_rate(before) if learning_rate is None else learning_rate
     rates = one_cycle(n_steps, peak)
     adam = Adam(W)
@@ -136,7 +127,7 @@ def train_on_blocks(
             slopes.sum(axis=0, out=adam.gradient)
             adam.step(rate)
             advance(1)
-    after = sample_loss()
+    after = sample.loss(W)
     if not after < before:
         return Trained(np.array(start, np.float32), peak, before, before)
     return Trained(W, peak, before, after)

@@ -16,7 +16,7 @@ from nearfold.errors import DatabaseError, DataError, NearfoldError
 from nearfold.evaluation.intervals import Estimate, estimate
 from nearfold.fold import Fold
 from nearfold.io.lists import first_line
-from nearfold.migration.base import Note, Sample, Store, Survey
+from nearfold.migration.base import Filled, Note, Sample, Store, Survey, told_panic
 from nearfold.progress import stage
 
 __all__ = ["Migration", "migrate", "note_of"]
@@ -36,7 +36,11 @@ class Migration:
     survey
         What was there before.
     written
-        Rows folded now.
+        Rows folded now that had no fold.
+    refreshed
+        Folds made anew, because their vectors changed since, or because nothing tells whether they did.
+    removed
+        Folds removed, because their vectors are gone.
     recall
         Of the search in two stages, by the exact search of full vectors; None where nothing was done.
     queries
@@ -47,6 +51,8 @@ class Migration:
 
     survey: Survey
     written: int
+    refreshed: int
+    removed: int
     recall: Estimate | None
     queries: int
     recipe: str
@@ -61,6 +67,9 @@ class Migration:
             "folded_before": survey.folded,
             "makes": [] if survey.note else survey.makes,
             "written": self.written,
+            "refreshed": self.refreshed,
+            "removed": self.removed,
+            "remark": survey.remark,
             "recall": None if self.recall is None else self.recall._asdict(),
             "queries": self.queries,
             "recipe": self.recipe,
@@ -102,7 +111,8 @@ def migrate(
     """Put folded vectors beside the full ones of a database, and verify that they find these.
 
     Batches are there whole or not at all, so a run that is killed is gone on with by another one. Vectors
-    that came since are folded too, and folds whose vectors are gone are removed. Full vectors are only read.
+    that came since are folded too, those that changed are folded anew, and folds whose vectors are gone are
+    removed. Full vectors are only read.
 
     Parameters
     ----------
@@ -135,28 +145,35 @@ def migrate(
         check_positive(name, value)
     with _told(store):
         survey = store.survey()
-        note = note_of(fold, store.dtype)
+        note = note_of(fold, store.dtype).placed(store.source_mark, store.target_mark)
         check_width(survey.source, survey.n_features, fold.n_features)
         if survey.note is not None:
             note.check_same(survey.note, survey.target)
         if survey.rows <= k:
             raise DataError(f"{survey.source}: has {survey.rows} vectors; a search for {k} needs more")
         if dry_run:
-            return Migration(survey, 0, None, 0, store.recipe(k, depth))
+            return Migration(survey, 0, 0, 0, None, 0, store.recipe(k, depth))
         store.prepare(note)
-        written = _filled(fold, store, survey)
+        filled = _filled(fold, store, survey)
         with stage("index", 1, "index") as advance:
-            store.finish(index=index)
+            removed = store.finish(index=index)
             advance(1)
         missing, extra = store.gaps()
-        if missing or extra:
+        if missing:
             raise DatabaseError(
-                f"{survey.target}: {missing} vectors have no fold and {extra} folds no vector of their own; "
-                f"vectors came or went meanwhile: run it again"
+                f"{survey.target}: {missing} vectors have no fold; they came meanwhile: run it again"
+            )
+        if extra:
+            raise DatabaseError(
+                f"{survey.target}: {extra} rows there have no vector of their own, or are doubled, "
+                "and nothing "
+                f"shows that nearfold wrote them; they stay as they are: move them elsewhere, and run "
+                "it again"
             )
         found = _verified(fold, store, survey, _Asked(k, depth, n_queries, recall, seed))
         store.mark(note.with_recall(found.mean))
-        return Migration(survey, written, found, min(n_queries, survey.rows), store.recipe(k, depth))
+        recipe = store.recipe(k, depth)
+        return Migration(survey, *filled, removed, found, min(n_queries, survey.rows), recipe)
 
 
 @contextmanager
@@ -167,20 +184,25 @@ def _told(store: Store) -> Iterator[None]:
         raise
     except store.failures as error:
         raise DatabaseError(f"the database refused: {first_line(error)}") from error
+    except BaseException as error:
+        panic = told_panic(error, store.source_mark)
+        if panic is None:
+            raise
+        raise panic from error
 
 
-def _filled(fold: Fold, store: Store, survey: Survey) -> int:
+def _filled(fold: Fold, store: Store, survey: Survey) -> Filled:
     def folded(vectors: Float32) -> npt.NDArray[Any]:
         return fold.transform(vectors, dtype=np.dtype(store.dtype))
 
-    written = 0
+    total = Filled(0, 0)
     with stage("fold", max(0, survey.rows - survey.folded)) as advance:
         for _ in range(_PASSES):
             done = store.fill(folded, advance)
-            written += done
-            if not done:
+            total = Filled(total.written + done.written, total.refreshed + done.refreshed)
+            if not any(done):
                 break
-    return written
+    return total
 
 
 def _verified(fold: Fold, store: Store, survey: Survey, asked: _Asked) -> Estimate:
@@ -193,12 +215,20 @@ def _verified(fold: Fold, store: Store, survey: Survey, asked: _Asked) -> Estima
     shares = []
     with stage("verify", len(folded), "queries") as advance:
         for vector, z in zip(sample.vectors, folded, strict=True):
+            if store.metric == "cosine" and not vector.any():
+                # It has no direction, so nothing is nearest to it.
+                advance(1)
+                continue
             true = store.exact(vector, asked.k + own)[own:]
             found = store.two_stage(vector, z, asked.k + own, asked.depth)[own:]
             # Equally near is as good: rows may be there twice.
             bound = true[-1] + 1e-5 * max(1.0, abs(true[-1]))
             shares.append(np.count_nonzero(found <= bound) / len(true))
             advance(1)
+    if not shares:
+        raise DataError(
+            f"{survey.source}: its vectors are zero, which have no neighbours by cosine; remove them"
+        )
     result = estimate(np.array(shares)[:, None])[0]
     if result.mean < asked.least:
         raise DatabaseError(

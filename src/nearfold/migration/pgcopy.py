@@ -1,4 +1,4 @@
-"""PostgreSQL's binary COPY of two columns, an id and a vector, from and to arrays.
+"""PostgreSQL's binary COPY of three columns, an id, a vector and its digest, from and to arrays.
 
 The format is that of the PostgreSQL manual (COPY, "Binary Format"), the vectors are as pgvector's
 `vector_send` and `halfvec_send` write them: two int16 (dimensions, unused), then the numbers, all in
@@ -22,7 +22,8 @@ __all__ = ["HEADER", "TRAILER", "Batch", "Rows", "batches", "pack", "unpack"]
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 
-_COLUMNS = 2
+_COLUMNS = 3
+_DIGEST_BYTES = 16
 _PREFIX = struct.Struct(">hi")
 _LENGTH = struct.Struct(">i")
 _VECTOR = struct.Struct(">ihh")
@@ -37,10 +38,13 @@ class Rows(NamedTuple):
         An array (n,) of bytes where all are equally long, else a list of bytes.
     vectors
         Shape (n, d).
+    digests
+        An array (n,) of 16 bytes each, by which it is seen later whether a vector changed.
     """
 
     ids: npt.NDArray[np.void] | list[bytes]
     vectors: Float32
+    digests: npt.NDArray[np.void]
 
 
 class Batch(NamedTuple):
@@ -107,12 +111,14 @@ def _row_type(id_bytes: int, width: int, number: str) -> np.dtype[Any]:
             ("width", ">i2"),
             ("unused", ">i2"),
             ("vector", number, width),
+            ("digest_length", ">i4"),
+            ("digest", f"V{_DIGEST_BYTES}"),
         ]
     )
 
 
 def unpack(batch: Batch, width: int, id_bytes: int | None, where: str) -> Rows:
-    """Return the ids and vectors of a batch.
+    """Return what a batch holds.
 
     Parameters
     ----------
@@ -136,8 +142,8 @@ def unpack(batch: Batch, width: int, id_bytes: int | None, where: str) -> Rows:
         if len(content) == batch.rows * row.itemsize:
             table = np.frombuffer(content, row)
             if (table["width"] == width).all():
-                return Rows(table["id"], table["vector"].astype(np.float32))
-    ids, parts, start = [], [], 0
+                return Rows(table["id"], table["vector"].astype(np.float32), table["digest"])
+    ids, parts, ends, start = [], [], [], 0
     for _ in range(batch.rows):
         _, length = _PREFIX.unpack_from(content, start)
         start += _PREFIX.size
@@ -148,8 +154,10 @@ def unpack(batch: Batch, width: int, id_bytes: int | None, where: str) -> Rows:
             raise DataError(f"{where}: a vector has {found} dimensions, the encoder takes {width}")
         parts.append(content[start + _VECTOR.size : start + _LENGTH.size + size])
         start += _LENGTH.size + size
+        ends.append(content[start + _LENGTH.size : start + _LENGTH.size + _DIGEST_BYTES])
+        start += _LENGTH.size + _DIGEST_BYTES
     vectors = np.frombuffer(b"".join(parts), ">f4").reshape(-1, width)
-    return Rows(ids, vectors.astype(np.float32))
+    return Rows(ids, vectors.astype(np.float32), np.frombuffer(b"".join(ends), f"V{_DIGEST_BYTES}"))
 
 
 def pack(rows: Rows) -> bytes:
@@ -161,10 +169,12 @@ def pack(rows: Rows) -> bytes:
         table["columns"], table["id_length"], table["id"] = _COLUMNS, rows.ids.dtype.itemsize, rows.ids
         table["length"], table["width"], table["unused"] = 4 + width * int(number[-1]), width, 0
         table["vector"] = rows.vectors
+        table["digest_length"], table["digest"] = _DIGEST_BYTES, rows.digests
         return table.tobytes()
     head = _VECTOR.pack(4 + width * int(number[-1]), width, 0)
     ordered = rows.vectors.astype(number)
+    length = _LENGTH.pack(_DIGEST_BYTES)
     return b"".join(
-        _PREFIX.pack(_COLUMNS, len(name)) + name + head + vector.tobytes()
-        for name, vector in zip(rows.ids, ordered, strict=True)
+        _PREFIX.pack(_COLUMNS, len(name)) + name + head + vector.tobytes() + length + digest.tobytes()
+        for name, vector, digest in zip(rows.ids, ordered, rows.digests, strict=True)
     )

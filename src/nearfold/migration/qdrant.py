@@ -1,24 +1,41 @@
 """Qdrant, by its edge engine: a shard of folded vectors beside the shard of full ones, under the same ids.
 
-Named vectors can't be added to a shard that is there, so folded ones get a shard of their own.
+Named vectors can't be added to a shard that is there, so folded ones get a shard of their own, where each
+point's payload holds a digest of its vector.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nearfold.arrays import Float32, Metric, chunk_rows
-from nearfold.errors import DatabaseError
+from nearfold.errors import DatabaseError, FileError, ParameterError
 from nearfold.extras import import_extra
-from nearfold.files import new_folder, replacing
+from nearfold.files import new_folder, open_regular, replacing
 from nearfold.fold import Fold
-from nearfold.migration.base import Advance, FoldRows, Note, Sample, Store, Survey, chosen_column
+from nearfold.io.lists import first_line
+from nearfold.migration.base import (
+    OLDER,
+    Advance,
+    Filled,
+    FoldRows,
+    Note,
+    Sample,
+    Store,
+    Survey,
+    check_sound,
+    chosen_column,
+    digests,
+    told_panic,
+)
+from nearfold.schema import inside
 
 __all__ = ["NAMED", "SCHEMES", "QdrantStore", "open_store"]
 
@@ -27,6 +44,8 @@ NAMED = "qdrant:FOLDER"
 
 _DISTANCES: dict[Metric, str] = {"cosine": "Cosine", "l2": "Euclid", "ip": "Dot"}
 _CONFIG, _NOTE = "edge_config.json", "nearfold.json"
+# In the payload of each point of folded vectors.
+_DIGEST = "nearfold_digest"
 _BATCH_BYTES = 8 << 20
 # Ids looked at in one call.
 _PAGE = 10_000
@@ -45,24 +64,45 @@ def open_store(
     qdrant = import_extra("qdrant_edge", "qdrant", "migrating in Qdrant")
     if key is not None:
         raise DatabaseError("Qdrant tells points apart by itself; leave --id out")
+    if not inside(table):
+        raise ParameterError(f"table={table!r} must be a folder below {where}")
     folder = Path(where) / table
+    named = f"{folder.name}-folded" if name is None else name
+    if named in (".", "..", folder.name) or PurePath(named).parts != (named,) or {"\0", "\\"} & set(named):
+        raise ParameterError(f"name={named!r} must be the name of another folder beside {folder}")
     try:
-        config = json.loads((folder / _CONFIG).read_text())
-        vectors = {vector: (entry["size"], entry["distance"]) for vector, entry in config["vectors"].items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        with open_regular(folder / _CONFIG) as file:
+            config = json.load(file)
+        vectors = {
+            vector: (int(entry["size"]), entry["distance"])
+            for vector, entry in config["vectors"].items()
+            if entry.get("multivector_config") is None
+        }
+        unfit = {
+            each: "several vectors a point (multivectors)"
+            for each in config["vectors"]
+            if each not in vectors
+        }
+        unfit |= dict.fromkeys(config.get("sparse_vectors") or {}, "sparse vectors")
+    except (FileError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DatabaseError(f"{folder}: is no shard of Qdrant's edge engine ({error})") from error
-    column = chosen_column(list(vectors), column, str(folder))
+    unfit = {each: f"{what}, of which nearfold folds none" for each, what in unfit.items()}
+    column = chosen_column(list(vectors), column, str(folder), unfit)
     width, distance = vectors[column]
     if distance != _DISTANCES[fold.metric]:
         raise DatabaseError(
             f"{folder}: is searched by {distance}, the encoder was learned for {fold.metric}; fit one for it"
         )
-    target = folder.with_name(name or f"{folder.name}-folded")
+    return QdrantStore(_opened(qdrant, folder), folder, fold, column, width, folder.with_name(named), dtype)
+
+
+def _opened(qdrant: Any, folder: Path) -> Any:
     try:
-        shard = qdrant.EdgeShard.load(str(folder))
+        return qdrant.EdgeShard.load(str(folder))
     except Exception as error:
-        raise DatabaseError(f"{folder}: can't be opened: {error}") from error
-    return QdrantStore(shard, folder, fold, column, width, target, dtype)
+        raise DatabaseError(f"{folder}: can't be opened: {first_line(error)}") from error
+    except BaseException as error:
+        raise told_panic(error, str(folder)) or error from error
 
 
 class QdrantStore(Store):
@@ -97,6 +137,8 @@ class QdrantStore(Store):
         self._shard, self._folder = shard, folder
         self._column, self._width, self._target = column, width, target
         self._beside: Any = None
+        self._note: Note | None = None
+        self.source_mark, self.target_mark = f"{folder.name} {column}".rstrip(), target.name
 
     def close(self) -> None:
         """Write what is pending, and give both shards back."""
@@ -106,7 +148,7 @@ class QdrantStore(Store):
 
     def _open(self) -> Any:
         if self._beside is None:
-            self._beside = self._qdrant.EdgeShard.load(str(self._target))
+            self._beside = _opened(self._qdrant, self._target)
         return self._beside
 
     def _count(self) -> int:
@@ -116,18 +158,38 @@ class QdrantStore(Store):
 
     def survey(self) -> Survey:
         """Look at both folders, and count."""
-        note, folded = None, 0
-        if self._target.exists():
-            path = self._target / _NOTE
-            note = Note.loads(path.read_text() if path.is_file() else None, str(self._target))
+        note, folded = self._found(), 0
+        if note is not None:
             folded = int(self._open().count(self._qdrant.CountRequest(exact=True)))
         made = f"shard {self._target} ({_DISTANCES[self.metric]}, {self.n_components} of {self.dtype})"
         source = f"{self._folder}" + (f" ({self._column})" if self._column else "")
-        return Survey(source, str(self._target), self._count(), folded, self._width, note, [made])
+        # Digests and the names in the note came together.
+        older = f"{self._target} {OLDER}" if note is not None and note.source is None else None
+        return Survey(source, str(self._target), self._count(), folded, self._width, note, [made], older)
+
+    def _found(self) -> Note | None:
+        """Return the note of the shard, if there is one; refuse anything else of its name."""
+        if not os.path.lexists(self._target):
+            return None
+        try:
+            with open_regular(self._target / _NOTE) as file:
+                text = file.read(1 << 16).decode(errors="replace")
+        except (FileError, OSError):
+            text = ""
+        return Note.loads(text, str(self._target))
+
+    def _claimed(self) -> Any:
+        """Return the shard of folds, open, after it was seen to be nearfold's own."""
+        found = self._found()
+        if found is None or self._note is None:
+            raise DatabaseError(f"{self._target}: is gone; run it again")
+        self._note.check_same(found, str(self._target))
+        return self._open()
 
     def prepare(self, note: Note) -> None:
         """Make the shard, whole or not at all."""
-        if self._target.exists():
+        self._note = note
+        if self._found() is not None:
             return
         kind = getattr(self._qdrant.VectorStorageDatatype, self.dtype.capitalize())
         distance = getattr(self._qdrant.Distance, _DISTANCES[self.metric])
@@ -136,26 +198,65 @@ class QdrantStore(Store):
             self._qdrant.EdgeShard.create(str(beside), self._qdrant.EdgeConfig(vectors=vector)).close()
             (beside / _NOTE).write_text(note.dumps())
 
-    def fill(self, fold: FoldRows, advance: Advance) -> int:
-        """Upsert by id, which can't double a point, and flush after each batch."""
-        beside, operation = self._open(), self._qdrant.UpdateOperation
-        done = 0
-        for ids in self._missing(chunk_rows(self._width, _BATCH_BYTES)):
-            records = self._shard.retrieve(ids, with_payload=False, with_vector=True)
-            full = [self._vector(record) for record in records]
-            with_vector = [place for place, vector in enumerate(full) if vector is not None]
-            if not with_vector:
+    def fill(self, fold: FoldRows, advance: Advance) -> Filled:
+        """Compare each vector with the digest that was kept of it; flush after each batch."""
+        beside = self._claimed()
+        total = Filled(0, 0)
+        for ids in self._full_ids(chunk_rows(self._width, _BATCH_BYTES)):
+            done = self._written(ids, fold, beside)
+            advance(done.written)
+            total = Filled(total.written + done.written, total.refreshed + done.refreshed)
+        return total
+
+    def _written(self, ids: list[Any], fold: FoldRows, beside: Any) -> Filled:
+        records = self._shard.retrieve(ids, with_payload=False, with_vector=True)
+        records = [record for record in records if self._vector(record) is not None]
+        if not records:
+            return Filled(0, 0)
+        ids = [record.id for record in records]
+        vectors = np.array([self._vector(record) for record in records], np.float32)
+        check_sound(str(self._folder), vectors, ids)
+        fresh = [digest.hex() for digest in digests(vectors)]
+        there = {
+            record.id: record.payload or {}
+            for record in beside.retrieve(ids, with_payload=True, with_vector=False)
+        }
+        changed = [
+            place for place, each in enumerate(ids) if there.get(each, {}).get(_DIGEST) != fresh[place]
+        ]
+        if not changed:
+            return Filled(0, 0)
+        operation, made, anew = self._qdrant.UpdateOperation, [], []
+        for place, row in zip(changed, fold(vectors[changed]).astype(np.float32), strict=True):
+            each = ids[place]
+            if each not in there:
+                made.append(self._qdrant.Point(each, row.tolist(), {_DIGEST: fresh[place]}))
                 continue
-            folded = fold(np.array([full[place] for place in with_vector], np.float32))
-            points = [
-                self._qdrant.Point(records[place].id, row.tolist())
-                for place, row in zip(with_vector, folded.astype(np.float32), strict=True)
-            ]
-            beside.update(operation.upsert_points(points))
-            beside.flush()
-            advance(len(points))
-            done += len(points)
-        return done
+            if there[each] and _DIGEST not in there[each]:
+                raise DatabaseError(
+                    f"{self._target}: nothing shows that nearfold wrote the point {each!r}; it stays "
+                    "as it is: move it "
+                    f"elsewhere, and run it again"
+                )
+            anew.append((each, row.tolist(), fresh[place]))
+        self._claimed()
+        if made:
+            beside.update(operation.upsert_points(made))
+        for each, row, _ in anew:
+            beside.update(operation.update_vectors([self._qdrant.PointVectors(each, row)]))
+        # The digests come last: a run that is killed before them does it again.
+        beside.flush()
+        for each, _, digest in anew:
+            beside.update(operation.set_payload([each], {_DIGEST: digest}))
+        beside.flush()
+        return Filled(len(made), len(anew))
+
+    def _full_ids(self, count: int) -> Iterator[list[Any]]:
+        """Yield ids of full vectors, at most so many at a time."""
+        wanted = self._qdrant.Filter(must=[self._qdrant.HasVectorCondition(self._column)])
+        for ids in self._ids(self._shard, wanted):
+            for first in range(0, len(ids), count):
+                yield ids[first : first + count]
 
     def _vector(self, record: Any) -> Any:
         vector = record.vector
@@ -171,36 +272,34 @@ class QdrantStore(Store):
             if offset is None:
                 return
 
-    def _missing(self, count: int) -> Iterator[list[Any]]:
-        """Yield ids of full vectors without a fold, at most so many at a time."""
-        wanted = self._qdrant.Filter(must=[self._qdrant.HasVectorCondition(self._column)])
-        for ids in self._ids(self._shard, wanted):
-            there = {
-                record.id for record in self._open().retrieve(ids, with_payload=False, with_vector=False)
-            }
-            missing = [each for each in ids if each not in there]
-            for first in range(0, len(missing), count):
-                yield missing[first : first + count]
-
-    def _orphans(self) -> Iterator[list[Any]]:
-        """Yield ids of folds without a full vector."""
+    def _orphans(self) -> Iterator[tuple[list[Any], int]]:
+        """Yield ids of folds without a full vector, and how many more nothing shows to be ours."""
         for ids in self._ids(self._open()):
             records = self._shard.retrieve(ids, with_payload=False, with_vector=True)
-            there = {record.id for record in records if self._vector(record) is not None}
-            yield [each for each in ids if each not in there]
+            full = {record.id for record in records if self._vector(record) is not None}
+            alone = [each for each in ids if each not in full]
+            found = self._open().retrieve(alone, with_payload=True, with_vector=False) if alone else []
+            own = [record.id for record in found if _DIGEST in (record.payload or {})]
+            yield own, len(alone) - len(own)
 
-    def finish(self, *, index: bool) -> None:
+    def finish(self, *, index: bool) -> int:
         """Remove orphans; let the engine build its indexes."""
-        for ids in self._orphans():
+        beside, removed = self._claimed(), 0
+        for ids, _ in list(self._orphans()):
             if ids:
-                self._open().update(self._qdrant.UpdateOperation.delete_points(ids))
-        self._open().flush()
+                beside.update(self._qdrant.UpdateOperation.delete_points(ids))
+                removed += len(ids)
+        beside.flush()
         if index:
-            self._open().optimize()
+            beside.optimize()
+        return removed
 
     def gaps(self) -> tuple[int, int]:
         """Count ids: a point can't be doubled."""
-        return sum(map(len, self._missing(_PAGE))), sum(map(len, self._orphans()))
+        missing = 0
+        for ids in self._full_ids(_PAGE):
+            missing += len(ids) - len(self._open().retrieve(ids, with_payload=False, with_vector=False))
+        return missing, sum(len(own) + others for own, others in self._orphans())
 
     def sample(self, count: int, seed: int) -> Sample:
         """Return points drawn from all ids."""
@@ -240,6 +339,7 @@ class QdrantStore(Store):
 
     def mark(self, note: Note) -> None:
         """Replace the note beside the shard's files."""
+        self._claimed()
         with replacing(self._target / _NOTE) as file:
             file.write(note.dumps().encode())
 

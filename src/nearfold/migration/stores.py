@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nearfold.credentials import remember
 from nearfold.discovery import offering
 from nearfold.errors import ParameterError
 from nearfold.fold import Fold
@@ -55,10 +56,14 @@ def open_store(
     MissingExtraError
         Its driver is not installed; the message names the extra.
     """
+    # What a driver says of a connection string may hold a part of its password.
+    remember(where)
     scheme, colon, rest = where.partition(":")
     if not colon or scheme not in DATABASES:
         named = " or ".join(module.NAMED for module in dict.fromkeys(DATABASES.values()))
-        raise ParameterError(f"{where!r} names no database; use {named}")
+        # No more of it than its beginning: there may be a password behind.
+        said = repr(scheme) if colon else "what was given"
+        raise ParameterError(f"{said} names no database; use {named}")
     if dtype not in ("float16", "float32"):
         raise ParameterError(f"dtype={dtype!r} must be float16 or float32")
     module = DATABASES[scheme]

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric, as_vectors, check_metric, resolve_components
+from nearfold.arrays import Float32, Metric, as_vectors, check_metric, check_products, resolve_components
 from nearfold.encoder import Encoder
 from nearfold.errors import ParameterError
 from nearfold.fold import Fold
@@ -81,6 +81,7 @@ class PipelineFitter:
     ) -> None:
         self._base = as_vectors(X, min_rows=2)
         self._metric, self._seed, self._effort = check_metric(metric), seed, effort
+        check_products(self._base, self._metric, "X")
         self._folds: dict[tuple[str, int | str], Fold] = {}
 
     def fit(self, spec: str | PipelineSpec) -> Pipeline:

@@ -19,9 +19,8 @@ import numpy.typing as npt
 import scipy.sparse
 
 from nearfold.arrays import Float32, Metric
-from nearfold.errors import DataError
 from nearfold.methods.adam import Adam
-from nearfold.methods.objective import distinguishes, score_spread, soft_neighbors, softened
+from nearfold.methods.objective import check_told_apart, score_spread, soft_neighbors, softened
 from nearfold.methods.training import batches, one_cycle, thread_bounds
 from nearfold.pipeline.rotations import balanced_rotation
 from nearfold.pipeline.sides import LearnedSides, widened
@@ -151,11 +150,7 @@ class _Trainer:
         vectors, index = self._blocks.vectors, self._blocks.index
         sample = vectors[index[:: max(1, len(index) // 256)]]
         tau = score_spread(sample, self._metric)
-        if not distinguishes(sample, tau):
-            raise DataError(
-                "X has neighbourhoods of equal vectors only, so there is nothing to learn codes from; remove "
-                "duplicate rows or use SQ8"
-            )
+        check_told_apart(sample, tau, "to learn codes from (SQ8 learns none)")
         optimizers = Adam(self.query), Adam(self.base), Adam(self.codebooks)
         peaks = how.map_rate, how.map_rate, how.codebook_rate
         order = batches(len(index), how.blocks_per_step, how.n_steps, np.random.default_rng(seed))

@@ -7,22 +7,25 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric, as_rows, chunk_rows
+from nearfold.arrays import Float32, Metric, as_rows, check_products, chunk_rows
 from nearfold.errors import FileError, ParameterError
 from nearfold.files import replacing
 from nearfold.fold import FORMAT_VERSION, Fold, FoldFile, read_fold_file, safetensors_bytes
 from nearfold.loading import fold_of
+from nearfold.origin import checked_facts, checked_name, checked_parameters, sealed
 from nearfold.pipeline.sides import LearnedSides, OneSide, Sides
 from nearfold.quantizers.additive import Additive
-from nearfold.quantizers.base import Codes, Quantizer, Tensors
+from nearfold.quantizers.base import Codes, Quantizer, Tensors, faiss_ready
 from nearfold.quantizers.product import Product
 from nearfold.quantizers.rabitq import RaBitQ
 from nearfold.quantizers.scalar import Floats, Scalar
+from nearfold.schema import checked_values
 from nearfold.version import __version__
 
 __all__ = ["Applied", "Pipeline", "load_any"]
@@ -57,7 +60,7 @@ class Pipeline:
         if sides.width != quantizer.width:
             raise ValueError(f"{quantizer.name} takes {quantizer.width} dimensions, not {sides.width}")
         self.spec, self.sides, self.quantizer = spec, sides, quantizer
-        self.facts: Mapping[str, Any] = MappingProxyType(dict(facts or {}))
+        self.facts: Mapping[str, Any] = MappingProxyType(checked_facts(facts or {}))
 
     @property
     def metric(self) -> Metric:
@@ -120,14 +123,18 @@ class Pipeline:
         Raises
         ------
         DataError
-            Not two-dimensional, not d wide, not finite, or a zero row under cosine.
+            Not two-dimensional, not d wide, not finite, a zero row under cosine, or numbers whose
+            squares are beyond float32.
         """
         rows = as_rows(X)
         step = chunk_rows(max(self.n_features, self.sides.width), _CHUNK_BYTES)
         codes = np.empty((len(rows), self.bytes_per_vector), np.uint8)
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            codes[part] = self.quantizer.encode(self.sides.base(rows[part]))
+            images = self.sides.base(rows[part])
+            # faiss doesn't come back from some products that overflow.
+            check_products(images, "l2", "X", alone=False)
+            codes[part] = self.quantizer.encode(images)
         return codes
 
     def decode(self, codes: Codes) -> Float32:
@@ -136,7 +143,7 @@ class Pipeline:
 
     def queries(self, X: npt.ArrayLike) -> Float32:
         """Return queries (q, d) as an `index` searches with them; raises as `encode`."""
-        return self.quantizer.asked(self.sides.queries(X))
+        return self.quantizer.asked(faiss_ready(self.sides.queries(X), "queries"))
 
     def index(self) -> Any:
         """Return an empty faiss index to which codes can be added (`add_sa_codes`)."""
@@ -179,8 +186,9 @@ class Pipeline:
             ),
             "facts": json.dumps(dict(self.facts), sort_keys=True),
         }
+        tensors = self.tensors()
         with replacing(path) as file:
-            file.write(safetensors_bytes(self.tensors(), metadata))
+            file.write(safetensors_bytes(tensors, sealed(tensors, metadata)))
 
     def tensors(self) -> Tensors:
         """Return everything learned by name, as `save` writes it."""
@@ -206,33 +214,91 @@ class Pipeline:
         """Return the pipeline that a file's content describes; raises as `load`."""
         if content.format_name != cls.format_name:
             raise FileError(f"{path}: holds an encoder alone; give a pipeline, which `plan` or `fit` wrote")
+        settings = checked_values(
+            content.origin["parameters"],
+            _Settings,
+            str(path),
+            "give a pipeline that `plan` wrote",
+            strict=True,
+        )
         try:
-            return cls._of(path, content)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            return cls._of(path, content, settings)
+        except (KeyError, ValueError, RuntimeError) as error:
+            # RuntimeError: what faiss says of arrays that it can't take.
             raise FileError(f"{path}: not a usable pipeline: {error}") from error
 
     @classmethod
-    def _of(cls, path: Path, content: FoldFile) -> Pipeline:
+    def _of(cls, path: Path, content: FoldFile, settings: _Settings) -> Pipeline:
         parts: dict[str, Tensors] = {"quantizer": {}, "sides": {}, "fold": {}}
         for name, tensor in content.tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
-        settings, metric = content.origin["parameters"], content.origin["metric"]
-        kind, name = settings["quantizer"]
-        quantizer = _QUANTIZERS[kind].from_tensors(name, int(settings["width"]), parts["quantizer"])
+        metric, spec = content.origin["metric"], content.origin["method"]
+        kind, name = settings.quantizer
+        if name not in (_quantizer_in(spec), "F32" if "," not in spec else None):
+            raise ValueError(f"{spec} has the quantiser {name}")
+        quantizer = _QUANTIZERS[kind].from_tensors(name, settings.width, parts["quantizer"])
         held, fold = parts["sides"], None
-        if settings["fold"] is not None:
-            format_name, origin = settings["fold"]["format"], settings["fold"]
-            fold = fold_of(path, FoldFile(format_name, parts["fold"], {key: origin[key] for key in _ORIGIN}))
+        if settings.fold is not None:
+            fold = _inner_fold(path, settings.fold, parts["fold"])
+            if fold.metric != metric:
+                raise ValueError(f"a fold for {fold.metric} in a pipeline for {metric}")
         sides: Sides
         if "base_weight" in held:
             sides = LearnedSides.from_tensors(held, metric, quantizer.width)
         else:
-            sides = OneSide(fold, held.get("rotation"), metric, int(settings["n_features"]))
-        return cls(content.origin["method"], sides, quantizer, content.origin["facts"])
+            sides = OneSide(fold, held.get("rotation"), metric, settings.n_features)
+        if sides.n_features != settings.n_features:
+            raise ValueError(f"maps of {sides.n_features} dimensions for vectors of {settings.n_features}")
+        if isinstance(quantizer, RaBitQ) and quantizer.score != sides.score:
+            raise ValueError(f"codes made for the score {quantizer.score} where {sides.score} is asked")
+        pipeline = cls(spec, sides, quantizer, content.origin["facts"])
+        if unknown := content.tensors.keys() ^ pipeline.tensors().keys():
+            raise ValueError(f"tensors that don't belong to it: {', '.join(sorted(unknown))}")
+        # What can't be searched is refused here, not when the first vectors are added.
+        pipeline.index()
+        return pipeline
 
 
-_ORIGIN = ("metric", "method", "parameters", "facts")
+class _FoldSettings(msgspec.Struct, frozen=True):
+    """What a pipeline's file says of its fold beside the tensors."""
+
+    format: str
+    metric: Metric
+    method: str
+    parameters: dict[str, Any]
+    facts: dict[str, Any]
+
+
+_Width = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+_Name = Annotated[str, msgspec.Meta(max_length=200)]
+
+
+class _Settings(msgspec.Struct, frozen=True):
+    """What a pipeline's file says of it beside the tensors."""
+
+    quantizer: tuple[Literal["floats", "scalar", "product", "rabitq", "additive"], _Name]
+    width: _Width
+    n_features: _Width
+    fold: _FoldSettings | None
+
+
+def _quantizer_in(spec: str) -> str:
+    """Return the quantiser's name in a pipeline's: OPQ24 for PCA192,OPQ24_96."""
+    return spec.rpartition(",")[2].partition("_")[0]
+
+
+def _inner_fold(path: Path, said: _FoldSettings, tensors: Tensors) -> Fold:
+    try:
+        origin = {
+            "metric": said.metric,
+            "method": checked_name("method", said.method),
+            "parameters": checked_parameters(said.parameters),
+            "facts": checked_facts(said.facts),
+        }
+    except ParameterError as error:
+        raise FileError(f"{path}: not a usable pipeline: {error}") from error
+    return fold_of(path, FoldFile(said.format, tensors, origin))
 
 
 def _origin(fold: Fold) -> dict[str, Any]:

@@ -13,9 +13,12 @@ from nearfold.encoder import Encoder
 from nearfold.errors import DataError
 from nearfold.export.faiss_index import linear_transform
 from nearfold.fold import Fold
-from nearfold.quantizers.base import Score
+from nearfold.quantizers.base import Score, exact_tensors
 
 __all__ = ["LearnedSides", "OneSide", "Sides", "widened"]
+
+# How far the squared norms of a rotation's rows may be from 1.
+_ROUNDING = 1e-3
 
 
 class Sides(ABC):
@@ -71,8 +74,8 @@ class OneSide(Sides):
         self.fold, self.rotation, self.metric, self.n_features = fold, rotation, metric, n_features
         folded = n_features if fold is None else fold.n_components
         self.width = folded if rotation is None else len(rotation)
-        if rotation is not None and rotation.shape[1] != folded:
-            raise ValueError(f"a rotation of {rotation.shape[1]} dimensions behind a fold to {folded}")
+        if rotation is not None:
+            _check_rotation(rotation, folded)
         if fold is not None and fold.n_features != n_features:
             raise ValueError(f"a fold of {fold.n_features} dimensions for vectors of {n_features}")
         self._folded = _QueryMap(fold.weight, fold.bias) if isinstance(fold, Encoder) else None
@@ -104,6 +107,15 @@ class OneSide(Sides):
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         """Return the rotation, where there is one."""
         return {} if self.rotation is None else {"rotation": self.rotation}
+
+
+def _check_rotation(rotation: Float32, folded: int) -> None:
+    """Refuse what is no rotation of `folded` dimensions, so far as can be seen in the time of reading it."""
+    if rotation.ndim != 2 or rotation.shape[1] != folded or len(rotation) > folded:
+        raise ValueError(f"a rotation of shape {rotation.shape} behind a fold to {folded}")
+    squares = np.einsum("ij,ij->i", rotation, rotation, dtype=np.float64)
+    if np.abs(squares - 1).max() > _ROUNDING:
+        raise ValueError("a rotation whose rows don't have norm 1")
 
 
 class LearnedSides(Sides):
@@ -180,9 +192,19 @@ class LearnedSides(Sides):
     @classmethod
     def from_tensors(cls, tensors: dict[str, npt.NDArray[Any]], metric: Metric, width: int) -> LearnedSides:
         """Return the sides that a file describes; raises ValueError or KeyError where none."""
-        scale = float(tensors["scale"][0]) if "scale" in tensors else 1.0
-        weights = tensors["base_weight"], tensors["query_weight"]
-        return cls(*weights, metric, width, tensors.get("center"), scale)
+        shapes: dict[str, tuple[int | None, ...]] = {
+            "base_weight": (None, None),
+            "query_weight": (None, None),
+        }
+        if metric == "l2":
+            shapes |= {"center": (None,), "scale": (1,)}
+        found = exact_tensors("this pipeline", tensors, shapes)
+        scale = 1.0
+        if metric == "l2":
+            scale = float(found[3][0])
+            if not scale > 0:
+                raise ValueError(f"a scale of {scale:g}, which must be above 0")
+        return cls(found[0], found[1], metric, width, found[2] if metric == "l2" else None, scale)
 
 
 class _QueryMap:

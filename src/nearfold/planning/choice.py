@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-import numpy as np
 import numpy.typing as npt
 
 from nearfold.arrays import Metric, as_vectors, check_metric, check_positive
 from nearfold.errors import ParameterError
-from nearfold.evaluation.intervals import Estimate, estimate
-from nearfold.evaluation.split import base_and_queries
+from nearfold.evaluation.intervals import Estimate, estimate, paired_estimate
+from nearfold.evaluation.split import base_and_queries, check_numbers
 from nearfold.pipeline.pipeline import Pipeline
 from nearfold.pipeline.spec import PipelineSpec, parse_spec
 from nearfold.planning.candidates import candidates, ladder
@@ -197,6 +196,9 @@ def plan(
     check_positive("depth", reranked, zero=True)
     vectors = as_vectors(X, min_rows=4)
     given = None if queries is None else as_vectors(queries, "queries")
+    # Before a split numbers rows in its own way.
+    check_numbers(vectors, check_metric(metric), "X")
+    check_numbers(given, check_metric(metric), "queries")
     base, asked = base_and_queries(vectors, given, n_queries, seed)
     column = f"{k}-in-{reranked}" if reranked > k else f"P@{k}"
     if reranked >= len(base):
@@ -278,5 +280,4 @@ def _chosen(
 
 
 def _difference(first: Trial, second: Trial, column: str) -> Estimate:
-    per_query = first.judgement.per_query[column] - second.judgement.per_query[column]
-    return estimate(np.asarray(per_query)[:, None])[0]
+    return paired_estimate(first.judgement.per_query[column], second.judgement.per_query[column])

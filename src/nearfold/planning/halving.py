@@ -15,7 +15,7 @@ import numpy as np
 from nearfold.arrays import Float32, Metric
 from nearfold.errors import NearfoldError, ParameterError
 from nearfold.evaluation.judge import Judgement, judge_found
-from nearfold.evaluation.truth import Truth
+from nearfold.evaluation.truth import Truth, warn_of_copies
 from nearfold.pipeline.fitting import PipelineFitter
 from nearfold.pipeline.pipeline import Pipeline
 from nearfold.pipeline.spec import PipelineSpec
@@ -161,6 +161,7 @@ def successive_halving(
                 alive = _survivors(tried, rung, column)
                 continue
         break
+    warn_of_copies(truth)
     if not done:
         raise ParameterError(f"no pipeline could be fitted: {_told(failed)}")
     return done, failed

@@ -16,7 +16,7 @@ import numpy as np
 from nearfold.arrays import Float32
 from nearfold.errors import ParameterError
 from nearfold.progress import stage
-from nearfold.quantizers.base import CODEWORDS, Codes, Quantizer, Score, Tensors
+from nearfold.quantizers.base import CODEWORDS, Codes, Quantizer, Score, Tensors, bytes_in, exact_tensors
 from nearfold.quantizers.product import product_index, product_lists_index
 from nearfold.threads import blas_threads, in_order
 
@@ -138,10 +138,12 @@ class Additive(Quantizer):
     @classmethod
     def from_tensors(cls, name: str, width: int, tensors: Tensors) -> Self:
         """Return the quantiser that a file describes."""
-        groups, _, words, each = tensors["codebooks"].shape
-        if words != CODEWORDS or groups * each != width:
-            raise ValueError(f"{name} of {width} dimensions has codebooks {tensors['codebooks'].shape}")
-        return cls(name, tensors["codebooks"])
+        shape = (None, None, CODEWORDS, None)
+        (codebooks,) = exact_tensors(name, tensors, {"codebooks": shape})
+        groups, books, _, each = codebooks.shape
+        if groups * each != width or groups * books != bytes_in(name, "AQ"):
+            raise ValueError(f"{name} of {width} dimensions has codebooks {codebooks.shape}")
+        return cls(name, codebooks)
 
     def index(self, score: Score) -> Any:
         """Return an empty faiss index.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -9,7 +10,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32
+from nearfold.arrays import Float32, check_finite, check_products
 from nearfold.errors import ParameterError
 
 __all__ = [
@@ -19,7 +20,10 @@ __all__ = [
     "Quantizer",
     "Score",
     "Tensors",
+    "bytes_in",
+    "exact_tensors",
     "faiss_metric",
+    "faiss_ready",
     "filled",
     "own_lists",
 ]
@@ -34,9 +38,72 @@ Score: TypeAlias = Literal["ip", "l2"]
 """How a query is compared with what codes stand for: by inner product or by Euclidean distance."""
 
 
+def exact_tensors(name: str, tensors: Tensors, shapes: dict[str, tuple[int | None, ...]]) -> list[Float32]:
+    """Return tensors in the order of `shapes`, or refuse others than those.
+
+    Parameters
+    ----------
+    name
+        The quantiser's, for messages.
+    tensors
+        What a file holds; that the numbers are finite was checked when it was read.
+    shapes
+        The shape of each tensor by name; None for what may be any number.
+
+    Raises
+    ------
+    ValueError
+        One is missing, too many, or of another shape.
+    """
+    found = {key: tensor.shape for key, tensor in tensors.items()}
+    if found.keys() != shapes.keys():
+        raise ValueError(f"{name} has tensors {sorted(found)}, not {sorted(shapes)}")
+    for key, shape in shapes.items():
+        fits = len(shape) == len(found[key]) and all(
+            a in (b, None) for a, b in zip(shape, found[key], strict=True)
+        )
+        if not fits:
+            wanted = tuple("any" if size is None else size for size in shape)
+            raise ValueError(f"{name} has {key} of shape {found[key]}, not {wanted}")
+        # faiss doesn't come back from some products that overflow.
+        check_products(tensors[key].reshape(1, -1), "l2", f"{name}: {key}", alone=False)
+    return [tensors[key] for key in shapes]
+
+
+def bytes_in(name: str, kinds: str) -> int:
+    """Return the bytes that a quantiser's name says, such as 24 for PQ24; `kinds` is PQ, or PQ|OPQ.
+
+    Raises
+    ------
+    ValueError
+        It is no such name.
+    """
+    match = re.fullmatch(rf"(?:{kinds})([1-9][0-9]{{0,5}})", name)
+    if match is None:
+        raise ValueError(f"{name!r:.60} is no name of such a quantiser")
+    return int(match[1])
+
+
 def faiss_metric(score: Score) -> int:
     """Return faiss's number of a score."""
     return int(faiss.METRIC_L2 if score == "l2" else faiss.METRIC_INNER_PRODUCT)
+
+
+def faiss_ready(vectors: Float32, name: str = "the vectors to encode") -> Float32:
+    """Return vectors (n, width) as faiss takes them, or refuse those that it would end the process over.
+
+    Every vector that goes to faiss comes through here: distances that are NaN or infinite fail an
+    assertion of its k-means in a thread of its own, where nothing can catch it.
+
+    Raises
+    ------
+    DataError
+        A number is not finite, or products of vectors leave float32's range.
+    """
+    ready = np.ascontiguousarray(vectors, np.float32)
+    check_finite(ready, name)
+    check_products(ready, "l2", name, alone=False)
+    return ready
 
 
 class Quantizer(ABC):
@@ -123,7 +190,7 @@ class FaissQuantizer(Quantizer):
 
     def encode(self, vectors: Float32) -> Codes:
         """Return the codes of vectors (n, width): shape (n, code_size), uint8."""
-        codes: Codes = self.index("ip").sa_encode(np.ascontiguousarray(vectors, np.float32))
+        codes: Codes = self.index("ip").sa_encode(faiss_ready(vectors))
         return codes
 
     def decode(self, codes: Codes) -> Float32:

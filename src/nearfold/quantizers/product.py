@@ -9,9 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold.arrays import Float32
-from nearfold.errors import ParameterError
+from nearfold.errors import DataError, ParameterError
 from nearfold.progress import stage
-from nearfold.quantizers.base import CODEWORDS, FaissQuantizer, Score, Tensors, faiss_metric, own_lists
+from nearfold.quantizers.base import (
+    CODEWORDS,
+    FaissQuantizer,
+    Score,
+    Tensors,
+    bytes_in,
+    exact_tensors,
+    faiss_metric,
+    faiss_ready,
+    own_lists,
+)
 
 __all__ = [
     "Product",
@@ -29,8 +39,18 @@ _KMEANS_ROWS_A_WORD = 128
 
 
 def centroids_of(vectors: Float32, seed: int, effort: float = 1.0) -> Float32:
-    """Return 256 centroids of vectors (n, s) by k-means, in a share of its rounds: shape (256, s)."""
+    """Return 256 centroids of vectors (n, s) by k-means, in a share of its rounds: shape (256, s).
+
+    Raises
+    ------
+    DataError
+        There are fewer than 256 vectors, or as `faiss_ready`.
+    """
     width = vectors.shape[1]
+    if len(vectors) < CODEWORDS:
+        raise DataError(
+            f"codebooks need at least {CODEWORDS} different rows, there are {len(vectors)}; use SQ8"
+        )
     wide = _widened(vectors)
     kmeans = faiss.Kmeans(
         wide.shape[1],
@@ -55,10 +75,10 @@ def nearest_centroids(vectors: Float32, centroids: Float32) -> npt.NDArray[np.in
 
 
 def _widened(vectors: Float32) -> Float32:
-    """Return vectors with zeros behind, up to as many dimensions as faiss is fast in."""
+    """Return vectors as faiss takes them, zeros behind, up to as many dimensions as it is fast in."""
     wide = np.zeros((len(vectors), max(vectors.shape[1], _KMEANS_DIMENSIONS)), np.float32)
     wide[:, : vectors.shape[1]] = vectors
-    return wide
+    return faiss_ready(wide)
 
 
 def product_index(codebooks: Float32, score: Score) -> Any:
@@ -116,10 +136,12 @@ class Product(FaissQuantizer):
     @classmethod
     def from_tensors(cls, name: str, width: int, tensors: Tensors) -> Self:
         """Return the quantiser that a file describes."""
-        groups, words, each = tensors["codebooks"].shape
-        if words != CODEWORDS or groups * each != width:
-            raise ValueError(f"{name} of {width} dimensions has codebooks {tensors['codebooks'].shape}")
-        return cls(name, tensors["codebooks"])
+        # A byte holds the signs of eight dimensions.
+        groups = width // 8 if name == "Binary" else bytes_in(name, "PQ|OPQ")
+        if groups == 0 or width % groups:
+            raise ValueError(f"{name}: {groups} bytes don't divide {width} dimensions")
+        shape = (groups, CODEWORDS, width // groups)
+        return cls(name, *exact_tensors(name, tensors, {"codebooks": shape}))
 
     def index(self, score: Score) -> Any:
         """Return an empty faiss index."""

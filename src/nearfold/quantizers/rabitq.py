@@ -9,7 +9,15 @@ import numpy as np
 
 from nearfold.arrays import Float32
 from nearfold.errors import ParameterError
-from nearfold.quantizers.base import Codes, FaissQuantizer, Score, Tensors, faiss_metric
+from nearfold.quantizers.base import (
+    Codes,
+    FaissQuantizer,
+    Score,
+    Tensors,
+    exact_tensors,
+    faiss_metric,
+    faiss_ready,
+)
 
 __all__ = ["RABITQ", "RaBitQ", "rabitq_bytes"]
 
@@ -45,7 +53,7 @@ class RaBitQ(FaissQuantizer):
 
     def encode(self, vectors: Float32) -> Codes:
         """Return the codes of vectors (n, width): shape (n, code_size), uint8."""
-        codes: Codes = self.index(self._score).sa_encode(np.ascontiguousarray(vectors, np.float32))
+        codes: Codes = self.index(self._score).sa_encode(faiss_ready(vectors))
         return codes
 
     def decode(self, codes: Codes) -> Float32:
@@ -68,9 +76,17 @@ class RaBitQ(FaissQuantizer):
     @classmethod
     def from_tensors(cls, name: str, width: int, tensors: Tensors) -> Self:
         """Return the quantiser that a file describes."""
-        if name not in RABITQ or tensors["center"].shape != (width,):
-            raise ValueError(f"{name} of {width} dimensions has a center {tensors['center'].shape}")
-        return cls(name, tensors["center"], "l2" if tensors["l2"][0] else "ip")
+        if name not in RABITQ:
+            raise ValueError(f"{name!r:.60} is none of {', '.join(RABITQ)}")
+        center, l2 = exact_tensors(name, tensors, {"center": (width,), "l2": (1,)})
+        if l2[0] not in (0, 1):
+            raise ValueError(f"{name} marks its score by {l2[0]}, which is neither 0 nor 1")
+        return cls(name, center, "l2" if l2[0] else "ip")
+
+    @property
+    def score(self) -> Score:
+        """How its codes are made to be compared."""
+        return self._score
 
     def index(self, score: Score) -> Any:
         """Return an empty faiss index."""

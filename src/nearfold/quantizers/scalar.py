@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any, Self
 
 import faiss
-import numpy as np
 
 from nearfold.arrays import Float32
-from nearfold.quantizers.base import FaissQuantizer, Score, Tensors, faiss_metric, own_lists
+from nearfold.quantizers.base import (
+    FaissQuantizer,
+    Score,
+    Tensors,
+    exact_tensors,
+    faiss_metric,
+    faiss_ready,
+    own_lists,
+)
 
 __all__ = ["FLOATS", "SCALARS", "Floats", "Scalar"]
 
@@ -35,10 +42,11 @@ class Floats(FaissQuantizer):
         return {}
 
     @classmethod
-    def from_tensors(cls, name: str, width: int, tensors: Tensors) -> Self:  # noqa: ARG003
+    def from_tensors(cls, name: str, width: int, tensors: Tensors) -> Self:
         """Return the quantiser of this name."""
         if name not in FLOATS:
-            raise ValueError(f"{name} is neither of {', '.join(FLOATS)}")
+            raise ValueError(f"{name!r:.60} is none of {', '.join(FLOATS)}")
+        exact_tensors(name, tensors, {})
         return cls(name, width)
 
     def index(self, score: Score) -> Any:
@@ -84,7 +92,7 @@ class Scalar(FaissQuantizer):
     def train(cls, name: str, vectors: Float32) -> Self:
         """Return the quantiser whose ranges are those of vectors (n, width)."""
         index = cls._untrained(name, vectors.shape[1], "ip")
-        index.train(np.ascontiguousarray(vectors))
+        index.train(faiss_ready(vectors))
         return cls(name, vectors.shape[1], faiss.vector_to_array(index.sq.trained))
 
     @staticmethod
@@ -105,9 +113,12 @@ class Scalar(FaissQuantizer):
     @classmethod
     def from_tensors(cls, name: str, width: int, tensors: Tensors) -> Self:
         """Return the quantiser that a file describes."""
-        if name not in SCALARS or tensors["ranges"].shape != (2 * width,):
-            raise ValueError(f"{name} of {width} dimensions has ranges {tensors['ranges'].shape}")
-        return cls(name, width, tensors["ranges"])
+        if name not in SCALARS:
+            raise ValueError(f"{name!r:.60} is none of {', '.join(SCALARS)}")
+        (ranges,) = exact_tensors(name, tensors, {"ranges": (2 * width,)})
+        if (ranges[width:] < 0).any():
+            raise ValueError(f"{name} has a range whose largest value is below its least")
+        return cls(name, width, ranges)
 
     def index(self, score: Score) -> Any:
         """Return an empty faiss index."""

@@ -22,7 +22,7 @@ MEASURE = (
     "Queries are held out and no method has seen them. The truth is an exact search in all dimensions, with "
     "equally near rows all counted as right. P@k is the share of the true k nearest that are among the k "
     "nearest after folding; k-in-R the share among the R nearest, which a re-rank of R candidates recovers. "
-    "Brackets are 95% bootstrap intervals over queries; differences between methods are paired by query. "
+    "Brackets are 95% confidence intervals over queries; differences between methods are paired by query. "
     "Times are wall time of one run on this machine. Places that Isomap, UMAP and MDS give to rows are "
     "searched with Euclidean distance, whatever the rows were near in."
 )

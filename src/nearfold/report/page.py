@@ -7,16 +7,23 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
+from html import escape as escape_html
 from importlib import resources
 from typing import Any, NamedTuple
 
+from nearfold.credentials import redacted
 from nearfold.files import replacing
+from nearfold.printable import printable
 
 __all__ = ["Cell", "Chart", "Page", "Part", "Table", "Text"]
 
 # Nothing may be fetched, whatever a chart or a name in the data says.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def escape(text: str) -> str:
+    """Return text that may be anybody's for HTML: no tags, no passwords, nothing that turns or hides it."""
+    return escape_html(printable(redacted(text), keep="\n"))
 
 
 class Cell(NamedTuple):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from nearfold.arrays import Float32
+from nearfold.credentials import redacted
 from nearfold.version import __version__
 
 __all__ = ["command_line", "fingerprint", "provenance", "versions"]
@@ -45,7 +46,7 @@ def versions() -> dict[str, str]:
 
 
 def command_line() -> str:
-    """Return the command that is running, as one would type it."""
+    """Return the command that is running, as one would type it, without passwords."""
     program = Path(sys.argv[0]).name
     program = "nearfold" if program in ("__main__.py", "nearfold") else program
-    return shlex.join([program, *sys.argv[1:]])
+    return shlex.join([program, *map(redacted, sys.argv[1:])])

@@ -71,6 +71,10 @@ class DaskEngine:
         except (OSError, ValueError) as error:
             raise FileError(f"{address}: no Dask scheduler answers there ({error})") from error
 
+    @property
+    def memory(self) -> None:
+        """None: rows are held by the workers."""
+
     def _window(self) -> int:
         return _AHEAD * max(1, sum(int(n) for n in self._client.nthreads().values()))
 

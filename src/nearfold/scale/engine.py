@@ -24,6 +24,11 @@ Progress = tuple[int, Callable[[], Scan]]
 class Engine(Protocol):
     """Does work on shards."""
 
+    @property
+    def memory(self) -> int | None:
+        """The bytes that work on this machine may take; None where others do it."""
+        ...
+
     def take(self, source: Source, column: str | None, rows: Int64) -> npt.NDArray[Any]:
         """Return the rows of these numbers (rising), shape (len(rows), d)."""
         ...

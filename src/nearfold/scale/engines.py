@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nearfold.memory import default_budget
 from nearfold.scale.dask import DaskEngine
 from nearfold.scale.engine import Engine
 from nearfold.scale.local import LocalEngine
@@ -9,7 +10,7 @@ from nearfold.scale.local import LocalEngine
 __all__ = ["engine_for"]
 
 
-def engine_for(scheduler: str | None = None, memory: int = 1_500_000_000) -> Engine:
+def engine_for(scheduler: str | None = None, memory: int | None = None) -> Engine:
     """Return the engine of this machine, or of the Dask cluster whose scheduler is at an address.
 
     Parameters
@@ -17,7 +18,7 @@ def engine_for(scheduler: str | None = None, memory: int = 1_500_000_000) -> Eng
     scheduler
         Such as "tcp://host:8786"; None for this machine.
     memory
-        Bytes that the work may take.
+        Bytes that the work may take on this machine; None for half of its memory, or of its container's.
 
     Raises
     ------
@@ -27,5 +28,5 @@ def engine_for(scheduler: str | None = None, memory: int = 1_500_000_000) -> Eng
         Nobody answers at the address.
     """
     if scheduler is None:
-        return LocalEngine(memory)
+        return LocalEngine(default_budget() if memory is None else memory)
     return DaskEngine.connect(scheduler)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from nearfold.arrays import Float32, check_metric, normalize_rows, resolve_components, row_norms
+from nearfold.arrays import Float32, check_directions, check_metric, check_tiny, resolve_components
 from nearfold.encoder import Encoder
-from nearfold.errors import DataError, FileError, ParameterError
+from nearfold.errors import DataError, FileError, NearfoldWarning, ParameterError
 from nearfold.evaluation.watch import (
     IN_SAMPLE_ROWS,
     SAMPLE_SIZES,
@@ -20,17 +22,20 @@ from nearfold.evaluation.watch import (
     held_back_figures,
     with_figures,
 )
-from nearfold.io.base import Source
+from nearfold.files import held_file
+from nearfold.io.base import Layout, Source
 from nearfold.io.vectors import as_source, checked_rows, read_source
 from nearfold.methods.base import FoldEstimator
 from nearfold.methods.nearfold import NearFold
 from nearfold.methods.scanned import ScanFold
 from nearfold.progress import stage
 from nearfold.sampling import fingerprint_of, fingerprint_rows, sampled_rows
+from nearfold.scale.budget import LEAST_ANCHORS, affordable_anchors, scan_bytes
 from nearfold.scale.engine import Engine
 from nearfold.scale.engines import engine_for
 from nearfold.scale.state import ScanState, input_digests, read_state, write_state
 from nearfold.scan import Kept, Request, Scan, anchors_of, prepared
+from nearfold.threads import blas_threads
 
 __all__ = ["fit_files", "scans", "with_neighbors"]
 
@@ -93,7 +98,7 @@ def fit_files(
     source
         A file, a folder of files, a URL, or what `open_source` made of one.
     engine
-        From `engine_for`; None for this machine with a budget of 1.5 GB.
+        From `engine_for`; None for this machine with half of its memory.
     column
         The column of vectors, where there are several.
     queries
@@ -111,7 +116,7 @@ def fit_files(
     DataError
         A row is not finite, or zero under cosine.
     FileError
-        A file can't be read, or the state belongs to other data or parameters.
+        A file can't be read, or the state belongs to other data or parameters, or another run holds it.
     """
     source, engine = as_source(source, column), engine or engine_for()
     layout = source.layout
@@ -121,42 +126,96 @@ def fit_files(
     request = _request(estimator, source, queries)
     if request is None or not isinstance(estimator, ScanFold):
         raise ParameterError(f"{type(estimator).__name__} needs all rows in memory: fit it to an array")
+    earlier = read_state(state) if state is not None and os.path.exists(state) else None  # noqa: PTH110
+    if isinstance(estimator, NearFold) and estimator.n_anchors is None:
+        n_anchors = request.n_anchors
+        if earlier is not None:
+            # What was begun is gone on with, whatever the budget allows now.
+            n_anchors = min(n_anchors, earlier.request.n_anchors)
+        request = _affordable(request._replace(n_anchors=n_anchors), source, engine)
     rows = np.empty(0, np.int64)
+    if request.queries is not None and request.normalize:
+        check_directions(request.queries, "queries")
     if request.queries is None:
         rows = sampled_rows(layout.rows, request.n_anchors, request.seed)
     watched_rows = sampled_rows(layout.rows, SAMPLE_SIZES[-1], request.seed + 1)
     marks = fingerprint_rows(layout.rows)
     # All samples by one reading, where files can only be read through.
     together = np.union1d(np.union1d(rows, watched_rows), marks)
-    drawn = checked_rows(engine.take(source, column, together), together, source.path)
-    if request.normalize and len(zero := np.flatnonzero(row_norms(drawn) == 0)):
-        # Said with the row's own number, which nobody knows later.
-        normalize_rows(drawn[zero[:1]], source.path, first_row=int(together[zero[0]]))
-    sample = Kept(watched_rows, drawn[np.searchsorted(together, watched_rows)])
+    drawn = checked_rows(
+        engine.take(source, column, together), together, source, directions=request.normalize
+    )
+    check_tiny(drawn, estimator.metric, source.path)
+    every = len(watched_rows) == len(together)
+    sample = Kept(watched_rows, drawn if every else drawn[np.searchsorted(together, watched_rows)])
+    fingerprint = fingerprint_of(drawn[np.searchsorted(together, marks)], layout.rows)
     anchors = None
     if request.queries is not None:
         asked = request.queries[sampled_rows(len(request.queries), request.n_anchors, request.seed)]
         anchors = anchors_of(asked, None, request, sample.vectors)
     elif request.n_anchors:
         anchors = anchors_of(drawn[np.searchsorted(together, rows)], rows, request, sample.vectors)
+    del drawn
     inputs = () if state is None else input_digests(source)
     begun = ScanState(request, anchors, layout.rows, 0, None, sample, inputs)
     finished = _scanned(source, column, engine, begun, state)
     assert finished.scan is not None
     n_components = resolve_components(estimator.n_components, layout.n_features)
     encoder = estimator.learn_from_scan(finished.scan, finished.anchors, n_components, request)
-    encoder = encoder.with_facts(
-        fingerprint=fingerprint_of(drawn[np.searchsorted(together, marks)], layout.rows)
-    )
+    encoder = encoder.with_facts(fingerprint=fingerprint)
     if watch and layout.rows >= IN_SAMPLE_ROWS:
         encoder = with_figures(encoder, figures_of(encoder, sample.vectors))
+    elif watch and not _second_fit_fits(layout, engine):
+        warnings.warn(
+            f"memory={(engine.memory or 0) / 1e6:.0f}MB is too little for the second fit that notes what "
+            f"`drift` compares with; it is left out: allow "
+            f"{-(-_second_fit_bytes(layout) // 1_000_000)}MB for it",
+            NearfoldWarning,
+            stacklevel=2,
+        )
     elif watch:
-        X = read_source(source)
+        # What the first fit held is not kept through the second.
+        del sample, anchors, begun, finished
         options = {} if queries is None else {"queries": queries}
-        encoder = with_figures(encoder, held_back_figures(estimator, X, **options))
+        encoder = with_figures(encoder, held_back_figures(estimator, read_source(source), **options))
     estimator.n_features_in_ = layout.n_features
     estimator.encoder_ = encoder
     return encoder
+
+
+def _second_fit_bytes(layout: Layout) -> int:
+    """Return the bytes that a fit of most rows in memory takes: the rows, those learned from, neighbours."""
+    return 3 * 4 * layout.rows * layout.n_features + scan_bytes(
+        layout.rows, layout.n_features, 0, 0, blas_threads()
+    )
+
+
+def _second_fit_fits(layout: Layout, engine: Engine) -> bool:
+    return engine.memory is None or _second_fit_bytes(layout) <= engine.memory
+
+
+def _affordable(request: Request, source: Source, engine: Engine) -> Request:
+    """Return a request for as many anchors as the engine's memory allows, and say where those are fewer."""
+    if engine.memory is None:
+        return request
+    layout, k = source.layout, request.k + (request.queries is None)
+    sizes = layout.rows, layout.n_features
+    n_anchors = affordable_anchors(
+        *sizes, request.n_anchors, k, blas_threads(), engine.memory, request.metric
+    )
+    if n_anchors == 0:
+        # The scan says what it needs.
+        return request._replace(n_anchors=min(LEAST_ANCHORS, request.n_anchors))
+    if n_anchors < request.n_anchors:
+        needed = scan_bytes(*sizes, request.n_anchors, k, blas_threads(), request.metric)
+        warnings.warn(
+            f"memory={engine.memory / 1e6:.0f}MB holds the neighbourhoods of {n_anchors} anchors, not of "
+            f"{request.n_anchors}: the fold may keep a little less; allow "
+            f"{-(-needed // 1_000_000)}MB for all of them",
+            NearfoldWarning,
+            stacklevel=3,
+        )
+    return request._replace(n_anchors=n_anchors)
 
 
 def with_neighbors(
@@ -178,7 +237,7 @@ def with_neighbors(
         return scan
     missing = missing[missing >= number_from]
     numbers = missing - number_from
-    vectors = checked_rows(engine.take(source, column, numbers), numbers, source.path)
+    vectors = checked_rows(engine.take(source, column, numbers), numbers, source)
     return scan.filled([*rows, Kept(missing, prepared(vectors, request, scan.shift))])
 
 
@@ -193,8 +252,19 @@ def _scanned(
     begun: ScanState,
     path: str | os.PathLike[str] | None,
 ) -> ScanState:
-    """Scan what is left to scan, keeping the state in a file."""
-    if path is not None and os.path.exists(path):  # noqa: PTH110
+    """Scan what is left to scan, keeping the state in a file, which nobody else changes meanwhile."""
+    with nullcontext() if path is None else held_file(path):
+        return _scanned_on(source, column, engine, begun, path)
+
+
+def _scanned_on(
+    source: Source,
+    column: str | None,
+    engine: Engine,
+    begun: ScanState,
+    path: str | os.PathLike[str] | None,
+) -> ScanState:
+    if path is not None and os.path.lexists(path):
         earlier = read_state(path)
         if difference := earlier.continues(begun):
             raise FileError(f"{path}: holds the scan of {difference}; name another file or remove it")

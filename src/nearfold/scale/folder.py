@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from nearfold.errors import FileError, NearfoldError
 from nearfold.files import checksum, held
@@ -22,11 +22,12 @@ from nearfold.pipeline.pipeline import Applied
 from nearfold.progress import stage
 from nearfold.scale.engine import Engine
 from nearfold.scale.engines import engine_for
-from nearfold.scale.ledger import Entry, Ledger
+from nearfold.scale.ledger import MANIFEST, Entry, Ledger, check_shards, read_manifest
+from nearfold.scale.naming import Piece, check_distinct, check_names, output_names
 from nearfold.scale.shards import absolute
-from nearfold.scale.transform import check_output, folded_chunks, folded_layout
+from nearfold.scale.transform import check_output, folded_chunks, folded_layout, keeps_columns
 
-__all__ = ["Folded", "fold_folder"]
+__all__ = ["Folded", "VerifiedFolder", "fold_folder", "verify_folder"]
 
 # float32 bytes of input that make one output file, where the input is one file.
 _SHARD_BYTES = 128 << 20
@@ -53,17 +54,39 @@ class Folded(NamedTuple):
     set_aside: tuple[Entry, ...]
 
 
+class VerifiedFolder(NamedTuple):
+    """What a folded folder holds, every byte of which was compared with its manifest's checksums.
+
+    Parameters
+    ----------
+    rows
+        Folded rows.
+    shards
+        Files of them.
+    bytes
+        Of those files.
+    set_aside
+        Inputs that could not be read when the folder was written.
+    unlisted
+        Further files that the manifest doesn't name, and that a reader of the folder would take.
+    """
+
+    rows: int
+    shards: int
+    bytes: int
+    set_aside: int
+    unlisted: int
+
+
 class _Task(NamedTuple):
     """A shard to fold, wherever that is done."""
 
     encoder: Applied
     path: str
     column: str | None
-    start: int
-    stop: int
+    shard: Entry
     out: str
     dtype: str
-    entry: Entry
 
 
 class _BadInputError(Exception):
@@ -86,7 +109,8 @@ def fold_folder(
 
     A folder's files keep their names; one file becomes part-00000, part-00001, ... Order and other
     columns are kept. The folder has a manifest with a checksum a file. Only one run at a time can
-    write to it, and a finished one is left as it is.
+    write to it, and a finished one is left as it is, once every file is found to be what its
+    checksum says. No file that the folder's own record doesn't name is ever replaced.
 
     Parameters
     ----------
@@ -99,7 +123,7 @@ def fold_folder(
     out
         The folder; missing, empty, or of an earlier run of the same.
     engine
-        From `engine_for`; None for this machine with a budget of 1.5 GB.
+        From `engine_for`; None for this machine with half of its memory.
     suffix
         The format of the files, such as ".parquet"; None for the input's own, or Parquet where that
         can't be written.
@@ -115,8 +139,9 @@ def fold_folder(
     DataError
         The source's width is not the encoder's, or a row is not finite.
     FileError
-        An input can't be read, the folder is held by another run or has something else in it, or
-        can't be written.
+        An input can't be read; two inputs would become one file; the folder is held by another run,
+        has something else in it or a shard that has changed, lies in the input folder or around it,
+        or can't be written.
     """
     source, engine = as_source(source, column), engine or engine_for()
     folder = Path(out)
@@ -124,23 +149,36 @@ def fold_folder(
     if suffix not in WRITABLE:
         raise FileError(f"{folder}: {suffix} can't be written; use {', '.join(WRITABLE)}")
     check_output(encoder, source, os.fspath(out), suffix)
-    tasks = _tasks(encoder, source, column, folder, suffix, dtype)
+    _check_apart(source, folder)
+    pieces = _pieces(source, suffix)
+    check_names(pieces)
+    shards = [piece.shard for piece in pieces]
     plan = {
         "encoder": _identity(encoder),
         "dimensions": [encoder.n_features, encoder.n_components],
         "dtype": np.dtype(dtype).name,
-        "cut": [[t.entry.source, t.entry.start, t.entry.stop, t.entry.file] for t in tasks],
+        "cut": _sha256([[s.source, s.start, s.stop, s.file] for s in shards]),
     }
     with held(folder):
-        ledger = Ledger(folder, {**plan, "cut": _sha256(plan["cut"])}, _state_of(source))
+        check_distinct(folder, pieces)
+        ledger = Ledger(folder, plan, _state_of(source), shards)
+        written = 0
         if not ledger.complete:
+            tasks = [
+                _Task(
+                    encoder,
+                    absolute(piece.path),
+                    column,
+                    piece.shard,
+                    str(ledger.hidden(piece.shard).absolute()),
+                    np.dtype(dtype).name,
+                )
+                for piece in pieces
+            ]
             written = _write_missing(tasks, ledger, engine, skip_bad=skip_bad)
             noted = [Entry(_name(source, name), 0, 0, None, error=str(error)) for name, error in unreadable]
-            ledger.finish([(t.entry.source, t.entry.start) for t in tasks], noted)
-        else:
-            written = 0
-    entries = list(ledger.entries.values())
-    kept = [entry for entry in entries if entry.file is not None]
+            ledger.finish(noted)
+    kept = [entry for entry in ledger.entries.values() if entry.file is not None]
     return Folded(
         rows=sum(entry.stop - entry.start for entry in kept),
         shards=len(kept),
@@ -149,11 +187,46 @@ def fold_folder(
     )
 
 
+def verify_folder(folder: str | os.PathLike[str]) -> VerifiedFolder:
+    """Check that every shard of a folded folder is there as its manifest says, by its full digest.
+
+    Parameters
+    ----------
+    folder
+        What `fold_folder` wrote.
+
+    Raises
+    ------
+    FileError
+        A shard is missing or has changed, and is named; the manifest is missing, damaged or
+        contradicts itself; or the run that writes the folder has not finished.
+    """
+    home = Path(folder)
+    manifest = read_manifest(home)
+    if manifest is None:
+        raise FileError(
+            f"{home}: has no {MANIFEST}, so it can't be verified; give a folder that `apply` finished"
+        )
+    check_shards(home, manifest.shards)
+    written = {entry.file: entry for entry in manifest.shards if entry.file is not None}
+    return VerifiedFolder(
+        rows=manifest.rows,
+        shards=len(written),
+        bytes=sum(entry.bytes for entry in written.values()),
+        set_aside=len(manifest.set_aside),
+        unlisted=sum(_name_below(home, file.path) not in written for file in Location.of(home).files()),
+    )
+
+
+def _name_below(folder: Path, path: str) -> str:
+    return Path(path).relative_to(folder).as_posix()
+
+
 def _write_missing(tasks: list[_Task], ledger: Ledger, engine: Engine, *, skip_bad: bool) -> int:
     """Fold the shards that are not there yet; return how many files that made."""
-    todo = [task for task in tasks if (task.entry.source, task.entry.start) not in ledger.entries]
+    todo = [task for task in tasks if task.shard.key not in ledger.entries]
     written = 0
-    with stage("fold", sum(task.stop - task.start for task in tasks)) as advance:
+    with stage("fold", sum(task.shard.stop - task.shard.start for task in tasks)) as advance:
         advance(sum(entry.stop - entry.start for entry in ledger.entries.values()))
         for entry in engine.map(_fold_shard, todo):
             if entry.error is not None and not skip_bad:
@@ -165,19 +238,15 @@ def _write_missing(tasks: list[_Task], ledger: Ledger, engine: Engine, *, skip_b
 
 
 def _fold_shard(task: _Task) -> Entry:
-    """Fold one shard into its file; return its entry, or why it is to be set aside."""
-    out = Path(task.out)
+    """Fold one shard into its hidden file; return its entry, or why it is to be set aside."""
+    out, start, stop = Path(task.out), task.shard.start, task.shard.stop
     try:
         try:
             source = open_source(task.path, task.column)
         except NearfoldError as error:
             raise _BadInputError(str(error)) from error
-        layout = folded_layout(
-            task.encoder, source.layout, task.stop - task.start, out.suffix.lower(), task.dtype
-        )
-        chunks = folded_chunks(
-            task.encoder, source, task.start, task.stop, others=layout.others is not None, dtype=task.dtype
-        )
+        layout = folded_layout(task.encoder, source, stop - start, out.suffix.lower(), task.dtype)
+        chunks = folded_chunks(task.encoder, source, start, stop, columns=layout.others, dtype=task.dtype)
         out.parent.mkdir(parents=True, exist_ok=True)
         with open_sink(out, layout) as sink:
             while True:
@@ -189,47 +258,24 @@ def _fold_shard(task: _Task) -> Entry:
                     break
                 sink.write(chunk)
     except _BadInputError as error:
-        return task.entry._replace(file=None, error=str(error))
+        return replace(task.shard, file=None, error=str(error))
     size, digest = checksum(out)
-    return task.entry._replace(bytes=size, sha256=digest)
+    return replace(task.shard, bytes=size, sha256=digest)
 
 
-def _tasks(
-    encoder: Applied,
-    source: Source,
-    column: str | None,
-    folder: Path,
-    suffix: str,
-    dtype: npt.DTypeLike,
-) -> list[_Task]:
-    """Return a task for each output file."""
-    pieces: list[tuple[Source, str, int, int, str]] = []
+def _pieces(source: Source, suffix: str) -> list[Piece]:
+    """Return a piece for each output file."""
     if source.parts[0] is source:
         rows = max(1, _SHARD_BYTES // (4 * source.layout.n_features))
         name = _name(source, source.path)
-        pieces = [
-            (source, name, start, stop, f"part-{i:05d}{suffix}")
+        return [
+            Piece(source.path, Entry(name, start, stop, f"part-{i:05d}{suffix}"))
             for i, (start, stop) in enumerate(source.pieces(rows))
         ]
-    else:
-        names = [_name(source, part.path) for part in source.parts]
-        outs = [str(Path(name).with_suffix(suffix)) for name in names]
-        # Files that differ in their ending alone keep it.
-        doubled = {out for out, count in Counter(outs).items() if count > 1}
-        for part, name, out in zip(source.parts, names, outs, strict=True):
-            pieces.append((part, name, 0, part.layout.rows, name + suffix if out in doubled else out))
+    names = [_name(source, part.path) for part in source.parts]
     return [
-        _Task(
-            encoder,
-            absolute(part.path),
-            column,
-            start,
-            stop,
-            str(folder.absolute() / out),
-            np.dtype(dtype).name,
-            Entry(name, start, stop, out),
-        )
-        for part, name, start, stop, out in pieces
+        Piece(part.path, Entry(name, 0, part.layout.rows, out))
+        for part, name, out in zip(source.parts, names, output_names(names, suffix), strict=True)
     ]
 
 
@@ -241,7 +287,22 @@ def _name(source: Source, path: str) -> str:
 
 def _suffix_of(source: Source) -> str:
     suffix = Location.of(source.parts[0].path).suffix
-    return suffix if suffix in (".npy", ".parquet", ".arrow", ".feather") else ".parquet"
+    if suffix not in (".npy", ".parquet", ".arrow", ".feather"):
+        return ".parquet"
+    # In a folder of several formats, what holds the columns of all.
+    return ".parquet" if source.layout.others is not None and not keeps_columns(suffix) else suffix
+
+
+def _check_apart(source: Source, folder: Path) -> None:
+    """Refuse a folder for the output that lies in the input's, or around it: its files would be read too."""
+    mine = Location.of(source.path).local
+    if mine is None or not mine.is_dir():
+        return
+    inner, outer = folder.resolve(), mine.resolve()
+    if inner.is_relative_to(outer):
+        raise FileError(f"{folder}: lies in the input folder {source.path}; name a folder beside it")
+    if outer.is_relative_to(inner):
+        raise FileError(f"{folder}: has the input folder {source.path} in it; name an empty folder")
 
 
 def _identity(encoder: Applied) -> str:
@@ -256,10 +317,11 @@ def _sha256(value: Any) -> str:
 
 
 def _state_of(source: Source) -> str:
-    """Return a digest of the inputs' sizes and, on this machine, times of change."""
+    """Return a digest of the inputs' sizes, columns and, on this machine, times of change."""
     states = []
     for part in source.parts:
         local = Location.of(part.path).local
         changed = local.stat().st_mtime_ns if local is not None and local.exists() else 0
-        states.append([part.path, part.layout.rows, changed])
+        columns = "" if part.layout.others is None else str(part.layout.others)
+        states.append([_name(source, part.path), part.layout.rows, changed, columns])
     return _sha256(states)

@@ -8,13 +8,15 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from nearfold.arrays import check_metric
 from nearfold.errors import ParameterError
 from nearfold.io.base import Source
 from nearfold.io.vectors import located_chunks
+from nearfold.scale.budget import chunks_held, least_chunk, scan_bytes
 from nearfold.scale.engine import Progress
 from nearfold.scan import Anchors, Request, Scan
 from nearfold.scanner import Scanner
-from nearfold.threads import PENDING, blas_threads, in_order
+from nearfold.threads import blas_threads, in_order
 
 __all__ = ["LocalEngine"]
 
@@ -22,11 +24,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 Int64 = npt.NDArray[np.int64]
 
-# What Python and the libraries take before any row is read.
-_INTERPRETER = 250 << 20
-# Chunks in memory at a time: for each thread those waiting and a prepared copy, and one being read.
-_CHUNKS_A_THREAD = PENDING + 1
-_MIN_CHUNK, _MAX_CHUNK = 1 << 20, 16 << 20
+_MAX_CHUNK = 16 << 20
 
 
 class LocalEngine:
@@ -41,21 +39,25 @@ class LocalEngine:
     def __init__(self, memory: int) -> None:
         self._memory = memory
 
-    def _chunk_bytes(self, anchors: Anchors | None) -> int:
-        """Return how large chunks may be beside the neighbours carried along, or refuse the budget."""
-        blocks = 0
+    @property
+    def memory(self) -> int:
+        """The bytes that the process may take."""
+        return self._memory
+
+    def _chunk_bytes(self, rows: int, n_features: int, anchors: Anchors | None) -> int:
+        """Return how large chunks may be beside what a scan of so many rows holds, or refuse the budget."""
+        n_anchors, k, metric = 0, 0, check_metric("cosine")
         if anchors is not None:
-            # Rows carried along reach twice those needed, and are then copied once.
-            blocks = int(3 * len(anchors.vectors) * anchors.k * anchors.vectors.shape[1] * 4)
-        chunks = _CHUNKS_A_THREAD * blas_threads() + 1
-        left = self._memory - _INTERPRETER - blocks
-        if left < chunks * _MIN_CHUNK:
-            needed = -(-(_INTERPRETER + blocks + chunks * _MIN_CHUNK) // 1_000_000)
+            n_anchors, k, metric = len(anchors.vectors), anchors.k, anchors.metric
+        held = scan_bytes(rows, n_features, n_anchors, k, blas_threads(), metric)
+        if held > self._memory:
+            needed = -(-held // 1_000_000)
             raise ParameterError(
                 f"memory={self._memory / 1e6:.0f}MB is too little for this scan, which needs {needed}MB; "
                 f"allow more, or ask for fewer anchors or neighbours"
             )
-        return min(_MAX_CHUNK, left // chunks)
+        more = (self._memory - held) // chunks_held(blas_threads())
+        return min(_MAX_CHUNK, least_chunk(n_features) + more)
 
     def take(self, source: Source, column: str | None, rows: Int64) -> npt.NDArray[Any]:  # noqa: ARG002
         """Return the rows of these numbers."""
@@ -74,7 +76,8 @@ class LocalEngine:
         """Scan chunk by chunk, the next being read meanwhile."""
         scanner = Scanner(request, anchors, start=start)
         with scanner:
-            nbytes = self._chunk_bytes(anchors)
+            rows = number_from + source.layout.rows
+            nbytes = self._chunk_bytes(rows, source.layout.n_features, anchors)
             for chunk, path, row in located_chunks(source, first_row, nbytes=nbytes, finite=False):
                 scanner.see(chunk.vectors, number_from + first_row, path, row)
                 first_row += len(chunk.vectors)

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 
-from nearfold.errors import FileError, ParameterError
-from nearfold.files import replacing
-from nearfold.fold import read_safetensors, safetensors_bytes
+from nearfold.arrays import Metric
+from nearfold.errors import DataError, FileError
+from nearfold.files import held_file, replacing
+from nearfold.fold import read_metadata, read_safetensors, safetensors_bytes
 from nearfold.io.base import Source
 from nearfold.io.vectors import checked_chunks
-from nearfold.moments import Moments
-from nearfold.neighbors import Neighbors
+from nearfold.origin import sealed
+from nearfold.scale.arrays import ScanArrays
 from nearfold.scan import Anchors, Kept, Request, Scan
+from nearfold.schema import Count, Positive, Sha256, checked_json, checked_values
 from nearfold.version import __version__
 
-__all__ = ["ScanState", "input_digests", "read_state", "write_state"]
+__all__ = ["SCAN_FORMAT", "ScanState", "input_digests", "read_state", "write_state"]
 
 # Rows that tell a file from others.
 _DIGESTED = 64
 
-_FORMAT, _VERSION = "nearfold.scan", 1
+SCAN_FORMAT, _VERSION = "nearfold.scan", 1
+"""What the file of a scan is marked with."""
+_TODO = "give one that `fit --state` wrote"
 
 
 class ScanState(NamedTuple):
@@ -62,7 +67,7 @@ class ScanState(NamedTuple):
             return "other parameters"
         if self.rows != other.rows:
             return f"{self.rows} rows, not {other.rows}"
-        if _fingerprint(self.anchors) != _fingerprint(other.anchors):
+        if _fingerprint(self) != _fingerprint(other):
             return "other vectors"
         return None
 
@@ -76,21 +81,25 @@ def _asked(request: Request) -> dict[str, Any]:
     }
 
 
-def _fingerprint(anchors: Anchors | None) -> str:
-    """Return a digest of the anchors, which are rows from all over the data."""
-    if anchors is None:
-        return ""
-    rows = b"" if anchors.rows is None else anchors.rows.tobytes()
-    return hashlib.sha256(rows + anchors.vectors.tobytes()).hexdigest()
+def _fingerprint(state: ScanState) -> str:
+    """Return a digest of what tells one data set from another: rows from all over it, and its files."""
+    digest = hashlib.sha256(repr(state.inputs).encode())
+    if (anchors := state.anchors) is not None:
+        digest.update(b"" if anchors.rows is None else anchors.rows.tobytes())
+        digest.update(anchors.vectors.tobytes())
+    if (sample := state.sample) is not None:
+        digest.update(sample.ids.tobytes() + sample.vectors.tobytes())
+    return digest.hexdigest()
 
 
 def write_state(path: str | os.PathLike[str], state: ScanState) -> None:
-    """Write a scan as safetensors, atomically.
+    """Write a scan as safetensors, atomically, over an earlier one of the same data or a part of it.
 
     Raises
     ------
     FileError
-        The file can't be written.
+        The file can't be written, or is held by another run; or what is there is no scan, or holds rows
+        that this one lacks, because somebody has added them since it was read.
     """
     tensors: dict[str, Any] = {}
     if state.anchors is not None:
@@ -102,12 +111,15 @@ def write_state(path: str | os.PathLike[str], state: ScanState) -> None:
         tensors["count"] = np.array([scan.moments.count])
         if scan.neighbors is not None:
             tensors |= {"scores": scan.neighbors.scores, "ids": scan.neighbors.ids}
+            if scan.kept is None:
+                # Of rows that are not at hand; those of others are made anew.
+                tensors["marks"] = scan.neighbors.marks
         if scan.kept is not None:
             tensors |= {"kept_ids": scan.kept.ids, "kept": scan.kept.vectors}
     if state.sample is not None:
         tensors |= {"sample_rows": state.sample.ids, "sample": state.sample.vectors}
     metadata = {
-        "format": _FORMAT,
+        "format": SCAN_FORMAT,
         "format_version": str(_VERSION),
         "nearfold": __version__,
         "request": json.dumps(_asked(state.request), sort_keys=True),
@@ -117,8 +129,24 @@ def write_state(path: str | os.PathLike[str], state: ScanState) -> None:
         "inputs": json.dumps(state.inputs),
     }
     present = {name: np.ascontiguousarray(t) for name, t in tensors.items() if t is not None}
-    with replacing(path) as file:
-        file.write(safetensors_bytes(present, metadata))
+    content = safetensors_bytes(present, sealed(present, metadata))
+    with held_file(path):
+        _check_continues(Path(path), state)
+        with replacing(path) as file:
+            file.write(content)
+
+
+def _check_continues(path: Path, state: ScanState) -> None:
+    """Refuse to write over a file that is no scan, or a scan of rows that `state` lacks."""
+    if not os.path.lexists(path):
+        return
+    said, _ = _checked_metadata(path, read_metadata(path))
+    before = checked_json(said.inputs, list[Sha256], str(path), _TODO)
+    if tuple(before) != state.inputs[: len(before)]:
+        raise FileError(
+            f"{path}: holds rows that this scan lacks: it was changed since it was read, or is of other "
+            f"data; read it again and add the new rows to it, or name another file"
+        )
 
 
 def read_state(path: str | os.PathLike[str]) -> ScanState:
@@ -127,48 +155,56 @@ def read_state(path: str | os.PathLike[str]) -> ScanState:
     Raises
     ------
     FileError
-        Missing, truncated, corrupt, not a scan, or written by a later format version.
+        Missing, truncated, corrupt, not a scan, written by a later format version, or arrays that
+        don't fit each other.
     """
     metadata, tensors = read_safetensors(Path(path))
-    if metadata.get("format") != _FORMAT:
+    said, request = _checked_metadata(Path(path), metadata)
+    inputs = checked_json(said.inputs, list[Sha256], str(path), _TODO)
+    try:
+        checked = ScanArrays(tensors, request, said.k, said.rows, said.done)
+    except DataError as error:
+        raise FileError(f"{path}: not a usable scan: {error}; {_TODO}") from error
+    if checked.anchors is not None and checked.anchors.rows is None:
+        request = request._replace(queries=checked.anchors.vectors)
+    return ScanState(
+        request, checked.anchors, said.rows, said.done, checked.scan, checked.sample, tuple(inputs)
+    )
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    """What a scan's file says beside its arrays."""
+
+    request: str
+    k: Count
+    rows: Positive
+    done: Count
+    inputs: str
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """A request as the file holds it."""
+
+    metric: Metric
+    normalize: bool
+    products: Literal["float32", "float64"]
+    n_anchors: Count
+    k: Count
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+    stride: Positive
+    queries: bool
+
+
+def _checked_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[_Metadata, Request]:
+    if metadata.get("format") != SCAN_FORMAT:
         raise FileError(f"{path}: a safetensors file, but not a scan; give one that `fit --state` wrote")
     if metadata.get("format_version") != str(_VERSION):
         raise FileError(f"{path}: a scan of another format version; upgrade nearfold")
-    try:
-        return _state(metadata, tensors)
-    except (KeyError, ValueError, TypeError, ParameterError) as error:
-        raise FileError(f"{path}: not a usable scan: {error}") from error
-
-
-def _state(metadata: dict[str, str], tensors: dict[str, Any]) -> ScanState:
-    asked = json.loads(metadata["request"])
-    asked |= {"products": {"float32": np.float32, "float64": np.float64}[asked["products"]], "queries": None}
-    request = Request(**asked)
-    anchors = None
-    if "anchors" in tensors:
-        anchors = Anchors(
-            tensors["anchors"],
-            tensors.get("anchor_rows"),
-            int(metadata["k"]),
-            request.metric,
-            tensors.get("shift"),
-        )
-    if anchors is not None and anchors.rows is None:
-        request = request._replace(queries=anchors.vectors)
-    scan = None
-    if "count" in tensors:
-        moments = Moments(int(tensors["count"][0]), tensors["total"], tensors["second"])
-        scan = Scan(int(metadata["done"]), moments)
-    if scan is not None and anchors is not None:
-        shape = (len(anchors.vectors), anchors.k)
-        neighbors = Neighbors(tensors["scores"], tensors["ids"])
-        if neighbors.scores.shape != shape or neighbors.ids.shape != shape:
-            raise ValueError(f"neighbours have shape {neighbors.ids.shape}, not {shape}")
-        kept = Kept(tensors["kept_ids"], tensors["kept"]) if "kept" in tensors else None
-        scan = dataclasses.replace(scan, neighbors=neighbors, kept=kept, shift=anchors.shift)
-    sample = Kept(tensors["sample_rows"], tensors["sample"]) if "sample" in tensors else None
-    inputs = tuple(str(digest) for digest in json.loads(metadata["inputs"]))
-    return ScanState(request, anchors, int(metadata["rows"]), int(metadata["done"]), scan, sample, inputs)
+    said = checked_values(metadata, _Metadata, str(path), _TODO)
+    asked = checked_json(said.request, _Asked, str(path), _TODO)
+    products = np.float32 if asked.products == "float32" else np.float64
+    values = {**msgspec.structs.asdict(asked), "products": products, "queries": None}
+    return said, Request(**values)
 
 
 def input_digests(source: Source) -> tuple[str, ...]:

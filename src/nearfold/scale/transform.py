@@ -7,30 +7,38 @@ import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nearfold.arrays import check_finite, check_width
 from nearfold.errors import DataError, FileError, NearfoldWarning
+from nearfold.files import keeping
 from nearfold.io.base import Chunk, Layout, Source
+from nearfold.io.columns import check_columns, columns_as, without_dictionaries
+from nearfold.io.ipc import SUFFIXES as IPC
 from nearfold.io.location import Location
 from nearfold.io.vectors import checked_chunks, located_chunks, open_sink
 from nearfold.pipeline.pipeline import Applied
 from nearfold.progress import stage
 from nearfold.threads import blas_threads, in_order
 
-__all__ = ["check_output", "fold_file", "folded_chunks", "folded_layout"]
+__all__ = ["check_output", "fold_file", "folded_chunks", "folded_layout", "keeps_columns"]
 
 
-def _keeps_columns(suffix: str) -> bool:
+def keeps_columns(suffix: str) -> bool:
     """Return whether files of an ending can hold columns beside the vectors."""
-    return suffix in (".parquet", ".arrow", ".feather")
+    return suffix in (".parquet", *IPC)
 
 
-def folded_layout(encoder: Applied, have: Layout, rows: int, suffix: str, dtype: npt.DTypeLike) -> Layout:
-    """Return the layout of folded vectors in a file of some ending."""
-    others = have.others if _keeps_columns(suffix) else None
+def folded_layout(encoder: Applied, source: Source, rows: int, suffix: str, dtype: npt.DTypeLike) -> Layout:
+    """Return the layout of so many folded vectors of a source in a file of some ending."""
+    have = source.layout
+    others = have.others if keeps_columns(suffix) else None
+    if others is not None and suffix in IPC and Location.of(source.path).suffix not in IPC:
+        # An Arrow file has one dictionary a column, where other files have one every so many rows.
+        others = without_dictionaries(others)
     origin = {"fold": repr(encoder)}
     return Layout(rows, encoder.n_components, np.dtype(dtype), have.name, others, origin)
 
@@ -41,7 +49,7 @@ def check_output(encoder: Applied, source: Source, out: str, suffix: str) -> Non
     check_width(source.path, have.n_features, encoder.n_features)
     if Location.of(source.path).holds(out):
         raise FileError(f"{out}: is the input itself; name another output")
-    if have.others is not None and not _keeps_columns(suffix):
+    if have.others is not None and not keeps_columns(suffix):
         warnings.warn(
             f"{out}: only Parquet and Arrow keep the columns {', '.join(have.others.names)}; "
             f"they are left out",
@@ -56,27 +64,33 @@ def folded_chunks(
     start: int,
     stop: int | None,
     *,
-    others: bool,
+    columns: Any,
     dtype: npt.DTypeLike,
 ) -> Iterator[Chunk]:
-    """Yield a source's chunks folded; an error names file and row."""
+    """Yield a source's chunks folded, with other columns of a schema; an error names file and row."""
     first = start
-    for chunk in checked_chunks(source, start, stop, others=others, finite=False):
-        yield _fold_chunk(encoder, chunk, source.path, first, dtype)
+    for chunk in checked_chunks(source, start, stop, others=columns is not None, finite=False):
+        yield _fold_located((chunk, source.path, first), encoder, dtype, columns)
         first += len(chunk.vectors)
 
 
-def _fold_chunk(encoder: Applied, chunk: Chunk, path: str, first_row: int, dtype: npt.DTypeLike) -> Chunk:
+def _fold_located(
+    located: tuple[Chunk, str, int], encoder: Applied, dtype: npt.DTypeLike, columns: Any
+) -> Chunk:
+    chunk, path, first_row = located
     try:
         folded = encoder.transform(chunk.vectors, dtype=dtype)
     except DataError:
         check_finite(chunk.vectors, path, first_row)
         raise
-    return Chunk(folded, chunk.others)
+    others = None if columns is None else columns_as(chunk.others, len(folded), columns, path)
+    return Chunk(folded, others)
 
 
-def _fold_located(located: tuple[Chunk, str, int], encoder: Applied, dtype: npt.DTypeLike) -> Chunk:
-    return _fold_chunk(encoder, *located, dtype)
+def _local_paths(source: Source) -> list[Path]:
+    """Return what of a source lies on this machine: it and its files, which may be links out of it."""
+    places = [Location.of(path).local for path in {source.path, *(part.path for part in source.parts)}]
+    return [place for place in places if place is not None]
 
 
 def fold_file(
@@ -85,7 +99,8 @@ def fold_file(
     """Fold every vector of `source` and write the result to one file, in order.
 
     Memory is bounded by some chunks of rows, except for .npz, which is read whole. Other columns
-    go from Parquet or Arrow to Parquet or Arrow.
+    go from Parquet or Arrow to Parquet or Arrow. Where the files of a folder have different ones, the
+    result has all: null where a file lacks one, of a type that holds every file's values.
 
     Parameters
     ----------
@@ -107,15 +122,18 @@ def fold_file(
     DataError
         The source's width is not the encoder's, or a row is not finite.
     FileError
-        A file can't be read or written, or `out` is the source itself.
+        A file can't be read or written, `out` is the source or one of its files, or types of a column
+        conflict between files.
     """
     suffix = Path(out).suffix.lower()
     check_output(encoder, source, os.fspath(out), suffix)
-    layout = folded_layout(encoder, source.layout, source.layout.rows, suffix, dtype)
+    layout = folded_layout(encoder, source, source.layout.rows, suffix, dtype)
     others = layout.others is not None
-    with open_sink(out, layout) as sink, stage("fold", layout.rows) as advance:
+    if others:
+        check_columns(source.parts, layout.name)
+    with keeping(_local_paths(source)), open_sink(out, layout) as sink, stage("fold", layout.rows) as advance:
         chunks = located_chunks(source, others=others, finite=False)
-        work = partial(_fold_located, encoder=encoder, dtype=dtype)
+        work = partial(_fold_located, encoder=encoder, dtype=dtype, columns=layout.others)
         # Reading and writing go on in this thread while others compute.
         for chunk in in_order(work, chunks, max(2, blas_threads())):
             sink.write(chunk)

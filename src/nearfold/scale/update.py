@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from nearfold.arrays import check_width
+from nearfold.copies import distinct_rows
 from nearfold.encoder import Encoder
-from nearfold.errors import DataError, FileError, ParameterError
+from nearfold.errors import FileError, ParameterError
 from nearfold.evaluation.watch import IN_SAMPLE_ROWS, SAMPLE_SIZES, figures_of, with_figures
 from nearfold.io.base import Source
 from nearfold.io.vectors import as_source, checked_rows
-from nearfold.methods.objective import loss_of_fold
+from nearfold.methods.objective import check_told_apart, loss_of_fold, score_spread
 from nearfold.methods.registry import make
 from nearfold.methods.scanned import ScanFold
 from nearfold.neighbors import Neighbors, nearest
@@ -86,7 +87,7 @@ def update_files(
     column
         The column of vectors, where there are several.
     engine
-        From `engine_for`; None for this machine with a budget of 1.5 GB.
+        From `engine_for`; None for this machine with half of its memory.
     min_gain
         By which share of itself held-out loss must fall for the encoder to be replaced: who
         replaces it folds everything again.
@@ -106,6 +107,10 @@ def update_files(
     check_width(source.path, source.layout.n_features, encoder.n_features)
     if state.scan.moments.n_features != encoder.n_features or state.request.metric != encoder.metric:
         raise FileError("the scan is not that of this encoder; give the state that its fit wrote")
+    estimator = make(encoder.method, encoder.n_components, **_parameters(encoder))
+    if not isinstance(estimator, ScanFold):
+        raise ParameterError(f"method {encoder.method} can't be updated: it needs all rows at once")
+    _check_asked(estimator, encoder, state)
     digests = input_digests(source)
     if doubled := [part.path for part, d in zip(source.parts, digests, strict=True) if d in state.inputs]:
         raise FileError(f"{doubled[0]}: is in the scan already; give new rows alone")
@@ -113,9 +118,6 @@ def update_files(
     anchors, start, sample = _grown(state, source, column, engine, total)
     scan = _scan_new_rows(state, source, column, engine, anchors, start)
     grown = ScanState(state.request, anchors, total, total, scan, sample, state.inputs + digests)
-    estimator = make(encoder.method, encoder.n_components, **_parameters(encoder))
-    if not isinstance(estimator, ScanFold):
-        raise ParameterError(f"method {encoder.method} can't be updated: it needs all rows at once")
     before, after = _held_out_losses(encoder, estimator, grown)
     if not after < before * (1 - min_gain):
         return Update(encoder, grown, False, source.layout.rows, before, after)
@@ -124,6 +126,17 @@ def update_files(
     if total >= IN_SAMPLE_ROWS:
         learned = with_figures(learned, figures_of(learned, sample.vectors))
     return Update(learned, grown, True, source.layout.rows, before, after)
+
+
+def _check_asked(estimator: ScanFold, encoder: Encoder, state: ScanState) -> None:
+    """Refuse a scan in which an encoder's method does not find what it learns from."""
+    asked, have = estimator.scan_request(state.rows, encoder.n_components), state.request
+    if (
+        asked is None
+        or asked.normalize != have.normalize
+        or (asked.n_anchors > 0) != (state.anchors is not None)
+    ):
+        raise FileError("the scan is not that of this encoder; give the state that its fit wrote")
 
 
 def _parameters(encoder: Encoder) -> dict[str, object]:
@@ -150,7 +163,9 @@ def _grown(
     wanted = np.union1d(rows, watched_rows)
     wanted = wanted[wanted >= state.rows]
     numbers = wanted - state.rows
-    drawn = checked_rows(engine.take(source, column, numbers), numbers, source.path)
+    drawn = checked_rows(
+        engine.take(source, column, numbers), numbers, source, directions=state.request.normalize
+    )
     fresh = Kept(wanted, drawn)
     width = source.layout.n_features
     sample = Kept.gathered([state.sample, fresh], watched_rows, width)
@@ -170,18 +185,17 @@ def _grown(
         rows=np.concatenate([old.rows[staying], new_rows]),
         floor=None,
     )
-    neighbors = Neighbors(
-        np.concatenate([known.scores, found.scores]), np.concatenate([known.ids, found.ids])
-    )
-    return anchors, replace(state.scan, neighbors=neighbors), sample
+    once = distinct_rows(anchors.vectors)
+    start = replace(state.scan, neighbors=known.joined(found, axis=0))
+    return anchors.chosen(once), start.of_anchors(once), sample
 
 
 def _nearest_kept(vectors: np.typing.NDArray[np.float32], kept: Kept, anchors: Anchors) -> Neighbors:
     """Return new anchors' neighbours among the old rows that are kept."""
     if not len(vectors):
-        return Neighbors.empty(0, anchors.k)
-    found = nearest(vectors, [kept.vectors], anchors.k, anchors.metric, len(kept.ids))
-    return Neighbors(found.scores, np.where(found.ids < 0, -1, kept.ids[found.ids]))
+        return Neighbors.empty(0, anchors.k, distinct=True)
+    found = nearest(vectors, [kept.vectors], anchors.k, anchors.metric, len(kept.ids), distinct=True)
+    return found._replace(ids=np.where(found.ids < 0, -1, kept.ids[found.ids]))
 
 
 def _scan_new_rows(
@@ -219,9 +233,11 @@ def _held_out_losses(encoder: Encoder, estimator: ScanFold, state: ScanState) ->
     )
     blocks = scan.of_anchors(held).blocks(anchors.chosen(held))
     rows = blocks.vectors[blocks.index]
+    # Loss is a matter of who is nearer: refused where that can't be told.
+    check_told_apart(rows, score_spread(rows, encoder.metric), "to compare by")
     values = [
         loss_of_fold(e.weight, rows, encoder.metric, anchors_only=blocks.foreign) for e in (encoder, again)
     ]
-    if values[0] is None or values[1] is None:
-        raise DataError("the rows held out have neighbourhoods of equal vectors only; remove duplicate rows")
+    assert values[0] is not None
+    assert values[1] is not None
     return values[0], values[1]

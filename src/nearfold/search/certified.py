@@ -20,15 +20,16 @@ import numpy.typing as npt
 
 from nearfold.arrays import Float32, Metric, normalize_rows
 from nearfold.pipeline.pipeline import Pipeline
+from nearfold.search.rerank import rounding
 
-__all__ = ["Certificates", "certified_top"]
+__all__ = ["Certificates", "certified_candidates"]
 
 Int64 = npt.NDArray[np.int64]
 
 # Keeps A small where dimensions of codes hardly vary.
 _RIDGE = 1e-6
-# Room for the rounding of sums in float32, as a share of the largest terms.
-_ROUNDING = 1e-5
+# Room for the rounding of sums in float32, as a share of the largest terms, and for underflow.
+_ROUNDING, _UNDERFLOW = 1e-5, 1e-30
 _QUERIES = 16
 
 
@@ -93,21 +94,26 @@ class Certificates:
         """Add the numbers of further rows, up to so many in all."""
         self.rows = np.concatenate([self.rows, *pieces])[:rows]
 
-    def upper(self, queries: Float32, decoded: Float32) -> Float32:
+    def upper(self, queries: Float32, decoded: Float32, entry_of: Int64 | None = None) -> Float32:
         """Return an upper bound of each score <q, b> (minus |b|^2 / 2 for l2): shape (q, n).
 
-        `queries` (q, d) as `seen` gives them, `decoded` what the codes stand for (n, width).
+        `queries` (q, d) as `seen` gives them, `decoded` what the codes stand for (entries, width), and the
+        entry of each row, where rows share some.
         """
         inside = queries @ self.plane.T
         outside = queries - inside @ self.plane
         inner, outer = np.linalg.norm(inside, axis=1), np.linalg.norm(outside, axis=1)
         bounds: Float32 = np.asarray((queries @ self.back.T) @ decoded.T, np.float32)
-        size = np.linalg.norm(queries, axis=1) * np.sqrt(2 * self.rows[:, 2].max(initial=0))
+        if entry_of is not None:
+            bounds = bounds[:, entry_of]
+        lengths = np.linalg.norm(queries, axis=1)
+        size = lengths * np.sqrt(2 * self.rows[:, 2].max(initial=0))
         bounds += inner[:, None] * self.rows[:, 0] + outer[:, None] * self.rows[:, 1]
         if self.metric == "l2":
             bounds -= self.rows[:, 2]
-            size = size + self.rows[:, 2].max(initial=0)
-        bounds += np.float32(_ROUNDING) * size[:, None].astype(np.float32)
+            size = size + self.rows[:, 2].max(initial=0) + lengths**2 / 2
+        share = max(_ROUNDING, rounding(queries.shape[1]))
+        bounds += (share * size[:, None] + _UNDERFLOW).astype(np.float32)
         return bounds
 
     def seen(self, vectors: Float32) -> Float32:
@@ -121,15 +127,16 @@ def _seen(vectors: Float32, metric: Metric, center: Float32) -> Float32:
     return vectors - center if metric == "l2" else vectors
 
 
-def certified_top(
+def certified_candidates(
     queries: Float32,
     k: int,
     certificates: Certificates,
     decoded: Float32,
+    entry_of: Int64 | None,
     exact: Callable[[slice, Int64], Float32],
     removed: npt.NDArray[np.bool_],
-) -> tuple[Int64, Float32, Int64]:
-    """Return each query's k nearest rows, their exact scores, and how many rows were read for it.
+) -> tuple[Int64, Float32]:
+    """Return rows that hold each query's k nearest, and their exact scores; all that were read for it.
 
     Parameters
     ----------
@@ -140,35 +147,48 @@ def certified_top(
     certificates
         Of the n rows.
     decoded
-        What their codes stand for, shape (n, width).
+        What codes stand for, shape (entries, width).
+    entry_of
+        The number of each row's code, shape (n,); None where row i has code i.
     exact
         Returns exact scores of rows (1, c) for the query that a slice names.
     removed
         Rows that must not be found, shape (n,).
+
+    Returns
+    -------
+    Row numbers and scores of shape (q, c), with -1 and -inf behind the last.
     """
-    n = len(decoded)
-    k = min(k, int(n - removed.sum()))
-    rows, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
-    read = np.zeros(len(queries), np.int64)
+    living = int(len(removed) - removed.sum())
+    k = min(k, living)
+    found: list[tuple[Int64, Float32]] = []
     for start in range(0, len(queries), _QUERIES):
         seen = certificates.seen(queries[start : start + _QUERIES])
-        bounds = certificates.upper(seen, decoded)
+        bounds = certificates.upper(seen, decoded, entry_of)
         bounds[:, removed] = -np.inf
         for i, bound in enumerate(bounds, start):
-            rows[i], scores[i], read[i] = _proven(i, k, bound, seen[i - start], certificates.metric, exact)
-    return rows, scores, read
+            # Removed rows are last, and are left out.
+            order = np.argsort(-bound, kind="stable")[:living]
+            rows, scores = _proven(i, k, order, bound[order], seen[i - start], certificates.metric, exact)
+            found.append((rows, scores))
+    width = max(len(rows) for rows, _ in found)
+    candidates = np.full((len(queries), width), -1, np.int64)
+    exact_scores = np.full((len(queries), width), -np.inf, np.float32)
+    for i, (rows, scores) in enumerate(found):
+        candidates[i, : len(rows)], exact_scores[i, : len(rows)] = rows, scores
+    return candidates, exact_scores
 
 
 def _proven(
     i: int,
     k: int,
+    order: Int64,
     bound: Float32,
     query: Float32,
     metric: Metric,
     exact: Callable[[slice, Int64], Float32],
-) -> tuple[Int64, Float32, int]:
+) -> tuple[Int64, Float32]:
     """Read rows in the order of their bounds until no unread one can be among the k best."""
-    order = np.argsort(-bound, kind="stable")
     # Exact l2 scores are -|q - b|^2; bounds are of half that, without the query's own norm.
     half_query = 0.5 * float(query @ query) if metric == "l2" else 0.0
     seen = min(len(order), 4 * k)
@@ -176,11 +196,10 @@ def _proven(
     while seen < len(order):
         worst = float(np.partition(found, len(found) - k)[len(found) - k])
         bar = 0.5 * worst + half_query if metric == "l2" else worst
-        open_rows = int(np.searchsorted(-bound[order], -bar, side="right"))
+        open_rows = int(np.searchsorted(-bound, -bar, side="right"))
         if open_rows <= seen:
             break
         more = min(open_rows, 2 * seen)
         found = np.concatenate([found, exact(slice(i, i + 1), order[None, seen:more])[0]])
         seen = more
-    top = np.argsort(-found, kind="stable")[:k]
-    return order[top], found[top], seen
+    return order[:seen], found

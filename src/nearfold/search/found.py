@@ -10,7 +10,7 @@ import numpy.typing as npt
 from nearfold.arrays import Float32
 from nearfold.errors import DataError
 
-__all__ = ["Found", "named", "whole_numbers"]
+__all__ = ["Found", "named", "nothing", "whole_numbers"]
 
 Int64 = npt.NDArray[np.int64]
 
@@ -56,9 +56,19 @@ def named(ids: Int64, rows: Int64, scores: Float32, k: int, read: Int64) -> Foun
     return Found(named_ids, padded, read)
 
 
+def nothing(queries: int, k: int) -> Found:
+    """Return what is found where there is nothing."""
+    none = np.empty((queries, 0))
+    return named(
+        np.zeros(1, np.int64), none.astype(np.int64), none.astype(np.float32), k, np.zeros(queries, np.int64)
+    )
+
+
 def whole_numbers(ids: npt.ArrayLike) -> Int64:
     """Return ids as int64, or refuse those that are no whole numbers from 0 on."""
     numbers = np.asarray(ids)
+    if numbers.shape == (0,):
+        return np.empty(0, np.int64)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
         raise DataError(f"ids must be whole numbers in one dimension, not {numbers.dtype} {numbers.shape}")
     if numbers.size and (numbers.min() < 0 or numbers.max() > np.iinfo(np.int64).max):

@@ -8,18 +8,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, as_vectors, check_positive, chunk_rows, normalize_rows
+from nearfold.arrays import (
+    Float32,
+    Metric,
+    as_vectors,
+    check_positive,
+    check_products,
+    check_tiny,
+    chunk_rows,
+    normalize_rows,
+)
 from nearfold.errors import DataError, FileError, ParameterError
 from nearfold.pipeline.pipeline import Pipeline
 from nearfold.progress import stage
+from nearfold.quantizers.base import faiss_ready
 from nearfold.sampling import sampled_rows
-from nearfold.search.certified import Certificates, certified_top
-from nearfold.search.found import Found, named, whole_numbers
+from nearfold.search.certified import Certificates, certified_candidates
+from nearfold.search.fits import certificates_in
+from nearfold.search.found import Found, named, nothing, whole_numbers
 from nearfold.search.full import Fetch, FullVectors, Segment
+from nearfold.search.groups import Groups, Living
 from nearfold.search.locking import ReadersOneWriter
-from nearfold.search.reduced import Flat, InvertedLists, Reduced, living, reduced_from, reduced_index
-from nearfold.search.rerank import best, exact_scores_of, norms_of
-from nearfold.search.saved import read_index, write_index
+from nearfold.search.reduced import InvertedLists, Reduced, living, reduced_index
+from nearfold.search.rerank import best, exact_scores_of, norms_of, settled
+from nearfold.search.saved import Place, read_index, write_index
 
 __all__ = ["Found", "SearchIndex"]
 
@@ -27,6 +39,12 @@ Int64 = npt.NDArray[np.int64]
 
 _CHUNK_BYTES = 64 << 20
 _SAMPLE = 1 << 16
+_CANDIDATES_AT_ONCE = 1 << 22
+_MOST_RESULTS = 1 << 30
+_MOST_LINKS = 1 << 10
+
+# Norms of vectors with larger numbers may be beyond float32.
+_LARGE = 1e30
 
 
 class SearchIndex:
@@ -45,12 +63,16 @@ class SearchIndex:
         norms: Float32 | None = None,
         certificates: Certificates | None = None,
         removed: npt.NDArray[np.bool_] | None = None,
+        entry_of: Int64 | None = None,
     ) -> None:
         self.pipeline = pipeline
         self._reduced, self._full, self._ids = reduced, full, ids
         self._norms, self._certificates = norms, certificates
         self._removed = np.zeros(len(ids), bool) if removed is None else removed
+        self._groups = Groups(len(ids), entry_of, len(reduced))
+        self._known: Living | None = None
         self._lock = ReadersOneWriter()
+        self._place: Place | None = None
 
     @classmethod
     def build(
@@ -101,9 +123,18 @@ class SearchIndex:
             if array.ndim != 2:
                 array = as_vectors(vectors)
             segment = Segment(len(array), array)
+        check_positive("links", links)
+        if not 2 <= links <= _MOST_LINKS:
+            raise ParameterError(f"links={links} must be from 2 to {_MOST_LINKS}")
         sample_rows = sampled_rows(segment.rows, _SAMPLE, 0)
-        sample = as_vectors(segment.take(sample_rows), "vectors")
-        reduced = reduced_index(pipeline, kind, sample, segment.rows, links=links)
+        sample = segment.checked(sample_rows)
+        check_tiny(sample, pipeline.metric, segment.path or "vectors")
+        _check_numbers(sample, pipeline.metric, segment.path or "vectors", sample_rows)
+        try:
+            reduced = reduced_index(pipeline, kind, sample, segment.rows, links=links)
+        except DataError:
+            segment.check_directions(sample, sample_rows)
+            raise
         if certify and kind != "flat":
             raise ParameterError(f"certify needs index kind flat: {kind} doesn't look at every code")
         certificates = Certificates.fit(pipeline, sample) if certify else None
@@ -113,6 +144,8 @@ class SearchIndex:
         norms = np.empty(0, np.float32) if cosine else None
         index = cls(pipeline, reduced, full, empty, norms=norms, certificates=certificates)
         index._append(segment, ids)
+        # Codes are looked for by their keys again only where more are added.
+        index._groups.forget()
         return index
 
     def __len__(self) -> int:
@@ -162,27 +195,29 @@ class SearchIndex:
             A parameter is out of range, or the index holds no certificates.
         """
         check_positive("k", k)
-        asked = as_vectors(queries, "queries")
-        if asked.shape[1] != self.pipeline.n_features:
-            raise DataError(
-                f"queries has {asked.shape[1]} dimensions, the index holds vectors of "
-                f"{self.pipeline.n_features}"
-            )
-        if self.pipeline.metric == "cosine":
-            asked = normalize_rows(asked, "queries")
         wanted = 5 * k if depth is None else depth
         check_positive("depth", wanted, zero=True)
         if effort is not None:
             check_positive("effort", effort)
+        asked = self._checked(queries, "queries")
+        if len(asked) * k > _MOST_RESULTS:
+            raise ParameterError(
+                f"k={k} of {len(asked)} queries are more results than memory holds; ask for fewer at a time"
+            )
         with self._lock.reading():
+            if certified and self._certificates is None:
+                raise ParameterError("the index holds no certificates; build it with certify=True")
+            known = self._living()
+            if not known.alive or not len(asked):
+                return nothing(len(asked), k)
             if certified:
                 return self._certified(asked, k)
-            candidates = living(self._reduced, self._removed, asked, max(k, wanted), effort)
-            if not wanted:
-                return self._by_codes(asked, candidates[:, :k])
-            scores = self._exact(asked, candidates)
-            read = (candidates >= 0).sum(axis=1)
-            return named(self._ids, *best(candidates, scores, k), k, read)
+            step = max(1, _CANDIDATES_AT_ONCE // min(known.alive, max(k, wanted)))
+            parts = [
+                self._found(asked[start : start + step], k, wanted, effort, known)
+                for start in range(0, len(asked), step)
+            ]
+            return parts[0] if len(parts) == 1 else Found(*map(np.concatenate, zip(*parts, strict=True)))
 
     def add(self, vectors: npt.ArrayLike, ids: npt.ArrayLike | None = None) -> None:
         """Add vectors (n, d), under ids of their own (None: from one past the largest on).
@@ -192,7 +227,7 @@ class SearchIndex:
         DataError
             They don't fit the pipeline, or an id is there already.
         """
-        array = as_vectors(vectors, "vectors")
+        array = self._checked(vectors, "vectors")
         with self._lock.writing():
             self._append(Segment(len(array), array), ids)
 
@@ -214,35 +249,35 @@ class SearchIndex:
                 absent = np.setdiff1d(wanted, self._ids[rows])
                 raise DataError(f"id {absent[0]} is not in the index; remove ids that it holds")
             self._removed[rows] = True
+            self._known = None
             if 2 * self._removed.sum() > len(self._ids):
                 self._compact()
 
     def _compact(self) -> None:
-        """Make the reduced index anew from the vectors that are left."""
+        """Make the reduced index anew from the codes that are left."""
         rows = np.flatnonzero(~self._removed)
-        ids = self._ids[rows]
-        step = chunk_rows(self.pipeline.n_features, _CHUNK_BYTES)
-        fresh = self._reduced.emptied()
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            fresh.add(self._full.take(rows[part], ids[part]))
+        groups, entries = self._groups.kept(rows)
+        fresh = self._reduced.rebuilt(entries)
         if self._full.fetch is None:
             self._full.keep(rows)
-        self._reduced, self._ids, self._removed = fresh, ids, np.zeros(len(rows), bool)
         if self._norms is not None:
             self._norms = self._norms[rows]
         if self._certificates is not None:
             self._certificates.rows = self._certificates.rows[rows]
+        self._reduced, self._groups, self._known = fresh, groups, None
+        self._ids, self._removed = self._ids[rows], np.zeros(len(rows), bool)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write to a folder, atomically: who loads it sees the old index or the new one.
 
-        Full vectors in files stay there; those in memory are written into the folder.
+        Full vectors in files stay there; those in memory are written into the folder. An index that was
+        loaded from the folder, or saved there before, is only written over what it was then.
 
         Raises
         ------
         FileError
-            Another process writes there, the disk is full, or the folder can't be written.
+            Another process writes there, or has saved there since: load the index again. Or a file of full
+            vectors has changed, the folder holds another table, the disk is full, or it can't be written.
         """
         with self._lock.writing():
             arrays: dict[str, npt.NDArray[Any]] = {"ids": self._ids, "removed": self._removed}
@@ -250,16 +285,26 @@ class SearchIndex:
                 arrays["norms"] = self._norms
             if self._full.rows is not None:
                 arrays["rows"] = self._full.rows
+            if self._groups.entry_of is not None:
+                arrays["entries"] = self._groups.entry_of
             if isinstance(self._reduced, InvertedLists):
                 arrays["centroids"] = self._reduced.centroids
             if self._certificates is not None:
                 arrays |= {f"certificates.{name}": a for name, a in self._certificates.arrays().items()}
             settings = {"kind": self.kind, "fetched": self._full.fetch is not None}
             index, segments = self._reduced.index, self._full.segments
-            self._full.segments = write_index(folder, self.pipeline, settings, arrays, index, segments)
+            self._full.segments, self._place = write_index(
+                folder, self.pipeline, settings, arrays, index, segments, self._place
+            )
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], *, fetch: Fetch | None = None) -> SearchIndex:
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        fetch: Fetch | None = None,
+        base: str | os.PathLike[str] | None = None,
+    ) -> SearchIndex:
         """Read what `save` wrote.
 
         Parameters
@@ -268,6 +313,10 @@ class SearchIndex:
             Of the index.
         fetch
             As for `build`; needed where the index was built with one.
+        base
+            The file of full vectors that the index was built with, where it is not in the folder and was
+            moved or touched since. A file outside of the folder that is not given is only opened where its
+            size and time are those of then, so that an index from a stranger opens no file of yours.
 
         Raises
         ------
@@ -276,64 +325,95 @@ class SearchIndex:
         ParameterError
             The index was built with `fetch`, and none is given.
         """
-        saved = read_index(folder)
+        saved = read_index(folder, base, fetched=fetch is not None)
         pipeline = saved.pipeline
         if saved.settings.get("fetched") and fetch is None:
             raise ParameterError(f"{folder}: was built with fetch; give the function that fetches vectors")
         try:
             arrays = saved.arrays
-            reduced = reduced_from(pipeline, saved.settings["kind"], saved.index, arrays.get("centroids"))
-            proofs = {
-                name.removeprefix("certificates."): array
-                for name, array in arrays.items()
-                if name.startswith("certificates.")
-            }
             full = FullVectors(pipeline.n_features, saved.segments, fetch, arrays.get("rows"))
-            return cls(
+            loaded = cls(
                 pipeline,
-                reduced,
+                saved.reduced,
                 full,
                 arrays["ids"],
                 norms=arrays.get("norms"),
-                certificates=Certificates(pipeline.metric, **proofs) if proofs else None,
+                certificates=certificates_in(pipeline, arrays),
                 removed=arrays["removed"],
+                entry_of=arrays.get("entries"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise FileError(f"{folder}: not a usable index: {error}") from error
+        loaded._place = saved.place
+        return loaded
 
-    def _append(self, segment: Segment, ids: npt.ArrayLike | None) -> None:
-        """Add a segment's vectors."""
-        n = segment.rows
-        if ids is None:
-            numbers = (self._ids.max(initial=-1) + 1 + np.arange(n)).astype(np.int64)
-        else:
-            numbers = whole_numbers(ids)
+    def _checked(self, vectors: npt.ArrayLike, name: str) -> Float32:
+        """Return vectors (n, d) if the index can take them or search for them."""
+        checked = as_vectors(vectors, name, min_rows=0)
+        return self._fitting(checked, name)
+
+    def _fitting(self, checked: Float32, name: str, rows: Int64 | None = None) -> Float32:
+        """Return finite vectors if the index can take them or search for them; `rows` are their numbers."""
+        if checked.shape[1] != self.pipeline.n_features:
+            raise DataError(
+                f"{name} has {checked.shape[1]} dimensions, the index holds vectors of "
+                f"{self.pipeline.n_features}"
+            )
+        _check_numbers(checked, self.pipeline.metric, name, rows)
+        return checked
+
+    def _numbers(self, n: int, ids: npt.ArrayLike | None) -> Int64:
+        """Return the ids of n new vectors."""
+        if ids is None and n:
+            last = int(self._ids.max(initial=-1))
+            if last + n > np.iinfo(np.int64).max:
+                raise DataError("the largest id is too near 2^63 to count on from it; give ids")
+            return last + 1 + np.arange(n)
+        numbers = whole_numbers(() if ids is None else ids)
         if numbers.shape != (n,):
             raise DataError(f"ids has shape {numbers.shape} for {n} vectors; give one id for each")
         if len(np.unique(numbers)) < n or np.isin(numbers, self.ids).any():
             raise DataError("ids has an id that is there already; give each vector an id of its own")
+        return numbers
+
+    def _append(self, segment: Segment, ids: npt.ArrayLike | None) -> None:
+        """Add a segment's vectors."""
+        n = segment.rows
+        numbers = self._numbers(n, ids)
         step = chunk_rows(self.pipeline.n_features, _CHUNK_BYTES)
         pieces: list[Float32] = []
         proofs: list[Float32] = []
-        codes_before = len(self._reduced)
+        groups = self._groups
+        before = groups.rows
+        held = None if groups.knows_codes else self._reduced.codes()
         try:
             with stage("index", n) as advance:
                 for start in range(0, n, step):
                     rows = np.arange(start, min(n, start + step))
-                    vectors = as_vectors(segment.take(rows), "vectors")
+                    vectors = self._fitting(segment.checked(rows), segment.path or "vectors", rows)
+                    try:
+                        images = self.pipeline.sides.base(vectors)
+                    except DataError:
+                        # Named by the user's number, not by that in this piece.
+                        segment.check_directions(vectors, rows)
+                        raise
+                    codes = self.pipeline.quantizer.encode(images)
                     if self.pipeline.metric == "cosine":
-                        pieces.append(norms_of(vectors))
-                    if self._certificates is None:
-                        self._reduced.add(vectors)
-                    else:
-                        assert isinstance(self._reduced, Flat)
-                        codes = self.pipeline.encode(vectors)
+                        pieces.append(norms_of(vectors, "vectors"))
+                    if self._certificates is not None:
                         proofs.append(self._certificates.of(vectors, self.pipeline.decode(codes)))
-                        self._reduced.add_codes(codes)
+                    entries, fresh = groups.matched(codes, held, n)
+                    if len(fresh) < len(codes):
+                        images, codes = images[fresh], codes[fresh]
+                    self._reduced.add(images, codes)
+                    groups.append(entries, len(fresh))
                     advance(len(rows))
         finally:
             # Codes can't be taken out again: where a later row was refused, those before it are removed ones.
-            done = len(self._reduced) - codes_before
+            done = groups.rows - before
+            if done < n:
+                groups.skip_to(len(self._reduced))
+            self._known = None
             self._ids = np.concatenate([self._ids, numbers if done == n else np.full(done, -1)])
             self._removed = np.concatenate([self._removed, np.full(done, done < n)])
             if self._norms is not None:
@@ -342,29 +422,73 @@ class SearchIndex:
                 self._certificates.append(proofs, len(self._ids))
             if self._full.fetch is None and done:
                 self._full.append(segment.first(done))
+        if self._reduced.outgrown:
+            self._reduced = self._reduced.rebuilt(np.arange(len(self._reduced)))
 
-    def _exact(self, asked: Float32, candidates: Int64) -> Float32:
-        return exact_scores_of(asked, candidates, self._full, self._ids, self._norms, self.pipeline.metric)
+    def _living(self) -> Living:
+        """Return what can be found; writers forget it, and readers make it again."""
+        known = self._known
+        if known is None:
+            known = self._known = self._groups.living(self._removed)
+        return known
 
-    def _by_codes(self, asked: Float32, candidates: Int64) -> Found:
-        """Return candidates in the order of their codes, with scores falling by rank alone."""
-        ranks = -np.arange(candidates.shape[1], dtype=np.float32)
-        scores = np.where(candidates < 0, -np.inf, ranks[None]).astype(np.float32)
-        return named(self._ids, candidates, scores, candidates.shape[1], np.zeros(len(asked), np.int64))
+    def _found(self, queries: Float32, k: int, depth: int, effort: int | None, known: Living) -> Found:
+        """Return what a search finds in two stages; at least one vector is there."""
+        directed = self._directed(queries)
+        if depth and max(k, depth) >= known.alive:
+            # All are candidates: no look at codes can add any.
+            rows = np.flatnonzero(~self._removed)
+            candidates = np.broadcast_to(rows, (len(queries), len(rows)))
+            return self._best(queries, candidates, self._exact(directed, candidates), k)
+        images = faiss_ready(self.pipeline.sides.queries(directed), "queries")
+        entries = living(self._reduced, known.dead, images, max(k, depth), effort, k)
+        if not depth:
+            return self._by_codes(known.expanded(entries, k), k)
+        candidates = known.first(entries)
+        scores = self._exact(directed, candidates)
+        if (known.sizes(entries) > 1).any():
+            # The nearest entries are opened, as judged by one row of each.
+            nearest, _ = best(entries, scores, entries.shape[1])
+            others = known.expanded(nearest, max(k, depth), skip=1)
+            candidates = np.concatenate([candidates, others], axis=1)
+            scores = np.concatenate([scores, self._exact(directed, others)], axis=1)
+        return self._best(queries, candidates, scores, k)
 
-    def _certified(self, asked: Float32, k: int) -> Found:
-        if self._certificates is None:
-            raise ParameterError("the index holds no certificates; build it with certify=True")
-        rows, scores, read = certified_top(
-            asked,
+    def _directed(self, queries: Float32) -> Float32:
+        """Return queries as scores are computed: of norm 1 for cosine."""
+        return normalize_rows(queries, "queries") if self.pipeline.metric == "cosine" else queries
+
+    def _exact(self, directed: Float32, candidates: Int64) -> Float32:
+        return exact_scores_of(directed, candidates, self._full, self._ids, self._norms, self.pipeline.metric)
+
+    def _best(self, queries: Float32, candidates: Int64, scores: Float32, k: int) -> Found:
+        """Return the k best of candidates that were read."""
+        rows, top = settled(queries, candidates, scores, k, self._full, self._ids, self.pipeline.metric)
+        return named(self._ids, rows, top, k, (candidates >= 0).sum(axis=1))
+
+    def _by_codes(self, rows: Int64, k: int) -> Found:
+        """Return rows in the order of their codes, with scores falling by rank alone."""
+        ranks = -np.arange(rows.shape[1], dtype=np.float32)
+        scores = np.where(rows < 0, -np.inf, ranks[None]).astype(np.float32)
+        return named(self._ids, rows, scores, k, np.zeros(len(rows), np.int64))
+
+    def _certified(self, queries: Float32, k: int) -> Found:
+        assert self._certificates is not None
+        directed = self._directed(queries)
+        candidates, scores = certified_candidates(
+            directed,
             k,
             self._certificates,
-            self._decoded(),
-            lambda part, chosen: self._exact(asked[part], chosen),
+            self.pipeline.decode(self._reduced.codes()),
+            self._groups.entry_of,
+            lambda part, chosen: self._exact(directed[part], chosen),
             self._removed,
         )
-        return named(self._ids, rows, scores, k, read)
+        return self._best(queries, candidates, scores, k)
 
-    def _decoded(self) -> Float32:
-        assert isinstance(self._reduced, Flat)
-        return self.pipeline.decode(self._reduced.codes())
+
+def _check_numbers(vectors: Float32, metric: Metric, name: str, rows: Int64 | None = None) -> None:
+    """Refuse vectors whose norms or products leave float32's range."""
+    check_products(vectors, metric, name, rows=rows, alone=False)
+    if metric == "cosine" and vectors.size and max(vectors.max(), -vectors.min()) > _LARGE:
+        norms_of(vectors, name)

@@ -7,14 +7,18 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold.arrays import Float32, Metric, row_norms
+from nearfold.errors import DataError
 from nearfold.search.full import FullVectors
 
-__all__ = ["best", "exact_scores_of", "norms_of"]
+__all__ = ["best", "exact_scores_of", "norms_of", "rounding", "settled"]
 
 Int64 = npt.NDArray[np.int64]
 
 # Candidates whose vectors are held at a time.
 _BYTES = 64 << 20
+
+# Scores nearer to each other than this may have lost digits to underflow.
+_LEAST_SCORE = np.float32(1e-30)
 
 
 def exact_scores_of(
@@ -44,36 +48,107 @@ def exact_scores_of(
     rows = np.where(missing, 0, candidates)
     array = full.lone_array
     scores = np.empty(rows.shape, np.float32)
-    if array is not None:
-        # faiss reads the rows where they are; gathering them first would take several times as long.
-        by_rows = faiss.fvec_L2sqr_by_idx if metric == "l2" else faiss.fvec_inner_products_by_idx
-        q, c = rows.shape
-        wanted = np.ascontiguousarray(rows)
+    step = max(1, _BYTES // (4 * queries.shape[1] * max(1, rows.shape[1])))
+    # faiss reads the rows where they are; gathering them first would take several times as long.
+    by_rows = faiss.fvec_L2sqr_by_idx if metric == "l2" else faiss.fvec_inner_products_by_idx
+    for start in range(0, len(rows), step):
+        asked, wanted = queries[start : start + step], rows[start : start + step]
+        if array is None:
+            taken, wanted = np.unique(wanted, return_inverse=True)
+            vectors = full.take(taken, ids[taken])
+        else:
+            vectors = array
+        wanted = np.ascontiguousarray(wanted.reshape(len(asked), -1))
         by_rows(
-            faiss.swig_ptr(scores),
-            faiss.swig_ptr(np.ascontiguousarray(queries)),
-            faiss.swig_ptr(array),
+            faiss.swig_ptr(scores[start:]),
+            faiss.swig_ptr(np.ascontiguousarray(asked)),
+            faiss.swig_ptr(vectors),
             faiss.swig_ptr(wanted),
-            array.shape[1],
-            q,
-            c,
+            vectors.shape[1],
+            *wanted.shape,
         )
-    else:
-        step = max(1, _BYTES // (4 * queries.shape[1] * max(1, rows.shape[1])))
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            wanted, place = np.unique(rows[part], return_inverse=True)
-            vectors = full.take(wanted, ids[wanted])[place.reshape(rows[part].shape)]
-            if metric == "l2":
-                vectors -= queries[part, None, :]
-                scores[part] = np.einsum("qcd,qcd->qc", vectors, vectors)
-            else:
-                scores[part] = np.matmul(vectors, queries[part, :, None])[:, :, 0]
     if metric == "l2":
         np.negative(scores, out=scores)
     elif norms is not None:
         scores /= norms[rows]
+    if not np.isfinite(scores).all():
+        raise DataError(
+            "full vectors hold NaN or numbers whose products leave float32's range, as those that the index "
+            "was made of did not; give it the vectors it was built with"
+        )
     scores[missing] = -np.inf
+    return scores
+
+
+def settled(
+    queries: Float32,
+    candidates: Int64,
+    scores: Float32,
+    k: int,
+    full: FullVectors,
+    ids: Int64,
+    metric: Metric,
+) -> tuple[Int64, Float32]:
+    """Return each query's k best candidates and their scores, best first, as float64 tells them apart.
+
+    Where float32 can't tell the k-th best from further candidates, those are scored again.
+
+    Parameters
+    ----------
+    queries
+        As they were asked, shape (q, d).
+    candidates, scores
+        As `exact_scores_of` takes and returns them, each row number once a query.
+    k
+        How many to return.
+    full, ids, metric
+        As for `exact_scores_of`.
+    """
+    rows, top = best(candidates, scores, k)
+    if k >= scores.shape[1]:
+        return rows, top
+    bar = top[:, -1]
+    if metric == "cosine":
+        size = np.ones_like(bar)
+    elif metric == "l2":
+        size = np.abs(bar)
+    else:
+        size = np.abs(np.where(np.isneginf(scores), 0, scores)).max(axis=1)
+    with np.errstate(invalid="ignore"):
+        lowest = bar - np.maximum(np.float32(2 * rounding(queries.shape[1])) * size, _LEAST_SCORE)
+    close = scores >= lowest[:, None]
+    for i in np.flatnonzero((close.sum(axis=1) > k) & ~np.isneginf(bar)):
+        chosen = candidates[i, close[i]]
+        again = _in_float64(queries[i], chosen, full, ids, metric)
+        order = np.argsort(-again, kind="stable")[:k]
+        rows[i], top[i] = chosen[order], again[order]
+    return rows, top
+
+
+def rounding(n_features: int) -> float:
+    """Return how far a sum of d products in float32 may be off, as a share of the sum of their sizes."""
+    # Sums run in lanes of eight or more.
+    return float(np.finfo(np.float32).eps) * (n_features / 8 + 8)
+
+
+def _in_float64(
+    query: Float32, rows: Int64, full: FullVectors, ids: Int64, metric: Metric
+) -> npt.NDArray[np.float64]:
+    """Return the scores of rows (c,) for a query (d,)."""
+    scores = np.empty(len(rows))
+    asked = query.astype(np.float64)
+    step = max(1, _BYTES // (8 * len(query)))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        vectors = full.take(rows[part], ids[rows[part]]).astype(np.float64)
+        if metric == "l2":
+            vectors -= asked
+            scores[part] = -np.einsum("cd,cd->c", vectors, vectors)
+            continue
+        scores[part] = vectors @ asked
+        if metric == "cosine":
+            norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(asked)
+            scores[part] /= np.where(norms == 0, 1, norms)
     return scores
 
 
@@ -87,8 +162,17 @@ def best(candidates: Int64, scores: Float32, k: int) -> tuple[Int64, Float32]:
     return np.take_along_axis(candidates, order, 1), np.take_along_axis(scores, order, 1)
 
 
-def norms_of(vectors: Float32) -> Float32:
-    """Return the norms that cosine divides by; 1 for a zero row, whose cosine is 0 then."""
-    norms = row_norms(vectors).astype(np.float32)
+def norms_of(vectors: Float32, name: str) -> Float32:
+    """Return the norms that cosine divides by; 1 for a zero row, whose cosine is 0 then.
+
+    Raises
+    ------
+    DataError
+        A norm is beyond float32; the message begins with `name`.
+    """
+    with np.errstate(over="ignore"):
+        norms = row_norms(vectors)
+    if not np.isfinite(norms).all():
+        raise DataError(f"{name}: has rows whose norm is beyond float32; divide all vectors by a constant")
     norms[norms == 0] = 1
     return norms

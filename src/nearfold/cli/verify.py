@@ -1,0 +1,37 @@
+"""`nearfold verify`: whether what nearfold wrote is still what it wrote, by every byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nearfold.cli.options import AsJson
+from nearfold.cli.paths import Mark
+
+__all__ = ["verify"]
+
+
+def verify(
+    path: Annotated[
+        Path,
+        typer.Argument(help="An index, a folded folder, a fold, a pipeline or a scan.", metavar="PATH"),
+        Mark.reads,
+    ],
+    base: Annotated[
+        str | None,
+        typer.Option(help="Where an index's file of full vectors is now, if it was moved."),
+        Mark.reads,
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read every byte of what nearfold wrote, and say whether it is whole; exit with 2 if it is not."""
+    from nearfold.cli.console import print_json, print_mapping
+    from nearfold.verification import verify as verified
+
+    results = {"path": str(path), **verified(path, base=base)}
+    if as_json:
+        print_json(results)
+    else:
+        print_mapping(results)

@@ -1,0 +1,73 @@
+"""Blocks that a loss is measured on, gathered a few at a time: all of them are larger than the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.arrays import Float32, Metric
+from nearfold.methods.objective import (
+    block_scores,
+    check_told_apart,
+    distinguishes,
+    loss,
+    softened,
+    spread_of,
+)
+from nearfold.scan import Blocks
+
+__all__ = ["AT_ONCE", "MeasuredBlocks"]
+
+AT_ONCE = 16
+"""Blocks gathered at a time: enough for a product to run at full speed."""
+
+
+class MeasuredBlocks:
+    """Some of the blocks, with what their loss is measured against.
+
+    Parameters
+    ----------
+    blocks
+        All of them.
+    index
+        Those to measure: row numbers, shape (b, N).
+    metric
+        What near means.
+
+    Attributes
+    ----------
+    tau : float
+        The spread of their scores.
+    """
+
+    def __init__(self, blocks: Blocks, index: npt.NDArray[np.int64], metric: Metric) -> None:
+        self._blocks, self._index, self._metric = blocks, index, metric
+        scores = np.concatenate([block_scores(rows, metric) for _, rows in self._pieces()])
+        self.tau = spread_of(scores)
+        self._targets = softened(scores, self.tau) if self.distinguished() else scores
+
+    def _pieces(self) -> Iterator[tuple[slice, Float32]]:
+        for start in range(0, len(self._index), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            yield part, self._blocks.vectors[self._index[part]]
+
+    def distinguished(self) -> bool:
+        """Return whether scores differ by more than rounding."""
+        return all(distinguishes(rows, self.tau) for _, rows in self._pieces())
+
+    def check_told_apart(self, purpose: str) -> None:
+        """Refuse blocks whose rows float32 doesn't tell apart; see `objective.check_told_apart`."""
+        # The largest vectors decide what rounding is.
+        largest = max((rows for _, rows in self._pieces()), key=lambda rows: float(np.abs(rows).max()))
+        check_told_apart(largest, self.tau, purpose)
+
+    def loss(self, W: Float32) -> float:
+        """Return the mean loss of an encoder W of shape (m, d); see `objective.loss`."""
+        total = 0.0
+        for part, rows in self._pieces():
+            targets = self._targets[part]
+            mean = loss(W, rows, targets, self._metric, self.tau, anchors_only=self._blocks.foreign)
+            total += len(rows) * mean
+        return total / len(self._index)

@@ -1,0 +1,210 @@
+"""Whether the parts of an index that was read fit each other, in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.arrays import Float32
+from nearfold.errors import DataError
+from nearfold.pipeline.pipeline import Pipeline
+from nearfold.quantizers.product import nearest_centroids
+from nearfold.search.certified import Certificates
+from nearfold.search.full import FullVectors, Segment
+from nearfold.search.reduced import InvertedLists, Reduced
+from nearfold.search.rerank import norms_of
+
+__all__ = ["certificates_in", "check_fits", "check_sample"]
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+_PROOFS = ("back", "plane", "center", "rows")
+
+# Rows whose codes, norms and certificates are made again at each load.
+_SAMPLED = 16
+
+# How far numbers that other processors made may be off.
+_CLOSE = 1e-2
+
+
+def check_fits(
+    pipeline: Pipeline, kind: str, arrays: Arrays, codes: int, segments: list[Segment] | None
+) -> None:
+    """Refuse parts of an index that don't belong together.
+
+    Parameters
+    ----------
+    pipeline
+        What made the codes.
+    kind
+        "flat", "ivf" or "hnsw".
+    arrays
+        By name, as `SearchIndex.save` gives them.
+    codes
+        How many there are in the first stage.
+    segments
+        Of full vectors; None where a function gives them.
+
+    Raises
+    ------
+    ValueError
+        With what doesn't fit.
+    """
+    ids = _array(arrays, "ids", np.int64, (None,))
+    n = len(ids)
+    removed = _array(arrays, "removed", np.bool_, (n,))
+    known = {"ids", "removed"}
+    _check_ids(ids[~removed])
+    known |= _check_entries(arrays, n, codes)
+    if pipeline.metric == "cosine":
+        known.add("norms")
+        if (_array(arrays, "norms", np.float32, (n,)) <= 0).any():
+            raise ValueError("norms has a norm of zero or less")
+    if kind == "ivf":
+        known.add("centroids")
+        centroids = _array(arrays, "centroids", np.float32, (None, pipeline.sides.width))
+        if not len(centroids):
+            raise ValueError("centroids has none")
+    known |= _check_certificates(pipeline, kind, arrays, n)
+    known |= _check_rows(pipeline, arrays, n, segments)
+    if unknown := sorted(arrays.keys() - known):
+        raise ValueError(f"{unknown[0]} does not belong to an index of kind {kind}, {pipeline.metric}")
+
+
+def _array(
+    arrays: Arrays, name: str, dtype: npt.DTypeLike, shape: tuple[int | None, ...]
+) -> npt.NDArray[Any]:
+    """Return an array of such a dtype and shape, None for any length, all of it finite."""
+    if name not in arrays:
+        raise ValueError(f"{name} is missing")
+    array = arrays[name]
+    fits = array.ndim == len(shape) and all(
+        wanted in (None, there) for wanted, there in zip(shape, array.shape, strict=True)
+    )
+    if array.dtype != dtype or not fits:
+        raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, which is not what the rest needs")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{name} has numbers that are not finite")
+    return array
+
+
+def _check_ids(ids: npt.NDArray[Any]) -> None:
+    ordered = np.sort(ids)
+    if len(ids) and (int(ordered[0]) < 0 or (ordered[1:] == ordered[:-1]).any()):
+        raise ValueError("ids has an id twice, or one below 0")
+
+
+def _check_entries(arrays: Arrays, n: int, codes: int) -> set[str]:
+    """Check which code each row has; row i has code i where nothing says so."""
+    if "entries" not in arrays:
+        if codes != n:
+            raise ValueError(f"there are {codes} codes of {n} rows")
+        return set()
+    entries = _array(arrays, "entries", np.int64, (n,))
+    if n and not 0 <= int(entries.min()) <= int(entries.max()) < codes:
+        raise ValueError("entries names codes that are not there")
+    return {"entries"}
+
+
+def _check_certificates(pipeline: Pipeline, kind: str, arrays: Arrays, n: int) -> set[str]:
+    names = {f"certificates.{name}" for name in _PROOFS}
+    if not any(name.startswith("certificates.") for name in arrays):
+        return set()
+    if kind != "flat":
+        raise ValueError(f"an index of kind {kind} has no certificates")
+    d = pipeline.n_features
+    _array(arrays, "certificates.back", np.float32, (pipeline.sides.width, d))
+    _array(arrays, "certificates.plane", np.float32, (None, d))
+    _array(arrays, "certificates.center", np.float32, (d,))
+    if (_array(arrays, "certificates.rows", np.float32, (n, 3)) < 0).any():
+        raise ValueError("certificates.rows has a norm below 0")
+    return names
+
+
+def _check_rows(pipeline: Pipeline, arrays: Arrays, n: int, segments: list[Segment] | None) -> set[str]:
+    """Check that full vectors are as many and as wide as the rows that name them."""
+    if segments is None:
+        return {"rows"} if "rows" in arrays else set()
+    for segment in segments:
+        if segment.width != pipeline.n_features:
+            raise ValueError(
+                f"{segment.path} has {segment.width} dimensions where the pipeline takes "
+                f"{pipeline.n_features}"
+            )
+    there = sum(segment.rows for segment in segments)
+    if "rows" not in arrays:
+        if there != n:
+            raise ValueError(f"there are {there} full vectors of {n} rows")
+        return set()
+    rows = _array(arrays, "rows", np.int64, (n,))
+    if n and (not 0 <= int(rows.min()) <= int(rows.max()) < there or len(np.unique(rows)) < n):
+        raise ValueError("rows names full vectors that are not there, or one twice")
+    return {"rows"}
+
+
+def certificates_in(pipeline: Pipeline, arrays: Arrays) -> Certificates | None:
+    """Return the certificates among an index's arrays, None where there are none."""
+    proofs = {name: arrays[f"certificates.{name}"] for name in _PROOFS if f"certificates.{name}" in arrays}
+    return Certificates(pipeline.metric, **proofs) if proofs else None
+
+
+def check_sample(pipeline: Pipeline, reduced: Reduced, arrays: Arrays, segments: list[Segment]) -> None:
+    """Refuse parts that are of the right form and were made of other vectors than those at hand.
+
+    What some rows' full vectors give is compared with what is held of them. Other processors may round
+    otherwise: a code is a row's where an eighth of its bits differ at most, or less than from other rows'
+    codes, and a quarter of the rows may be off.
+
+    Parameters
+    ----------
+    pipeline, arrays, segments
+        As for `check_fits`, which they must have passed.
+    reduced
+        The first stage.
+
+    Raises
+    ------
+    ValueError
+        With what was made of other vectors.
+    """
+    alive = np.flatnonzero(~arrays["removed"])
+    if not len(alive):
+        return
+    rows = alive[np.unique(np.linspace(0, len(alive) - 1, _SAMPLED).astype(np.int64))]
+    full = FullVectors(pipeline.n_features, segments, None, arrays.get("rows"))
+    vectors = full.take(rows, arrays["ids"][rows])
+    entries = arrays["entries"][rows] if "entries" in arrays else rows
+    held = reduced.codes()[entries]
+    try:
+        images = pipeline.sides.base(vectors)
+        made = pipeline.encode(vectors)
+        norms = norms_of(vectors, "full vectors")
+    except DataError as error:
+        raise ValueError(f"full vectors can't be those that the codes were made of: {error}") from error
+    bits = np.bitwise_count(held[:, None] ^ made[None]).sum(axis=2)
+    own = bits.diagonal()
+    _check_most((own <= bits.min(axis=1)) | (own <= held.shape[1]), "the codes")
+    if "norms" in arrays:
+        _check_most(np.abs(norms - arrays["norms"][rows]) <= _CLOSE * norms, "norms")
+    if isinstance(reduced, InvertedLists):
+        there = reduced.lists_of(entries)
+        near = [nearest_centroids(each, reduced.centroids) for each in (images, pipeline.decode(held))]
+        _check_most((there == near[0]) | (there == near[1]), "centroids")
+    if (certificates := certificates_in(pipeline, arrays)) is not None:
+        _check_proofs(certificates, vectors, pipeline.decode(held), rows)
+
+
+def _check_proofs(
+    certificates: Certificates, vectors: Float32, decoded: Float32, rows: npt.NDArray[np.int64]
+) -> None:
+    made, held = certificates.of(vectors, decoded), certificates.rows[rows]
+    size = np.sqrt(2 * made[:, 2:])
+    close = np.abs(made - held) <= _CLOSE * np.concatenate([size, size, made[:, 2:]], axis=1)
+    _check_most(close.all(axis=1), "certificates")
+
+
+def _check_most(right: npt.NDArray[np.bool_], name: str) -> None:
+    if 4 * int(right.sum()) < 3 * len(right):
+        raise ValueError(f"{name} belong to other vectors than the index's")

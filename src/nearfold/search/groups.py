@@ -1,0 +1,250 @@
+"""Rows that share a code: the first stage holds each code once, as an entry, with its rows behind it.
+
+Many equal codes are poison to a graph, whose links then lead nowhere else, and to lists, whose centroids
+they take; in any first stage they push other candidates out.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.quantizers.base import Codes
+
+__all__ = ["Groups", "Living", "distinct_rows"]
+
+Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
+
+_FIRST_SIZE = 1 << 10
+
+
+class Living(NamedTuple):
+    """What can be found: which entries have rows that are not removed, and which rows those are.
+
+    Parameters
+    ----------
+    dead
+        Whether each entry has none, shape (entries,).
+    starts, rows
+        Entry e has rows[starts[e] : starts[e + 1]]; None for both where row i has entry i alone.
+    alive
+        How many rows there are.
+    """
+
+    dead: npt.NDArray[np.bool_]
+    starts: Int64 | None
+    rows: Int64 | None
+    alive: int
+
+    def sizes(self, entries: Int64) -> Int64:
+        """Return how many rows each entry has, 0 for -1; any shape."""
+        if self.starts is None:
+            return (entries >= 0).astype(np.int64)
+        there = np.maximum(entries, 0)
+        return np.where(entries < 0, 0, self.starts[there + 1] - self.starts[there])
+
+    def first(self, entries: Int64) -> Int64:
+        """Return the first row of each entry, -1 for -1; any shape."""
+        if self.starts is None or self.rows is None:
+            return entries
+        return np.where(entries < 0, -1, self.rows[self.starts[np.maximum(entries, 0)]])
+
+    def expanded(self, entries: Int64, most: int, skip: int = 0) -> Int64:
+        """Return the rows of each query's entries (q, c), in their order, at most `most` a query.
+
+        The first `skip` rows of each entry are left out. Short lines end on -1.
+        """
+        if self.starts is None or self.rows is None:
+            return entries[:, :most] if not skip else np.empty((len(entries), 0), np.int64)
+        sizes = np.maximum(self.sizes(entries) - skip, 0)
+        before = np.cumsum(sizes, axis=1) - sizes
+        sizes = np.clip(most - before, 0, sizes)
+        totals = sizes.sum(axis=1)
+        out = np.full((len(entries), int(totals.max(initial=0))), -1, np.int64)
+        chosen = np.repeat(np.maximum(entries, 0).ravel(), sizes.ravel())
+        flat = sizes.ravel()
+        within = np.arange(len(chosen)) - np.repeat(np.cumsum(flat) - flat, flat)
+        # Lines are filled from the left, one behind another.
+        out[np.arange(out.shape[1]) < totals[:, None]] = self.rows[self.starts[chosen] + skip + within]
+        return out
+
+
+class Groups:
+    """The entry of each row.
+
+    Parameters
+    ----------
+    rows
+        How many there are.
+    entry_of
+        Of each row, shape (rows,); None where row i has entry i.
+    entries
+        How many entries there are; None for one a row.
+
+    Raises
+    ------
+    ValueError
+        A row has an entry that is not there.
+    """
+
+    def __init__(self, rows: int, entry_of: Int64 | None = None, entries: int | None = None) -> None:
+        self.rows, self.entry_of = rows, entry_of
+        self.entries = rows if entries is None else entries
+        if entry_of is not None and (
+            entry_of.shape != (rows,)
+            or entry_of.dtype != np.int64
+            or (rows and not 0 <= int(entry_of.min()) <= int(entry_of.max()) < self.entries)
+        ):
+            raise ValueError("rows and the codes that they share don't fit together")
+        if entry_of is None and self.entries != rows:
+            raise ValueError(f"there are {self.entries} codes of {rows} rows")
+        self._keys: _KeyTable | None = None
+
+    def matched(self, codes: Codes, held: Codes | None, expected: int = 0) -> tuple[Int64, Int64]:
+        """Return the entries of new rows by their codes (n, bytes), and which of them bring a new one.
+
+        Parameters
+        ----------
+        codes
+            Of rows that are not counted yet; those with a new code get entries behind the last.
+        held
+            The codes of all entries, needed where `forget` was called since; None where it was not.
+        expected
+            How many rows will come in all, these among them.
+        """
+        if self._keys is None:
+            self._keys = _KeyTable()
+            self._keys.make_room(expected + self.entries)
+            if held is not None:
+                self._keys.matched(held)
+        entries = self._keys.matched(codes)
+        fresh = np.flatnonzero(entries >= self.entries)
+        # Only the first row of each new entry brings it; entries are numbered in the order of rows.
+        fresh = fresh[np.diff(np.maximum.accumulate(entries[fresh]), prepend=self.entries - 1) > 0]
+        return entries, fresh
+
+    @property
+    def knows_codes(self) -> bool:
+        """Whether `matched` needs no codes of the entries."""
+        return self._keys is not None or not self.entries
+
+    def append(self, entries: Int64, fresh: int) -> None:
+        """Count rows, whose entries `matched` returned, `fresh` of them new."""
+        n = len(entries)
+        if self.entry_of is None and (fresh < n or self.entries != self.rows):
+            self.entry_of = np.arange(self.rows)
+        if self.entry_of is not None:
+            self.entry_of = np.concatenate([self.entry_of, entries])
+        self.rows += n
+        self.entries += fresh
+
+    def forget(self) -> None:
+        """Let go of what `matched` keeps; it is made again when it is needed."""
+        self._keys = None
+
+    def skip_to(self, entries: int) -> None:
+        """Count entries that have no rows, where an addition was cut off."""
+        if entries != self.entries:
+            self.entry_of = np.arange(self.rows) if self.entry_of is None else self.entry_of
+            self.entries = entries
+        self.forget()
+
+    def living(self, removed: npt.NDArray[np.bool_]) -> Living:
+        """Return what can be found where some rows, shape (rows,), are removed."""
+        alive = int(len(removed) - removed.sum())
+        if self.entry_of is None:
+            return Living(removed, None, None, alive)
+        rows = np.flatnonzero(~removed)
+        entries = self.entry_of[rows]
+        sizes = np.bincount(entries, minlength=self.entries)
+        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        return Living(sizes == 0, starts, rows[np.argsort(entries, kind="stable")], alive)
+
+    def kept(self, rows: Int64) -> tuple[Groups, Int64]:
+        """Return the groups of some rows alone, numbered anew, and which entries those have."""
+        if self.entry_of is None:
+            return Groups(len(rows)), rows
+        entries, entry_of = np.unique(self.entry_of[rows], return_inverse=True)
+        in_order = np.array_equal(entry_of, np.arange(len(entries)))
+        return Groups(len(rows), None if in_order else entry_of, len(entries)), entries
+
+
+def distinct_rows(codes: Codes) -> Int64:
+    """Return the number of the first row with each code, rising."""
+    return Groups(0).matched(codes, None)[1]
+
+
+class _KeyTable:
+    """Numbers of codes by their keys: a hash table with open addresses, filled by whole arrays."""
+
+    def __init__(self) -> None:
+        # Drawn anew each time, so that nobody can make codes that collide.
+        self._factors = np.random.default_rng().integers(0, 1 << 64, 2, np.uint64) | np.uint64(1)
+        self._size, self._count = 0, 0
+        self._entries = np.full(0, -1, np.int64)
+        self._keys = np.empty((0, 2), np.uint64)
+
+    def matched(self, codes: Codes) -> Int64:
+        """Return the number of each code (n, bytes); new codes are numbered on, in the order of rows."""
+        keys = self._keys_of(codes)
+        self.make_room(len(keys))
+        owner, place = self._claimed(keys)
+        mine = owner >= 0
+        # Who claimed a place gave it the number of its row, below zero; now that becomes an entry.
+        first = np.unique(owner[mine])
+        numbers = self._entries[place]
+        if len(first):
+            numbers[mine] = self._count + np.searchsorted(first, owner[mine])
+            self._entries[place[mine]] = numbers[mine]
+            self._count += len(first)
+        return numbers
+
+    def _claimed(self, keys: UInt64) -> tuple[Int64, Int64]:
+        """Return each key's place, and the first row with it where no code had it before (else -1)."""
+        mask = np.uint64(self._size - 1)
+        place = (keys[:, 0] & mask).astype(np.int64)
+        owner = np.full(len(keys), -1, np.int64)
+        pending = np.arange(len(keys))
+        while len(pending):
+            at = place[pending]
+            empty = self._entries[at] == -1
+            # Of rows that claim one place the first is to have it: it writes last.
+            claims = pending[empty][::-1]
+            self._entries[place[claims]] = -2 - claims
+            self._keys[place[claims]] = keys[claims]
+            held = self._entries[at]
+            same = (self._keys[at] == keys[pending]).all(axis=1)
+            new = same & (held < -1)
+            owner[pending[new]] = -2 - held[new]
+            pending = pending[~same]
+            place[pending] = (place[pending] + 1) & (self._size - 1)
+        return owner, place
+
+    def make_room(self, more: int) -> None:
+        """Grow until the table is at most half full with so many more."""
+        wanted = max(_FIRST_SIZE, 1 << (2 * (self._count + more) - 1).bit_length())
+        if wanted <= self._size:
+            return
+        there = self._entries >= 0
+        keys, entries = self._keys[there], self._entries[there]
+        self._size = wanted
+        self._entries = np.full(wanted, -1, np.int64)
+        self._keys = np.empty((wanted, 2), np.uint64)
+        if len(keys):
+            _, place = self._claimed(keys)
+            self._entries[place] = entries
+
+    def _keys_of(self, codes: Codes) -> UInt64:
+        """Return 128 bits for each code (n, bytes), which are equal where codes are, and else never."""
+        n, size = codes.shape
+        padded = np.zeros((n, -(-size // 8) * 8), np.uint8)
+        padded[:, :size] = codes
+        keys = np.zeros((n, 2), np.uint64)
+        for word in padded.view(np.uint64).T:
+            keys ^= word[:, None]
+            keys *= self._factors
+            keys ^= keys >> np.uint64(32)
+        return keys

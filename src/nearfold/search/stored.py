@@ -1,0 +1,261 @@
+"""The first stage in a file: what faiss wrote is taken apart here, checked, and put together anew.
+
+faiss itself never reads a file of an index: one can name further files, which faiss maps, and even writes,
+and links or lists that lead out of its arrays. What is taken from the file are codes, lists and links;
+everything else comes from the pipeline.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NamedTuple
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from nearfold.errors import ParameterError
+from nearfold.pipeline.pipeline import Pipeline
+from nearfold.quantizers.base import Codes
+
+__all__ = ["first_stage"]
+
+# The head of every faiss file: its kind, dimensions, number of codes, two unused numbers, whether it is
+# trained, and its metric.
+_HEAD = struct.Struct("<4siqqq?i")
+
+# What may stand behind the codes of a flat file: the rest of its parameters.
+_TAIL = 1 << 20
+_MOST_LINKS = 1 << 12
+
+
+class _Head(NamedTuple):
+    kind: bytes
+    width: int
+    codes: int
+    metric: int
+
+
+class _Reader:
+    """Takes numbers and vectors of numbers from the front of some bytes."""
+
+    def __init__(self, content: memoryview, at: int = 0) -> None:
+        self.content, self.at = content, at
+
+    def number(self, form: str) -> int:
+        """Return one number."""
+        (value,) = struct.unpack_from(f"<{form}", self.content, self.at)
+        self.at += struct.calcsize(f"<{form}")
+        return int(value)
+
+    def take(self, dtype: str, count: int) -> npt.NDArray[Any]:
+        """Return so many numbers."""
+        size = np.dtype(dtype).itemsize * count
+        if not 0 <= size <= len(self.content) - self.at:
+            raise ValueError("it ends early")
+        found = np.frombuffer(self.content, dtype, count, self.at)
+        self.at += size
+        return found
+
+    def vector(self, dtype: str) -> npt.NDArray[Any]:
+        """Return numbers behind their count."""
+        return self.take(dtype, self.number("Q"))
+
+
+def first_stage(kind: str, pipeline: Pipeline, content: bytes, lists: int = 0) -> Any:
+    """Return the faiss index that a file's content describes.
+
+    Parameters
+    ----------
+    kind
+        "flat", "ivf" or "hnsw".
+    pipeline
+        Whose codes they are.
+    content
+        What `faiss.write_index` wrote.
+    lists
+        Of ivf.
+
+    Raises
+    ------
+    ValueError
+        The file is of another kind or pipeline, or its parts don't fit each other.
+    """
+    try:
+        view = memoryview(content)
+        if kind == "flat":
+            return _flat(pipeline, view)
+        if kind == "ivf":
+            return _inverted(pipeline, view, lists)
+        if kind == "hnsw":
+            return _graph(pipeline, view)
+    except (struct.error, ParameterError, OverflowError, RuntimeError) as error:
+        raise ValueError(str(error)) from error
+    raise ValueError(f"{kind} is no kind of index")
+
+
+def _head(content: memoryview, empty: Any) -> _Head:
+    """Return the head of a file, which must be as that of an empty index is."""
+    kind, width, codes, _, _, _, metric = _HEAD.unpack_from(content)
+    found = _Head(kind, width, codes, metric)
+    wanted = faiss.serialize_index(empty)[:4].tobytes(), empty.d, empty.metric_type
+    if (kind, width, metric) != wanted or codes < 0:
+        raise ValueError("the faiss file is of another kind, width or metric than the pipeline's codes")
+    return found
+
+
+def _check_learned(pipeline: Pipeline, *parts: memoryview) -> None:
+    """Refuse parameters of codes that are not the pipeline's."""
+    around = b"".join(parts)
+    for tensor in pipeline.quantizer.tensors().values():
+        if tensor.size > 1 and np.ascontiguousarray(tensor).tobytes() not in around:
+            raise ValueError("the faiss file holds codes of another pipeline")
+
+
+def _codes(pipeline: Pipeline, content: memoryview) -> Codes:
+    """Return the codes of a flat index's file, shape (n, bytes), all of its bytes accounted for."""
+    empty = pipeline.index()
+    n, size = _head(content, empty).codes, int(empty.sa_code_size())
+    # faiss counts the numbers of codes that are floats.
+    words = 4 if isinstance(empty, faiss.IndexFlat) else 1
+    tail = len(faiss.serialize_index(empty)) - _HEAD.size - 8
+    start = len(content) - n * size - min(tail, _TAIL)
+    count = struct.pack("<Q", n * size // words)
+    at = bytes(content[max(start - 8, 0) : start + tail + 8]).find(count) if start >= _HEAD.size else -1
+    while at >= 0:
+        begin = max(start - 8, 0) + at + 8
+        before, after = content[_HEAD.size : begin - 8], content[begin + n * size :]
+        if len(before) + len(after) == tail:
+            _check_learned(pipeline, before, after)
+            return np.frombuffer(content, np.uint8, n * size, begin).reshape(n, size)
+        at = -1
+    raise ValueError("the faiss file has another number of codes than it says")
+
+
+def _check_finite(pipeline: Pipeline, codes: Codes) -> None:
+    """Refuse codes that are floats and not finite."""
+    dtype = {"F32": np.float32, "F16": np.float16}.get(pipeline.quantizer.name)
+    if dtype is not None and not np.isfinite(np.ascontiguousarray(codes).view(dtype)).all():
+        raise ValueError("the faiss file holds vectors that are not finite")
+
+
+def _flat(pipeline: Pipeline, content: memoryview) -> Any:
+    codes = _codes(pipeline, content)
+    _check_finite(pipeline, codes)
+    index = pipeline.index()
+    if len(codes):
+        index.add_sa_codes(np.ascontiguousarray(codes))
+    return index
+
+
+def _inverted(pipeline: Pipeline, content: memoryview, lists: int) -> Any:
+    index = pipeline.quantizer.lists_index(lists, pipeline.sides.score)
+    n, size = _head(content, index).codes, int(index.code_size)
+    mark = b"ilar" + struct.pack("<QQ", lists, size)
+    at = bytes(content[: _TAIL + 4 * index.d * 2048]).find(mark)
+    if at < 0:
+        raise ValueError("the faiss file has no lists of the pipeline's codes in it")
+    _check_learned(pipeline, content[_HEAD.size : at])
+    reader = _Reader(content, at + len(mark))
+    sizes = _list_sizes(reader, lists)
+    if int(sizes.sum()) != n:
+        raise ValueError("the faiss file's lists hold another number of codes than it says")
+    seen = np.zeros(n, bool)
+    for chosen in np.flatnonzero(sizes).tolist():
+        codes = reader.take("u1", int(sizes[chosen]) * size).reshape(-1, size)
+        numbers = reader.take("<i8", len(codes))
+        if numbers.min() < 0 or numbers.max() >= n:
+            raise ValueError("the faiss file's lists name codes that are not there")
+        seen[numbers] = True
+        _check_finite(pipeline, codes)
+        own, named = np.ascontiguousarray(codes), np.array(numbers, np.int64)
+        index.invlists.add_entries(chosen, len(own), faiss.swig_ptr(named), faiss.swig_ptr(own))
+    if reader.at != len(content) or not seen.all():
+        raise ValueError("the faiss file's lists lack codes or hold some twice")
+    index.ntotal = n
+    return index
+
+
+def _list_sizes(reader: _Reader, lists: int) -> npt.NDArray[np.int64]:
+    """Return the number of codes in each list; faiss names few of them where most are empty."""
+    how = bytes(reader.take("u1", 4))
+    if how == b"full":
+        sizes = reader.vector("<u8")
+    elif how == b"sprs":
+        pairs = reader.vector("<u8").reshape(-1, 2)
+        if len(pairs) and int(pairs[:, 0].max()) >= lists:
+            raise ValueError("the faiss file names lists that are not there")
+        sizes = np.zeros(lists, np.uint64)
+        sizes[pairs[:, 0].astype(np.int64)] = pairs[:, 1]
+    else:
+        raise ValueError("the faiss file's lists are of an unknown kind")
+    if len(sizes) != lists or (sizes > len(reader.content)).any():
+        raise ValueError("the faiss file's lists are not as many or as long as it says")
+    return sizes.astype(np.int64)
+
+
+def _graph(pipeline: Pipeline, content: memoryview) -> Any:
+    reader = _Reader(content, _HEAD.size)
+    reader.vector("<f8")
+    per_level = reader.vector("<i4").astype(np.int64)
+    levels = reader.vector("<i4")
+    offsets = reader.vector("<u8")
+    neighbors = reader.vector("<i4")
+    entry, top = reader.number("i"), reader.number("i")
+    effort = reader.number("i")
+    # Its own effort in searches, and a number that is out of use.
+    reader.take("<i4", 2)
+    links = int(per_level[1]) // 2 if len(per_level) > 1 else 0
+    if not 1 <= links <= _MOST_LINKS or not np.array_equal(
+        per_level, np.concatenate([[0], links * np.arange(2, len(per_level) + 1)])
+    ):
+        raise ValueError("the faiss file's graph has no rule for how many links there are")
+    index = pipeline.quantizer.graph_index(links, pipeline.sides.score)
+    n = _head(content, index).codes
+    storage = content[reader.at :]
+    codes = _codes(pipeline, storage)
+    _check_finite(pipeline, codes)
+    if len(levels) != n or len(codes) != n:
+        raise ValueError("the faiss file's graph has another number of vertices than of codes")
+    _check_links(n, per_level, levels, offsets, neighbors, entry, top)
+    if n:
+        faiss.downcast_index(index.storage).add_sa_codes(np.ascontiguousarray(codes))
+        hnsw = index.hnsw
+        for array, held in ((levels, hnsw.levels), (offsets, hnsw.offsets), (neighbors, hnsw.neighbors)):
+            faiss.copy_array_to_vector(np.ascontiguousarray(array), held)
+        hnsw.entry_point, hnsw.max_level = entry, top
+    index.hnsw.efConstruction = min(max(effort, 1), _MOST_LINKS)
+    index.ntotal = n
+    return index
+
+
+def _check_links(
+    n: int,
+    per_level: npt.NDArray[np.int64],
+    levels: npt.NDArray[np.int32],
+    offsets: npt.NDArray[np.uint64],
+    neighbors: npt.NDArray[np.int32],
+    entry: int,
+    top: int,
+) -> None:
+    """Refuse links that lead out of the graph, or to vertices that are not on their level."""
+    said = "the faiss file's links lead out of its graph"
+    if not n:
+        if len(offsets) > 1 or len(neighbors):
+            raise ValueError(said)
+        return
+    if int(levels.min()) < 1 or int(levels.max()) >= len(per_level):
+        raise ValueError(said)
+    ends = np.concatenate([[0], np.cumsum(per_level[levels])])
+    if not np.array_equal(offsets, ends) or len(neighbors) != ends[-1]:
+        raise ValueError(said)
+    if int(neighbors.min(initial=-1)) < -1 or int(neighbors.max(initial=-1)) >= n:
+        raise ValueError(said)
+    if not 0 <= entry < n or top != int(levels.max()) - 1 or int(levels[entry]) != top + 1:
+        raise ValueError(said)
+    for level in range(1, top + 1):
+        here = np.flatnonzero(levels > level)
+        slots = np.arange(per_level[level], per_level[level + 1])
+        linked = neighbors[ends[here][:, None] + slots]
+        if ((linked >= 0) & (levels[np.maximum(linked, 0)] <= level)).any():
+            raise ValueError(said)
