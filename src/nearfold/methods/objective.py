@@ -137,6 +137,11 @@ def check_told_apart(B: Float32, tau: float, purpose: str) -> None:
     DataError
         The rows of every block are equal, or differ by less than float32 rounds their scores.
     """
+    if B.shape[1] < 2:
+        raise DataError(
+            f"X has neighbourhoods of equal vectors only, or of such that differ by less than float32 tells "
+            f"at their size, so there is nothing {purpose}; remove duplicate rows ({_SHARED})"
+        )
     if not distinguishes(B, tau):
         if (B[:, :1] == B).all():
             raise DataError(
