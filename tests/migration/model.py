@@ -162,7 +162,8 @@ class Lance(Engine):
             self._table().add(pa.Table.from_pylist(new, schema=self._schema))
 
     def remove(self, keys: list[int]) -> None:
-        self._table().delete(f"id IN ({', '.join(map(str, keys))})")
+        if keys:
+            self._table().delete(f"id IN ({', '.join(map(str, keys))})")
 
     def full(self) -> Model:
         rows = self._table().to_arrow().to_pylist()

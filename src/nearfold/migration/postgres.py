@@ -264,7 +264,9 @@ class PostgresStore(Store):
         if found is None:
             if self._value(
                 "SELECT EXISTS (SELECT FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace "
-                "WHERE n.nspname = $1 AND t.typname = $2)",
+                # Not the row type of a table that another run has made since.
+                "WHERE n.nspname = $1 AND t.typname = $2 AND (t.typrelid = 0 OR "
+                "(SELECT c.relkind FROM pg_class c WHERE c.oid = t.typrelid) = 'c'))",
                 self._table.schema,
                 self._name,
             ):
