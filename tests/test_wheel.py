@@ -58,7 +58,7 @@ def test_the_installed_wheel_works(tmp_path: Path) -> None:
         archive.extractall(tmp_path, filter="data")
     unpacked = tmp_path / sdist.name.removesuffix(".tar.gz")
     # Its own tests, against what is installed; with all threads, of which the other tests have one.
-    call(python, "-m", "pip", "install", "--quiet", "pytest", "hypothesis", cwd=tmp_path)
+    call(python, "-m", "pip", "install", "--quiet", "pytest", "hypothesis", "pandas", "polars", cwd=tmp_path)
     tests = (
         "tests/test_encoder.py",
         "tests/test_moments.py",
