@@ -90,9 +90,8 @@ class MDS(LinearFold):
         rows = len(X)
         scale = 1.0
         if self.metric == "cosine":
-            length = float(np.median(row_norms(X)))
-            # Places are those of rows of norm 1; vectors of quite another length come to them only if scaled.
-            scale = length if length and not 0.1 < length < 10 else 1.0
+            # Places are those of rows of norm 1, and the rows to be mapped are as long as these.
+            scale = float(np.median(row_norms(X))) or 1.0
             X = normalize_rows(X)
         sample = sample_rows(X, self.max_rows, check_random_state(self.random_state))
         moments = Moments.of(sample)
