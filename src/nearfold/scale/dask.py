@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -31,8 +30,8 @@ _SHARD_BYTES = 256 << 20
 # Tasks sent ahead of each worker's thread.
 _AHEAD = 3
 
-# A worker that ends while data is sent to it is known for gone a moment later.
-_TRIES = 6
+# Neighbourhoods are larger than a graph should be; they are sent to the scheduler once.
+_LARGE = "distributed.admin.large-graph-warning-threshold"
 # How long a scheduler may take to answer.
 _CONNECT = "10s"
 
@@ -97,17 +96,13 @@ class DaskEngine:
                 future.cancel()
 
     def _sent(self, value: T) -> Any:
-        """Return a future of a value that all workers hold, those that are lost on the way left out."""
-        for attempt in range(_TRIES):
-            try:
-                (sent,) = self._client.scatter([value], broadcast=True, hash=False)
-            except OSError as error:
-                if attempt == _TRIES - 1:
-                    raise FileError(f"the cluster failed: workers can't be sent data: {error}") from error
-                time.sleep(0.1 * 2**attempt)
-            else:
-                return sent
-        raise AssertionError
+        """Return a future of a value that tasks share.
+
+        It is a task's result and not scattered data: what is scattered is lost for good with the workers that
+        hold it, and every task that waits for it with it; a result is made again.
+        """
+        with import_extra("dask.config", _EXTRA, "a cluster").set({_LARGE: "1TB"}):
+            return self._client.submit(_identity, value, pure=False)
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Run on the workers, some tasks sent ahead."""
@@ -148,8 +143,8 @@ class DaskEngine:
             yield shard.first_row + shard.rows, partial(_identity, merged)
 
 
-def _identity(scan: Scan) -> Scan:
-    return scan
+def _identity(value: T) -> T:
+    return value
 
 
 def _take_rows(task: tuple[Shard, Int64]) -> npt.NDArray[Any]:
