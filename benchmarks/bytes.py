@@ -15,11 +15,11 @@ from data import Float32, load
 from rich.console import Console
 from rich.table import Table
 
-from nearfold.arrays import normalize_rows
+from nearfold._utils.arrays import normalize_rows
 from nearfold.cli.console import interval
+from nearfold.codecs.fitting import PipelineFitter
+from nearfold.evaluation.ground_truth import Truth
 from nearfold.evaluation.intervals import estimate, paired_estimate
-from nearfold.evaluation.truth import Truth
-from nearfold.pipeline.fitting import PipelineFitter
 from nearfold.planning.halving import judged
 
 console = Console(width=150, highlight=False)

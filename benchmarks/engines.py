@@ -13,8 +13,8 @@ import numpy as np
 import svs
 from usearch.index import Index as USearch
 
-from nearfold.arrays import Float32
-from nearfold.pipeline.fitting import PipelineFitter
+from nearfold._utils.arrays import Float32
+from nearfold.codecs.fitting import PipelineFitter
 from nearfold.search.index import SearchIndex
 
 __all__ = ["Engine", "K", "of_faiss", "of_hnswlib", "of_nearfold", "of_svs", "of_usearch"]

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from data import Float32
 
-from nearfold.arrays import normalize_rows
+from nearfold._utils.arrays import normalize_rows
 from nearfold.io.base import Chunk, Layout
 from nearfold.io.vectors import open_sink
-from nearfold.neighbors import nearest_others
+from nearfold.scan.neighbors import nearest_others
 
 BLOCK = 4096
 NEIGHBORS = 12

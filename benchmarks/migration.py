@@ -29,11 +29,11 @@ import qdrant_edge
 from data import load
 
 from nearfold import NearFold
-from nearfold.encoder import Encoder
+from nearfold.folds.encoder import Encoder
+from nearfold.integrations.databases.migrating import note_of
+from nearfold.integrations.databases.pgcopy import HEADER, TRAILER, Rows, pack
+from nearfold.integrations.databases.stores import open_store
 from nearfold.io.lists import fixed_lists
-from nearfold.migration.migrating import note_of
-from nearfold.migration.pgcopy import HEADER, TRAILER, Rows, pack
-from nearfold.migration.stores import open_store
 
 Vectors = npt.NDArray[np.float32]
 

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from nearfold import NearFold
-from nearfold.arrays import Metric
-from nearfold.evaluation.judge import judge
-from nearfold.evaluation.truth import Truth
+from nearfold._utils.arrays import Metric
+from nearfold.evaluation.ground_truth import Truth
+from nearfold.evaluation.recall import judge
 
 SEEDS = 3
 

@@ -20,17 +20,17 @@ from data import load
 from sklearn import decomposition
 
 from nearfold import Encoder, compare
-from nearfold.arrays import Float32, Metric, normalize_rows
+from nearfold._utils.arrays import Float32, Metric, normalize_rows
+from nearfold._utils.threads import blas_threads
+from nearfold.codecs.fitting import PipelineFitter
 from nearfold.errors import NearfoldError
+from nearfold.evaluation.ground_truth import Truth
 from nearfold.evaluation.intervals import Estimate
-from nearfold.evaluation.judge import judge, judge_found
-from nearfold.evaluation.truth import Truth
-from nearfold.fold import Fold
+from nearfold.evaluation.recall import judge, judge_found
+from nearfold.folds.fold import Fold
 from nearfold.methods.registry import METHODS
-from nearfold.pipeline.fitting import PipelineFitter
 from nearfold.planning.halving import judged
 from nearfold.report.provenance import versions
-from nearfold.threads import blas_threads
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 

@@ -14,17 +14,17 @@ from rich.console import Console
 from rich.table import Table
 
 from nearfold import RAE, NearFold, inspect_fold, sweep
-from nearfold.arrays import Float32, Metric
+from nearfold._utils.arrays import Float32, Metric
 from nearfold.cli.console import interval
 from nearfold.evaluation.compare import Entry
+from nearfold.evaluation.ground_truth import Truth
 from nearfold.evaluation.inspection import Inspection
-from nearfold.evaluation.judge import judge, paired_difference
+from nearfold.evaluation.recall import judge, paired_difference
 from nearfold.evaluation.split import hold_out
 from nearfold.evaluation.sweep import Sweep
-from nearfold.evaluation.truth import Truth
 from nearfold.methods.base import LinearFold
 from nearfold.methods.pca import PCA
-from nearfold.methods.regularizers import REGULARIZERS
+from nearfold.methods.rae.regularizers import REGULARIZERS
 
 console = Console(width=230, highlight=False)
 

@@ -17,16 +17,16 @@ from data import load
 from rich.console import Console
 from rich.table import Table
 
-from nearfold.arrays import normalize_rows
+from nearfold._utils.arrays import normalize_rows
 from nearfold.cli.console import interval
+from nearfold.codecs.quantizers.rabitq import RABITQ, rabitq_bytes
+from nearfold.codecs.quantizers.scalar import FLOATS, SCALARS
+from nearfold.codecs.spec import PipelineSpec
+from nearfold.evaluation.ground_truth import Truth
 from nearfold.evaluation.intervals import paired_estimate
 from nearfold.evaluation.split import base_and_queries
-from nearfold.evaluation.truth import Truth
-from nearfold.pipeline.spec import PipelineSpec
-from nearfold.planning.choice import plan
 from nearfold.planning.halving import RUNGS, Trial, judged, successive_halving
-from nearfold.quantizers.rabitq import RABITQ, rabitq_bytes
-from nearfold.quantizers.scalar import FLOATS, SCALARS
+from nearfold.planning.plan import plan
 
 console = Console(width=130, highlight=False)
 

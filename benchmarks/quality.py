@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from nearfold import compare
-from nearfold.arrays import Metric
+from nearfold._utils.arrays import Metric
 from nearfold.cli.console import interval
 from nearfold.evaluation.compare import Comparison, Entry
-from nearfold.evaluation.judge import judge, paired_difference
-from nearfold.evaluation.truth import Truth
+from nearfold.evaluation.ground_truth import Truth
+from nearfold.evaluation.recall import judge, paired_difference
 from nearfold.methods.pca import PCA
-from nearfold.methods.rae import RAE
+from nearfold.methods.rae.estimator import RAE
 
 console = Console(width=170, highlight=False)
 

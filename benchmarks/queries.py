@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nearfold import PCA, NearFold, evaluate
-from nearfold.arrays import Float32, normalize_rows
+from nearfold._utils.arrays import Float32, normalize_rows
 from nearfold.cli.console import interval
 from nearfold.evaluation.intervals import estimate, paired_estimate
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nearfold.methods.rae_adam import Autoencoder
+from nearfold.methods.rae.gradient import Autoencoder
 
 __all__ = ["train_with_torch"]
 

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from nearfold import Encoder, NearFold
+from nearfold.bulk.fit import fit_files
 from nearfold.io.vectors import open_source
-from nearfold.scale.dask import DaskEngine
-from nearfold.scale.fit import fit_files
+from nearfold.scan.dask import DaskEngine
 
 NEARFOLD = str(Path(sys.executable).with_name("nearfold"))
 BARE = [sys.executable, str(Path(__file__).with_name("bare.py"))]
@@ -34,8 +34,8 @@ SCAN = """
 import sys, time
 from nearfold import NearFold
 from nearfold.io.vectors import open_source
-from nearfold.progress import reporting
-from nearfold.scale.fit import fit_files
+from nearfold._utils.progress import reporting
+from nearfold.bulk.fit import fit_files
 class Clock:
     def start(self, label, total, unit):
         started = time.perf_counter()

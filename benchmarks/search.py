@@ -27,8 +27,8 @@ from engines import Engine, K, of_faiss, of_hnswlib, of_nearfold, of_svs, of_use
 from rich.console import Console
 from rich.table import Table
 
-from nearfold.arrays import normalize_rows
-from nearfold.evaluation.truth import Truth
+from nearfold._utils.arrays import normalize_rows
+from nearfold.evaluation.ground_truth import Truth
 from nearfold.report.charts import lines
 from nearfold.report.page import Cell, Chart, Page
 from nearfold.report.page import Table as PageTable

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from nearfold import RAE, Encoder, NearFold, compare
-from nearfold.methods.rae_adam import draw_batches, initial_autoencoder
-from nearfold.neighbors import nearest
-from nearfold.threads import blas_threads
+from nearfold._utils.threads import blas_threads
+from nearfold.methods.rae.gradient import draw_batches, initial_autoencoder
+from nearfold.scan.neighbors import nearest
 
 PAIRS = 7
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nearfold.arrays import Float32, Metric, normalize_rows
-from nearfold.encoder import Encoder
-from nearfold.neighbors import nearest_others
+from nearfold._utils.arrays import Float32, Metric, normalize_rows
+from nearfold.folds.encoder import Encoder
+from nearfold.scan.neighbors import nearest_others
 
 __all__ = ["tldr"]
 

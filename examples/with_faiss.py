@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 from frame import DEPTH, K, Side, fitted, sample, show
 
-from nearfold.export.faiss_index import write_faiss
+from nearfold.integrations.faiss import write_faiss
 
 
 def run(folder: Path) -> tuple[Side, Side]:

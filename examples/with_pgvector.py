@@ -16,7 +16,7 @@ import psycopg
 from frame import DEPTH, K, Side, Vectors, fitted, sample, show
 from pgvector.psycopg import register_vector
 
-from nearfold.export.sql import fold_sql
+from nearfold.integrations.sql import fold_sql
 
 TWO_STAGES = f"""
 WITH candidates AS MATERIALIZED (

@@ -31,10 +31,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nearfold import Encoder, MLPEncoder, NearFold, Pipeline, SearchIndex, fit_pipeline, load, read_state
+from nearfold.bulk.fit import fit_files
 from nearfold.errors import NearfoldError
 from nearfold.io.base import Chunk, Layout
 from nearfold.io.vectors import FORMATS, open_sink, open_source, read_source
-from nearfold.scale.fit import fit_files
 
 SECONDS = 10.0
 MEGABYTES = 400

@@ -21,20 +21,20 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from nearfold import Encoder, NearFold, load
+from nearfold.bulk.fit import fit_files
+from nearfold.bulk.folder import fold_folder, verify_folder
+from nearfold.bulk.manifest import MANIFEST
+from nearfold.bulk.update import update_files
+from nearfold.codecs.codec import Pipeline, load_any
+from nearfold.codecs.fitting import PipelineFitter
+from nearfold.codecs.verification import verify_file
 from nearfold.errors import FileError, NearfoldError
-from nearfold.evaluation.watch import compare_with_training, readable_facts
-from nearfold.fold import Fold, read_safetensors
+from nearfold.evaluation.drift import compare_with_training, readable_facts
+from nearfold.folds.fold import Fold, read_safetensors
+from nearfold.folds.origin import DIGEST, sealed
 from nearfold.io.vectors import read_vectors
-from nearfold.origin import DIGEST, sealed
-from nearfold.pipeline.fitting import PipelineFitter
-from nearfold.pipeline.pipeline import Pipeline, load_any
-from nearfold.pipeline.verification import verify_file
-from nearfold.scale.fit import fit_files
-from nearfold.scale.folder import fold_folder, verify_folder
-from nearfold.scale.ledger import MANIFEST
-from nearfold.scale.local import LocalEngine
-from nearfold.scale.state import read_state
-from nearfold.scale.update import update_files
+from nearfold.scan.checkpoint import read_state
+from nearfold.scan.local import LocalEngine
 
 from .fuzzing import Target, X, main, make_network
 

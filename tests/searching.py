@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from nearfold import Pipeline, SearchIndex, fit_pipeline
-from nearfold.arrays import Metric
+from nearfold._utils.arrays import Metric
 from nearfold.errors import DataError
-from nearfold.search.found import Found
+from nearfold.search.results import Found
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]

@@ -17,13 +17,13 @@ from typer.main import get_command
 import nearfold
 from nearfold.cli.app import app
 from nearfold.evaluation.compare import Comparison, Entry
+from nearfold.evaluation.ground_truth import Truth
 from nearfold.evaluation.inspection import Inspection
-from nearfold.evaluation.judge import Judgement
+from nearfold.evaluation.recall import Judgement
 from nearfold.evaluation.sweep import Point, Sweep
-from nearfold.evaluation.truth import Truth
-from nearfold.fold import Fold
-from nearfold.planning.choice import Plan
+from nearfold.folds.fold import Fold
 from nearfold.planning.halving import Trial
+from nearfold.planning.plan import Plan
 
 SNAPSHOT = Path(__file__).with_name("api.json")
 

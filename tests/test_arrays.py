@@ -9,7 +9,7 @@ import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfold.arrays import as_rows, as_vectors, check_metric, normalize_rows, resolve_components
+from nearfold._utils.arrays import as_rows, as_vectors, check_metric, normalize_rows, resolve_components
 from nearfold.errors import DataError, DataTypeError, NearfoldError, ParameterError
 
 

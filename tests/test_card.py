@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold import PCA, Encoder, fit_files
-from nearfold.evaluation.watch import Figures, with_figures
+from nearfold.evaluation.drift import Figures, with_figures
 
 Vectors = npt.NDArray[np.float32]
 

@@ -26,7 +26,7 @@ NEEDS = {"how-to/databases.md": pytest.mark.databases}
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
     for language, code, _, mark in BLOCK.findall(page.read_text(encoding="utf-8")):
-        # Marked so where a server would be needed; tests/migration runs such commands.
+        # Marked so where a server would be needed; tests/integrations/databases runs such commands.
         yield ("text" if mark == "shell" else language), code
 
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from nearfold import Encoder, MLPEncoder
 from nearfold.errors import DataError, FileError, NearfoldError, ParameterError
-from nearfold.fold import safetensors_bytes
+from nearfold.folds.fold import safetensors_bytes
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_chunks_change_nothing(
 ) -> None:
     X = rng.standard_normal((2000, 7)).astype(np.float32)
     whole = encoder.transform(X)
-    monkeypatch.setattr("nearfold.fold._CHUNK_BYTES", 1)
+    monkeypatch.setattr("nearfold.folds.fold._CHUNK_BYTES", 1)
     np.testing.assert_allclose(encoder.transform(X), whole, rtol=1e-5, atol=1e-6)
     X[1777, 2] = np.nan
     with pytest.raises(DataError, match="row 1777, column 2"):
@@ -207,7 +207,7 @@ def test_a_failed_save_leaves_the_old_file(
     def full(_fd: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nearfold.files.os.fsync", full)
+    monkeypatch.setattr("nearfold._utils.files.os.fsync", full)
     with pytest.raises(FileError, match="No space left"):
         Encoder(np.ones((1, 2), np.float32)).save(path)
     assert path.read_bytes() == before
@@ -222,7 +222,7 @@ def test_applying_needs_numpy_alone(encoder: Encoder, tmp_path: Path) -> None:
     encoder.save(tmp_path / "e.safetensors")
     code = (
         "import sys, numpy as np\n"
-        "from nearfold.encoder import Encoder\n"
+        "from nearfold.folds.encoder import Encoder\n"
         f"Encoder.load({str(tmp_path / 'e.safetensors')!r}).transform(np.ones((2, 7)))\n"
         "import json; print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nearfold import evaluate
-from nearfold.arrays import Metric
+from nearfold._utils.arrays import Metric
 from nearfold.errors import NearfoldError
 from nearfold.methods.registry import LINEAR, make
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from nearfold import Pipeline, fit_pipeline, fold_folder
+from nearfold._utils.files import replacing
 from nearfold.errors import FileError
-from nearfold.files import replacing
 from tests import faulting
 from tests.faulting import ENCODER, WRITERS, X, files_of_at_most, left
 
@@ -85,7 +85,7 @@ def test_permission_denied_to_another_user(tmp_path: Path) -> None:
         "from nearfold import Encoder\n"
         "from nearfold.errors import FileError\n"
         "encoder = Encoder(np.eye(2, 4, dtype=np.float32))\n"
-        "import nearfold.fold, safetensors.numpy\n"
+        "import nearfold.folds.fold, safetensors.numpy\n"
         "os.seteuid(65534)\n"
         "try:\n"
         f"    encoder.save({str(target / 'fold.safetensors')!r})\n"

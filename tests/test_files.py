@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nearfold import files
+from nearfold._utils import files
+from nearfold._utils.files import replacing
 from nearfold.errors import FileError
-from nearfold.files import replacing
 
 
 def test_a_failure_inside_leaves_the_old_file_alone(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_an_interrupt_while_the_file_beside_opens_leaves_nothing(
 def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
-        "from nearfold.files import replacing\n"
+        "from nearfold._utils.files import replacing\n"
         "with replacing(sys.argv[1]) as file:\n"
         "    file.write(b'half')\n"
         "    os._exit(9)\n"

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from nearfold import Encoder, MLPEncoder, NearFold, Pipeline, SearchIndex, load, load_sample
+from nearfold.bulk.fit import fit_files
+from nearfold.bulk.folder import fold_folder
+from nearfold.bulk.update import update_files
+from nearfold.codecs.fitting import PipelineFitter
 from nearfold.io.vectors import open_source, read_vectors
-from nearfold.pipeline.fitting import PipelineFitter
-from nearfold.scale.fit import fit_files
-from nearfold.scale.folder import fold_folder
-from nearfold.scale.state import read_state
-from nearfold.scale.update import update_files
+from nearfold.scan.checkpoint import read_state
 from nearfold.version import __version__
 
 KEPT = Path(__file__).with_name("kept")

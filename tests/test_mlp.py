@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 import nearfold
 from nearfold import Encoder
 from nearfold.errors import DataError, FileError
-from nearfold.mlp import MLPEncoder
+from nearfold.folds.mlp import MLPEncoder
 
 
 def network(rng: np.random.Generator, *widths: int, skip: bool = True) -> MLPEncoder:

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 
 from nearfold import NearFold, compare, evaluate, inspect_fold, load_sample, sweep
-from nearfold.evaluation.judge import paired_difference
+from nearfold.evaluation.drift import compare_with_training, held_back_figures, with_figures
+from nearfold.evaluation.recall import paired_difference
 from nearfold.evaluation.split import hold_out
 from nearfold.evaluation.streamed import evaluate_source, hold_out_rows
-from nearfold.evaluation.watch import compare_with_training, held_back_figures, with_figures
-from nearfold.fold import Fold
+from nearfold.folds.fold import Fold
 from nearfold.io.vectors import open_source
+from nearfold.methods.rae.regularizers import REGULARIZERS
 from nearfold.methods.registry import METHODS, make
-from nearfold.methods.regularizers import REGULARIZERS
 
 PINNED = Path(__file__).with_name("pinned.json")
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from nearfold import PCA, NearFold, SearchIndex, compare, fit_pipeline, plan, sweep
+from nearfold._utils.progress import reporting
+from nearfold.bulk.file import fold_file
+from nearfold.bulk.fit import fit_files
 from nearfold.evaluation.streamed import evaluate_source
 from nearfold.io.vectors import open_source
 from nearfold.methods.registry import METHODS, make
-from nearfold.progress import reporting
-from nearfold.scale.fit import fit_files
-from nearfold.scale.transform import fold_file
 
 
 class Recorder:

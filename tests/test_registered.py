@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from nearfold.integrations.databases.stores import DATABASES
 from nearfold.io.vectors import FORMATS
 from nearfold.methods.registry import METHODS
-from nearfold.migration.stores import DATABASES
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,4 +43,4 @@ def test_formats(suffix: str) -> None:
 def test_databases(scheme: str) -> None:
     module = DATABASES[scheme]
     assert module.NAMED in (ROOT / "docs/how-to/databases.md").read_text(encoding="utf-8").replace("`", "")
-    assert (ROOT / f"tests/migration/test_{module.__name__.rpartition('.')[2]}.py").is_file()
+    assert (ROOT / f"tests/integrations/databases/test_{module.__name__.rpartition('.')[2]}.py").is_file()

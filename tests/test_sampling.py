@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfold.sampling import sampled_rows
+from nearfold._utils.sampling import sampled_rows
 
 
 @given(rows=st.integers(1, 5000), count=st.integers(1, 300), seed=st.integers(0, 2**31))
@@ -27,7 +27,7 @@ def test_a_grown_whole_keeps_its_sample_or_replaces_it_by_new_rows(rows: int, mo
 def test_the_samples_of_parts_hold_the_sample_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = set(sampled_rows(1000, 30, 7))
     assert whole <= set(sampled_rows(400, 30, 7)) | set(sampled_rows(1000, 30, 7, start=400))
-    monkeypatch.setattr("nearfold.sampling._STEP", 13)
+    monkeypatch.setattr("nearfold._utils.sampling._STEP", 13)
     assert set(sampled_rows(1000, 30, 7)) == whole
 
 

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from nearfold import NearFold, evaluate, fit_files, fit_pipeline
-from nearfold.arrays import Metric, as_vectors, check_products, check_tiny, normalize_rows
+from nearfold._utils.arrays import Metric, as_vectors, check_products, check_tiny, normalize_rows
 from nearfold.errors import DataError, NearfoldError, NearfoldWarning
 from nearfold.evaluation.compare import compare
+from nearfold.evaluation.ground_truth import Truth, search
 from nearfold.evaluation.inspection import inspect_fold
 from nearfold.evaluation.streamed import evaluate_source
 from nearfold.evaluation.sweep import sweep
-from nearfold.evaluation.truth import Truth, search
 from nearfold.methods.registry import LINEAR, make
-from nearfold.moments import Moments
-from nearfold.neighbors import nearest
-from nearfold.planning.choice import plan
+from nearfold.planning.plan import plan
+from nearfold.scan.moments import Moments
+from nearfold.scan.neighbors import nearest
 
 N, D, M = 260, 20, 5
 ROWS = (np.random.default_rng(3).standard_normal((N, D)) * np.linspace(2, 0.3, D)).astype(np.float32)

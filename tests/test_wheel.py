@@ -68,7 +68,7 @@ def test_the_installed_wheel_works(tmp_path: Path) -> None:
         "tests/methods/test_pca.py",
         "tests/methods/test_rae.py",
         "tests/methods/test_nearfold.py",
-        "tests/scale/test_fit.py",
+        "tests/scan/test_fit.py",
     )
     told = call(python, "-m", "pytest", "-q", *tests, cwd=unpacked)
     assert " passed" in told

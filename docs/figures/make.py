@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from nearfold import RAE, compare, evaluate, fit_pipeline, load_sample
-from nearfold.evaluation.truth import Truth
+from nearfold.evaluation.ground_truth import Truth
 from nearfold.planning.halving import judged
 
 HERE = Path(__file__).parent

@@ -6,15 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+from nearfold._utils.files import checksum
+from nearfold.bulk.folder import verify_folder
+from nearfold.bulk.manifest import MANIFEST as FOLDED
+from nearfold.codecs.verification import verify_file
 from nearfold.errors import FileError, ParameterError
-from nearfold.files import checksum
-from nearfold.fold import read_metadata
-from nearfold.pipeline.verification import verify_file
-from nearfold.scale.folder import verify_folder
-from nearfold.scale.ledger import MANIFEST as FOLDED
-from nearfold.scale.state import SCAN_FORMAT, read_state
-from nearfold.search.saved import MANIFEST as INDEX
-from nearfold.search.saved import verify_index
+from nearfold.folds.fold import read_metadata
+from nearfold.scan.checkpoint import SCAN_FORMAT, read_state
+from nearfold.search.storage import MANIFEST as INDEX
+from nearfold.search.storage import verify_index
 
 __all__ = ["verify"]
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from nearfold import Encoder
+from nearfold.folds.mlp import MLPEncoder
 from nearfold.methods.registry import LINEAR, METHODS
-from nearfold.mlp import MLPEncoder
 
 from .conftest import Run
 

@@ -95,7 +95,7 @@ def test_bad_shards(parts: Path, run: Run, tmp_path: Path) -> None:
 
 
 def test_options_that_do_not_fit(parts: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nearfold.scale.dask._CONNECT", "1s")
+    monkeypatch.setattr("nearfold.scan.dask._CONNECT", "1s")
     for arguments, says in (
         (
             ("fit", "parts", "-o", "g", "--method", "rae", "--state", "s"),

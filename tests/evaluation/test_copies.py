@@ -12,17 +12,17 @@ import pytest
 from typer.testing import CliRunner
 
 from nearfold import evaluate
-from nearfold.arrays import METRICS, Metric
+from nearfold._utils.arrays import METRICS, Metric
 from nearfold.cli.app import app
 from nearfold.cli.inputs import read_queries
 from nearfold.errors import NearfoldWarning
 from nearfold.evaluation.compare import compare
+from nearfold.evaluation.drift import compare_with_training, figures_of, with_figures
 from nearfold.evaluation.inspection import inspect_fold
 from nearfold.evaluation.streamed import evaluate_source
 from nearfold.evaluation.sweep import sweep
-from nearfold.evaluation.watch import compare_with_training, figures_of, with_figures
 from nearfold.methods.registry import make
-from nearfold.planning.choice import plan
+from nearfold.planning.plan import plan
 
 ROWS = np.random.default_rng(11).standard_normal((700, 12)).astype(np.float32)
 BASE, ASKED = ROWS[:600], ROWS[600:]

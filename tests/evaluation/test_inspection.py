@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nearfold import PCA, Encoder, NearFold, inspect_fold
-from nearfold.arrays import METRICS, Metric
+from nearfold._utils.arrays import METRICS, Metric
 from nearfold.evaluation.distortion import distortion
 from nearfold.methods.random import RandomProjection
 from tests.test_mlp import network

@@ -10,7 +10,7 @@ from nearfold import PCA, Encoder, compare, evaluate
 from nearfold.errors import NearfoldError
 from nearfold.evaluation.compare import Entry
 from nearfold.evaluation.intervals import estimate
-from nearfold.evaluation.judge import paired_difference
+from nearfold.evaluation.recall import paired_difference
 from nearfold.evaluation.split import hold_out
 
 
@@ -132,7 +132,7 @@ def test_compare(sample: np.ndarray) -> None:
 
 
 def test_compare_computes_truth_once(sample: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nearfold.evaluation.truth import Truth
+    from nearfold.evaluation.ground_truth import Truth
 
     calls = []
     original = Truth.compute

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nearfold import PCA, evaluate
-from nearfold.arrays import METRICS, Metric
+from nearfold._utils.arrays import METRICS, Metric
 from nearfold.errors import DataError, NearfoldError
 from nearfold.evaluation.streamed import evaluate_source, hold_out_rows
 from nearfold.io.base import Source

@@ -8,9 +8,9 @@ import pytest
 from nearfold import sweep
 from nearfold.errors import NearfoldError
 from nearfold.evaluation.intervals import Estimate
-from nearfold.evaluation.judge import Judgement
+from nearfold.evaluation.recall import Judgement
+from nearfold.evaluation.spectrum import Spectrum
 from nearfold.evaluation.sweep import Point, Sweep
-from nearfold.theory.spectrum import Spectrum
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from nearfold import PCA, MLPEncoder, NearFold
-from nearfold.encoder import Encoder
 from nearfold.errors import DataError, FileError
-from nearfold.evaluation.watch import (
+from nearfold.evaluation.drift import (
     Drift,
     Figures,
     compare_with_training,
@@ -15,6 +14,7 @@ from nearfold.evaluation.watch import (
     readable_facts,
     with_figures,
 )
+from nearfold.folds.encoder import Encoder
 
 
 @pytest.fixture(scope="module")

@@ -249,7 +249,7 @@ def test_bad_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         open_source("memory://no/x.npy")
     with pytest.raises(FileError, match="can't be opened"):
         open_source("nosuch://x.npy")
-    monkeypatch.setattr("nearfold.extras.importlib.util.find_spec", lambda _name: None)
+    monkeypatch.setattr("nearfold._utils.extras.importlib.util.find_spec", lambda _name: None)
     with pytest.raises(MissingExtraError, match=r"nearfold\[remote\]"):
         open_source("memory://x.npy")
     with pytest.raises(MissingExtraError, match=r"nearfold\[hdf5\]"):

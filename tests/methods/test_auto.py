@@ -7,7 +7,7 @@ import pytest
 
 from nearfold import RAE
 from nearfold.errors import NearfoldError
-from nearfold.methods.validation import Validation
+from nearfold.methods.rae.validation import Validation
 
 
 @pytest.mark.parametrize("solver", ["adam", "exact"])

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from nearfold import PCA, RAE, NearFold
-from nearfold.arrays import METRICS
+from nearfold._utils.arrays import METRICS
 from nearfold.errors import MissingExtraError, NearfoldError, ParameterError
 from nearfold.methods.base import FoldEstimator
 from nearfold.methods.lpp import LPP
@@ -175,7 +175,7 @@ def test_registry_names() -> None:
 
 
 def test_a_missing_extra_is_named_before_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nearfold.extras.importlib.util.find_spec", lambda _name: None)
+    monkeypatch.setattr("nearfold._utils.extras.importlib.util.find_spec", lambda _name: None)
     for name, extra in (("umap", "manifold"), ("rae-mlp", "torch")):
         with pytest.raises(MissingExtraError, match=rf"nearfold\[{extra}\]"):
             make(name, 4)

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfold import PCA, NearFold, evaluate, load_sample
-from nearfold.arrays import METRICS, Metric
-from nearfold.encoder import Encoder
+from nearfold._utils.arrays import METRICS, Metric
+from nearfold.bulk.fit import fit_files
 from nearfold.errors import NearfoldError
+from nearfold.folds.encoder import Encoder
 from nearfold.methods.nearfold import default_anchors
 from nearfold.methods.objective import block_scores, gradient, loss, score_spread, soft_neighbors
 from nearfold.methods.training import fitting_rate, one_cycle
-from nearfold.scale.fit import fit_files
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_thread_count_changes_rounding_only(
 ) -> None:
     found = []
     for threads in (1, 2, 5):
-        for module in ("methods.training", "scanner", "neighbors"):
+        for module in ("methods.training", "scan.scanner", "scan.neighbors"):
             monkeypatch.setattr(f"nearfold.{module}.blas_threads", lambda n=threads: n)
         found.append(NearFold(8, metric=metric, n_steps=40).fit(sample[:400, :32]).encoder_.weight)
     for other in found[1:]:

@@ -10,16 +10,16 @@ from scipy.optimize import minimize
 
 from nearfold import PCA, RAE, Moments
 from nearfold.errors import NearfoldError, NearfoldWarning
-from nearfold.methods.rae_adam import (
+from nearfold.evaluation.spectrum import spectrum
+from nearfold.methods.rae.exact import exact_path
+from nearfold.methods.rae.gradient import (
     Autoencoder,
     cosine_rates,
     draw_batches,
     initial_autoencoder,
     train_autoencoder,
 )
-from nearfold.methods.rae_exact import exact_path
-from nearfold.methods.regularizers import REGULARIZERS
-from nearfold.theory.spectrum import spectrum
+from nearfold.methods.rae.regularizers import REGULARIZERS
 
 
 def published_loss(flat: np.ndarray, X: np.ndarray, m: int, weight_decay: float) -> float:
@@ -98,7 +98,7 @@ def test_adam_descends_the_published_gradient(
     d: int, m: int, threads: int, bias: bool, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One tiny step moves each weight against the sign of its numerical derivative."""
-    monkeypatch.setattr("nearfold.methods.rae_adam.blas_threads", lambda: threads)
+    monkeypatch.setattr("nearfold.methods.rae.gradient.blas_threads", lambda: threads)
     X = rng.standard_normal((30, d)).astype(np.float32)
     start = initial_autoencoder(d, m, rng, bias=bias)
     rows = np.arange(30)[None, :]
@@ -132,7 +132,7 @@ def test_thread_count_changes_rounding_only(
     batches, rates = draw_batches(200, 64, 150, rng), cosine_rates(150, 1e-3, 1e-5)
     results = []
     for threads in (1, 2, 4):
-        monkeypatch.setattr("nearfold.methods.rae_adam.blas_threads", lambda n=threads: n)
+        monkeypatch.setattr("nearfold.methods.rae.gradient.blas_threads", lambda n=threads: n)
         results.append(train_autoencoder(X, start, batches, rates, 1e-4)[0])
     for other in results[1:]:
         for name in ("encoder", "decoder", "encoder_bias", "decoder_bias"):
@@ -140,7 +140,7 @@ def test_thread_count_changes_rounding_only(
 
 
 def test_a_failure_in_any_thread_ends_all(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nearfold.methods.rae_adam.blas_threads", lambda: 3)
+    monkeypatch.setattr("nearfold.methods.rae.gradient.blas_threads", lambda: 3)
     X = rng.standard_normal((50, 40)).astype(np.float32)
     start = initial_autoencoder(40, 32, rng, bias=False)
     calls = []

@@ -8,8 +8,8 @@ from scipy.optimize import minimize
 
 from nearfold import PCA, RAE, Moments
 from nearfold.errors import NearfoldError
-from nearfold.methods.rae_exact import exact_path
-from nearfold.methods.regularizers import (
+from nearfold.methods.rae.exact import exact_path
+from nearfold.methods.rae.regularizers import (
     REGULARIZERS,
     Regularizer,
     laplacian_optimum,
@@ -17,7 +17,7 @@ from nearfold.methods.regularizers import (
     scales,
     value,
 )
-from nearfold.neighbors import neighbor_differences
+from nearfold.scan.neighbors import neighbor_differences
 
 
 def data(d: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

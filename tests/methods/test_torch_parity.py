@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nearfold.methods.rae_adam import cosine_rates, draw_batches, initial_autoencoder, train_autoencoder
+from nearfold.methods.rae.gradient import (
+    cosine_rates,
+    draw_batches,
+    initial_autoencoder,
+    train_autoencoder,
+)
 
 pytestmark = pytest.mark.torch
 

@@ -7,7 +7,7 @@ import pytest
 
 from nearfold import Encoder
 from nearfold.errors import DataError
-from nearfold.methods.validation import Validation
+from nearfold.methods.rae.validation import Validation
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ import pytest
 
 from nearfold import Pipeline, SearchIndex, fit_pipeline
 from nearfold.errors import FileError
-from nearfold.search import fingerprint, saved, scattered
-from nearfold.search.full import Segment
-from nearfold.search.saved import verify_index
+from nearfold.search import fingerprint, scattered
+from nearfold.search import storage as saved
+from nearfold.search.storage import verify_index
+from nearfold.search.vectors import Segment
 
 X = np.random.default_rng(3).standard_normal((260, 12)).astype(np.float32)
 

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pytest
 
 from nearfold import Encoder, Pipeline, SearchIndex, fit_pipeline
-from nearfold.arrays import Metric
+from nearfold._utils.arrays import Metric
+from nearfold.codecs.projections import OneSide
+from nearfold.codecs.quantizers.scalar import Floats
 from nearfold.errors import DataError, FileError, NearfoldError, ParameterError
-from nearfold.evaluation.truth import search as exact
-from nearfold.pipeline.sides import OneSide
-from nearfold.quantizers.scalar import Floats
+from nearfold.evaluation.ground_truth import search as exact
 
 from ..io.test_vectors import write
 from ..searching import exact as all_scores

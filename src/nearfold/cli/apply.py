@@ -77,13 +77,13 @@ def apply(
     """
     import numpy as np
 
+    from nearfold.bulk.file import fold_file
+    from nearfold.bulk.folder import fold_folder
     from nearfold.cli.console import print_json, print_mapping, showing_progress
+    from nearfold.codecs.codec import Pipeline, load_any
     from nearfold.errors import ParameterError
     from nearfold.io.vectors import FORMATS, open_source
-    from nearfold.pipeline.pipeline import Pipeline, load_any
-    from nearfold.scale.engines import engine_for
-    from nearfold.scale.folder import fold_folder
-    from nearfold.scale.transform import fold_file
+    from nearfold.scan.engines import engine_for
 
     loaded = load_any(encoder)
     budget = parse_bytes("--memory", memory)

@@ -52,7 +52,7 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Fit methods on a base and judge each on queries that none of them has seen."""
-    from nearfold.arrays import METRICS, check_metric
+    from nearfold._utils.arrays import METRICS, check_metric
     from nearfold.cli.console import print_json, showing_progress
     from nearfold.cli.encoders import save_encoders
     from nearfold.cli.inputs import read_queries, rows_in_memory

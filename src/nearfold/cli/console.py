@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from nearfold._utils.progress import reporting
 from nearfold.credentials import redacted
 from nearfold.printable import printable
-from nearfold.progress import reporting
 from nearfold.version import __version__
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from nearfold.cli.options import AsJson, Quiet, Report
 from nearfold.cli.paths import Mark
 
 if TYPE_CHECKING:
-    from nearfold.arrays import Float32
+    from nearfold._utils.arrays import Float32
     from nearfold.evaluation.compare import Comparison
 
 __all__ = ["demo"]
@@ -75,7 +75,7 @@ def _example(comparison: Comparison, vectors: Float32, split: int, texts: list[s
     """
     import numpy as np
 
-    from nearfold.evaluation.truth import search
+    from nearfold.evaluation.ground_truth import search
 
     first = comparison.entries[0]
     metric, dims = first.judgement.metric, first.encoder.n_components

@@ -38,11 +38,11 @@ def drift(
     A sample of both, of one size, is folded: P@10, the energy that the fold keeps, and the loss of
     blocks are compared. Exit status: 0 as before, 1 drifted, 2 bad input.
     """
+    from nearfold._utils.sampling import sampled_rows
     from nearfold.cli.console import output, print_json, short, showing_progress
-    from nearfold.evaluation.watch import SAMPLE_SIZES, compare_with_training
+    from nearfold.evaluation.drift import SAMPLE_SIZES, compare_with_training
+    from nearfold.folds.loading import load
     from nearfold.io.vectors import checked_rows, open_source
-    from nearfold.loading import load
-    from nearfold.sampling import sampled_rows
 
     loaded = load(encoder)
     with showing_progress(quiet or as_json):

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import msgspec
 
+from nearfold._utils.files import cause, check_kept, checksum, open_regular, replacing
+from nearfold._utils.schema import Sha256, checked_json, encoded
 from nearfold.errors import FileError
 from nearfold.evaluation.compare import Comparison
-from nearfold.files import cause, check_kept, checksum, open_regular, replacing
-from nearfold.fold import fold_checksum
+from nearfold.folds.fold import fold_checksum
 from nearfold.methods.registry import METHODS
-from nearfold.schema import Sha256, checked_json, encoded
 
 __all__ = ["save_encoders"]
 

@@ -51,12 +51,12 @@ def evaluate(
     Without --queries rows of BASE are held out as queries. If the encoder was fitted on all of
     BASE it has seen them, so the figures may flatter it: `compare` never lets that happen.
     """
-    from nearfold.arrays import check_positive
+    from nearfold._utils.arrays import check_positive
     from nearfold.cli.console import interval, joined, output, print_json, print_mapping, showing_progress
     from nearfold.cli.inputs import read_queries
     from nearfold.evaluation.streamed import evaluate_source, hold_out_rows
+    from nearfold.folds.loading import load
     from nearfold.io.vectors import open_source
-    from nearfold.loading import load
 
     loaded = load(encoder)
     near = loaded.metric if metric is None else metric.value

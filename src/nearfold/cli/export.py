@@ -72,7 +72,7 @@ def export(
     """
     from nearfold.cli.console import output, print_json
     from nearfold.errors import ParameterError
-    from nearfold.loading import load
+    from nearfold.folds.loading import load
 
     if to is None:
         to = _BY_SUFFIX.get(out.suffix.lower())
@@ -92,27 +92,27 @@ def export(
             raise ParameterError(f"{option} goes with {' and '.join(targets)}, not with {to}")
     fold = load(encoder)
     if to is Target.onnx:
-        from nearfold.export.onnx import write_onnx
+        from nearfold.integrations.onnx import write_onnx
 
         write_onnx(fold, out, normalize=normalize, half=half)
     elif to is Target.faiss:
-        from nearfold.export.faiss_index import write_faiss
+        from nearfold.integrations.faiss import write_faiss
 
         write_faiss(fold, out, index or "Flat", normalize=normalize)
     elif to is Target.sql:
-        from nearfold.export.sql import write_sql
+        from nearfold.integrations.sql import write_sql
 
         write_sql(fold, out, name or "fold", normalize=normalize)
     elif to is Target.json:
-        from nearfold.export.plain import write_json
+        from nearfold.integrations.plain import write_json
 
         write_json(fold, out)
     elif to is Target.npy:
-        from nearfold.export.plain import write_npy
+        from nearfold.integrations.plain import write_npy
 
         write_npy(fold, out)
     else:
-        from nearfold.export.models import write_model2vec, write_sentence_transformer
+        from nearfold.integrations.models import write_model2vec, write_sentence_transformer
 
         if model is None:
             raise ParameterError(f"{to} needs --model: the folder of the saved model to add the fold to")

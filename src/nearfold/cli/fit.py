@@ -25,8 +25,8 @@ from nearfold.cli.options import (
 from nearfold.cli.paths import Mark
 
 if TYPE_CHECKING:
-    from nearfold.arrays import Float32
-    from nearfold.fold import Fold
+    from nearfold._utils.arrays import Float32
+    from nearfold.folds.fold import Fold
     from nearfold.io.base import Source
     from nearfold.methods.base import FoldEstimator
 
@@ -78,13 +78,13 @@ def fit(
     nearfold, pca, whitening and rae-exact learn from one scan, in bounded memory, here or on a cluster;
     other methods hold all rows, or a sample of --rows.
     """
+    from nearfold.bulk.fit import fit_files, scans
     from nearfold.cli.console import showing_progress
     from nearfold.cli.inputs import read_queries
     from nearfold.errors import ParameterError
     from nearfold.io.vectors import open_source
     from nearfold.methods.registry import METHODS, make
-    from nearfold.scale.engines import engine_for
-    from nearfold.scale.fit import fit_files, scans
+    from nearfold.scan.engines import engine_for
 
     budget = parse_bytes("--memory", memory)
     estimator = make(
@@ -124,7 +124,7 @@ def _fit_in_memory(
     """Fit to all rows, or a sample of them, if memory allows it; return the fold and the rows."""
     from nearfold.cli.inputs import rows_in_memory
     from nearfold.errors import ParameterError
-    from nearfold.evaluation.watch import held_back_figures, with_figures
+    from nearfold.evaluation.drift import held_back_figures, with_figures
 
     layout = source.layout
     wanted = layout.rows if rows is None else min(rows, layout.rows)
@@ -143,7 +143,7 @@ def _fit_in_memory(
 def print_fit(encoder: Fold, out: Path, seen: Float32 | None = None, *, as_json: bool) -> None:
     """Print what was learned and where it is; a network has its condition number at rows `seen`."""
     from nearfold.cli.console import print_json, print_mapping
-    from nearfold.theory.spectrum import spectrum_of
+    from nearfold.evaluation.spectrum import spectrum_of
 
     conditioning = spectrum_of(encoder, seen)
     # The figures that `drift` compares with are many and say little alone.

@@ -48,7 +48,7 @@ def index(
 ) -> None:
     """Encode vectors and make an index of the codes, to be searched by `nearfold search`."""
     from nearfold.cli.console import print_json, print_mapping, showing_progress
-    from nearfold.pipeline.pipeline import Pipeline
+    from nearfold.codecs.codec import Pipeline
     from nearfold.search.index import SearchIndex
 
     with showing_progress(quiet or as_json):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nearfold.arrays import Float32
+    from nearfold._utils.arrays import Float32
     from nearfold.io.base import Source
 
 __all__ = ["read_queries", "rows_in_memory"]
@@ -17,8 +17,8 @@ def rows_in_memory(source: Source, rows: int | None, seed: int, *, directions: b
     With `directions` a zero row, which has none, is refused by its number in its file: behind this
     samples and splits count rows in ways of their own.
     """
+    from nearfold._utils.sampling import sampled_rows
     from nearfold.io.vectors import checked_rows, read_source
-    from nearfold.sampling import sampled_rows
 
     if rows is None or rows >= source.layout.rows:
         return read_source(source, directions=directions)

@@ -40,11 +40,11 @@ def inspect(
     drops, its angles to principal axes, and what its residual norms prove of each query's neighbours.
     """
     from nearfold.cli.console import print_json, print_mapping
+    from nearfold.codecs.codec import Pipeline, load_any
     from nearfold.errors import ParameterError
-    from nearfold.evaluation.watch import readable_facts
-    from nearfold.fold import FORMAT_VERSION
-    from nearfold.pipeline.pipeline import Pipeline, load_any
-    from nearfold.theory.spectrum import spectrum_of
+    from nearfold.evaluation.drift import readable_facts
+    from nearfold.evaluation.spectrum import spectrum_of
+    from nearfold.folds.fold import FORMAT_VERSION
 
     loaded = load_any(encoder)
     if isinstance(loaded, Pipeline):

@@ -32,8 +32,8 @@ def log_to(path: Path) -> Iterator[None]:
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
     """Log the command inside."""
+    from nearfold._utils.logs import event, logging_to
     from nearfold.cli.console import one_line
-    from nearfold.logs import event, logging_to
     from nearfold.report.provenance import versions
 
     with logging_to(path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nearfold.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from nearfold.methods.method import Method
+    from nearfold.methods.registry import Method
 
 __all__ = ["methods"]
 

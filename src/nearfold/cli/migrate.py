@@ -78,9 +78,9 @@ def migrate(
         print_text,
         showing_progress,
     )
-    from nearfold.loading import load
-    from nearfold.migration.migrating import migrate as run
-    from nearfold.migration.stores import open_store
+    from nearfold.folds.loading import load
+    from nearfold.integrations.databases.migrating import migrate as run
+    from nearfold.integrations.databases.stores import open_store
 
     fold = load(encoder)
     with (

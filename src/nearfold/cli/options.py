@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from nearfold._utils.memory import default_budget
 from nearfold.cli.paths import Mark
 from nearfold.errors import ParameterError
-from nearfold.memory import default_budget
 
 __all__ = [
     "DEFAULT_MEMORY",

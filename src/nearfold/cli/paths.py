@@ -14,9 +14,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from nearfold._utils.files import check_distinct, check_kept, check_name, keeping
 from nearfold.credentials import remember
 from nearfold.errors import ParameterError
-from nearfold.files import check_distinct, check_kept, check_name, keeping
 
 __all__ = ["Mark", "guarded", "marks"]
 

@@ -22,7 +22,7 @@ from nearfold.cli.options import (
 from nearfold.cli.paths import Mark
 
 if TYPE_CHECKING:
-    from nearfold.planning.choice import Plan
+    from nearfold.planning.plan import Plan
 
 __all__ = ["plan"]
 
@@ -82,7 +82,7 @@ def plan(
     from nearfold.errors import ParameterError
     from nearfold.evaluation.split import base_and_queries
     from nearfold.io.vectors import open_source
-    from nearfold.planning.choice import plan as run
+    from nearfold.planning.plan import plan as run
 
     if (n_bytes is None) == (recall is None):
         raise ParameterError(

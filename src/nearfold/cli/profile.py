@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from nearfold.progress import reporting
+from nearfold._utils.progress import reporting
 
 __all__ = ["profiling"]
 

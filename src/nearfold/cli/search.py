@@ -54,8 +54,8 @@ def search(
     """
     from nearfold.cli.console import print_json, print_mapping, showing_progress
     from nearfold.cli.inputs import read_queries
+    from nearfold.codecs.codec import Pipeline
     from nearfold.errors import ParameterError
-    from nearfold.pipeline.pipeline import Pipeline
     from nearfold.search.index import SearchIndex
     from nearfold.search.table import write_found
 

@@ -66,7 +66,7 @@ def sweep(
     from nearfold.evaluation.split import base_and_queries
     from nearfold.evaluation.sweep import sweep as run
     from nearfold.io.vectors import open_source
-    from nearfold.methods.rae import LAMBDA_GRID
+    from nearfold.methods.rae.estimator import LAMBDA_GRID
 
     with showing_progress(quiet or as_json):
         given = (

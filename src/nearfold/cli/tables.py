@@ -8,7 +8,7 @@ from rich.table import Table
 
 from nearfold.cli.console import interval, output, short
 from nearfold.evaluation.compare import Comparison, Entry
-from nearfold.theory.spectrum import spectrum_of
+from nearfold.evaluation.spectrum import spectrum_of
 
 __all__ = ["print_comparison"]
 

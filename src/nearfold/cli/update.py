@@ -49,13 +49,13 @@ def update(
     quiet: Quiet = False,
 ) -> None:
     """Add new rows to an encoder's training without reading the old ones; refit only where it helps."""
+    from nearfold._utils.files import held_file
+    from nearfold.bulk.update import update_files
     from nearfold.cli.console import print_json, print_mapping, showing_progress
-    from nearfold.encoder import Encoder
-    from nearfold.files import held_file
+    from nearfold.folds.encoder import Encoder
     from nearfold.io.vectors import open_source
-    from nearfold.scale.engines import engine_for
-    from nearfold.scale.state import read_state, write_state
-    from nearfold.scale.update import update_files
+    from nearfold.scan.checkpoint import read_state, write_state
+    from nearfold.scan.engines import engine_for
 
     engine = engine_for(scheduler, parse_bytes("--memory", memory))
     # From reading to writing, so that rows which another run adds meanwhile are not lost.

@@ -11,11 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric, as_vectors, check_metric, check_positive, resolve_components
-from nearfold.encoder import Encoder
+from nearfold._utils.arrays import (
+    Float32,
+    Metric,
+    as_vectors,
+    check_metric,
+    check_positive,
+    resolve_components,
+)
+from nearfold._utils.progress import track
 from nearfold.errors import NearfoldWarning
+from nearfold.evaluation.ground_truth import Truth, warn_of_copies
 from nearfold.evaluation.intervals import Estimate
-from nearfold.evaluation.judge import (
+from nearfold.evaluation.recall import (
     DEFAULT_DEPTHS,
     DEFAULT_KS,
     Judgement,
@@ -25,12 +33,11 @@ from nearfold.evaluation.judge import (
     paired_difference,
 )
 from nearfold.evaluation.split import base_and_queries, check_numbers
-from nearfold.evaluation.truth import Truth, warn_of_copies
-from nearfold.fold import Fold
+from nearfold.folds.encoder import Encoder
+from nearfold.folds.fold import Fold
+from nearfold.folds.mlp import MLPEncoder
 from nearfold.methods.base import FoldEstimator
 from nearfold.methods.registry import LINEAR, make
-from nearfold.mlp import MLPEncoder
-from nearfold.progress import track
 
 __all__ = ["Comparison", "Entry", "compare"]
 

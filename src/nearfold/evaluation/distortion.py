@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric, normalize_rows
-from nearfold.fold import Fold
-from nearfold.neighbors import nearest_others
+from nearfold._utils.arrays import Float32, Metric, normalize_rows
+from nearfold.folds.fold import Fold
+from nearfold.scan.neighbors import nearest_others
 
 __all__ = ["Distortion", "distortion"]
 

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, check_width, normalize_rows
-from nearfold.encoder import Encoder
+from nearfold._utils.arrays import Float32, check_width, normalize_rows
+from nearfold.evaluation.angles import gram_distance, principal_angles
+from nearfold.evaluation.bounds import Certificate, certify, null_space_energy, row_space
 from nearfold.evaluation.distortion import Distortion, distortion
-from nearfold.evaluation.judge import DEFAULT_DEPTHS, DEFAULT_KS, Judgement, check_counts, judge
-from nearfold.evaluation.truth import Truth, warn_of_copies
-from nearfold.fold import Fold
+from nearfold.evaluation.ground_truth import Truth, warn_of_copies
+from nearfold.evaluation.recall import DEFAULT_DEPTHS, DEFAULT_KS, Judgement, check_counts, judge
+from nearfold.evaluation.spectrum import Spectrum, singular_values, spectrum_of
+from nearfold.folds.encoder import Encoder
+from nearfold.folds.fold import Fold
 from nearfold.methods.pca import principal_axes
-from nearfold.moments import Moments
-from nearfold.theory.angles import gram_distance, principal_angles
-from nearfold.theory.bounds import Certificate, certify, null_space_energy, row_space
-from nearfold.theory.spectrum import Spectrum, singular_values, spectrum_of
+from nearfold.scan.moments import Moments
 
 __all__ = ["Inspection", "inspect_fold"]
 

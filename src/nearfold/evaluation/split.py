@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nearfold.arrays import Float32, Metric, check_directions, check_positive, check_products
+from nearfold._utils.arrays import Float32, Metric, check_directions, check_positive, check_products
 from nearfold.errors import DataError
 
 __all__ = ["base_and_queries", "check_numbers", "default_query_count", "hold_out", "query_count"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import (
+from nearfold._utils.arrays import (
     Float32,
     Metric,
     as_vectors,
@@ -21,8 +21,12 @@ from nearfold.arrays import (
     common_part,
     normalize_rows,
 )
+from nearfold._utils.progress import stage
+from nearfold._utils.sampling import sampled_rows
+from nearfold._utils.threads import blas_threads, dealt_work
 from nearfold.errors import DataError
-from nearfold.evaluation.judge import (
+from nearfold.evaluation.ground_truth import Truth, are_blurred, candidates, searched_again, warn_of_copies
+from nearfold.evaluation.recall import (
     DEFAULT_DEPTHS,
     DEFAULT_KS,
     Judgement,
@@ -31,14 +35,10 @@ from nearfold.evaluation.judge import (
     judge_found,
 )
 from nearfold.evaluation.split import query_count
-from nearfold.evaluation.truth import Truth, are_blurred, candidates, searched_again, warn_of_copies
-from nearfold.fold import Fold
+from nearfold.folds.fold import Fold
 from nearfold.io.base import Source
 from nearfold.io.vectors import as_source, check_directions, checked_rows, located_chunks
-from nearfold.neighbors import Neighbors, NeighborSearch
-from nearfold.progress import stage
-from nearfold.sampling import sampled_rows
-from nearfold.threads import blas_threads, dealt_work
+from nearfold.scan.neighbors import Neighbors, NeighborSearch
 
 __all__ = ["evaluate_source", "hold_out_rows"]
 

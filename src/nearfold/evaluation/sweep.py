@@ -11,17 +11,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from nearfold.arrays import Float32, Metric, as_vectors, check_metric, resolve_components
+from nearfold._utils.arrays import Float32, Metric, as_vectors, check_metric, resolve_components
+from nearfold._utils.progress import track
 from nearfold.errors import NearfoldWarning, ParameterError
 from nearfold.evaluation.compare import Comparison, compare
-from nearfold.evaluation.judge import DEFAULT_KS, Judgement, check_counts, judge
+from nearfold.evaluation.ground_truth import Truth
+from nearfold.evaluation.recall import DEFAULT_KS, Judgement, check_counts, judge
+from nearfold.evaluation.spectrum import Spectrum, spectrum_of
 from nearfold.evaluation.split import base_and_queries, check_numbers, hold_out
-from nearfold.evaluation.truth import Truth
-from nearfold.fold import Fold
-from nearfold.methods.rae import LAMBDA_GRID, DeadEncoderError
+from nearfold.folds.fold import Fold
+from nearfold.methods.rae.estimator import LAMBDA_GRID, DeadEncoderError
 from nearfold.methods.registry import make
-from nearfold.progress import track
-from nearfold.theory.spectrum import Spectrum, spectrum_of
 
 __all__ = ["SWEPT", "Point", "Sweep", "sweep"]
 

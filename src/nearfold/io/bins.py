@@ -9,8 +9,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from nearfold._utils.files import replacing
 from nearfold.errors import FileError
-from nearfold.files import replacing
 from nearfold.io.base import Layout, check_layout
 from nearfold.io.location import Location
 from nearfold.io.records import Head, RecordSource, RowSink, check_dtype, check_no_column

@@ -10,8 +10,8 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 
+from nearfold._utils.files import replacing
 from nearfold.errors import FileError, NearfoldError
-from nearfold.files import replacing
 from nearfold.io.base import Chunk, Layout, grouped_pieces
 from nearfold.io.ipc_index import MAGIC, Joined, index_of
 from nearfold.io.lists import TableSink, TableSource, file_error, find_vectors, first_line, vector_schema

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nearfold._utils.files import cause
 from nearfold.errors import DataError, FileError
-from nearfold.files import cause
 from nearfold.io.base import Chunk, Layout, Source, check_layout, listed
 from nearfold.version import __version__
 

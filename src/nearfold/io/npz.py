@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nearfold._utils.files import cause, replacing
 from nearfold.errors import FileError, NearfoldError
-from nearfold.files import cause, replacing
 from nearfold.io.base import HELD_BYTES, Chunk, Layout, Source, listed
 from nearfold.io.location import Location
 from nearfold.io.npy import ArraySink, ArraySource, check_array, read_header

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from nearfold._utils.files import replacing
 from nearfold.errors import FileError, NearfoldError
-from nearfold.files import replacing
 from nearfold.io.base import Chunk, Layout, grouped_pieces
 from nearfold.io.lists import (
     TableSink,

@@ -15,8 +15,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nearfold._utils.files import cause
 from nearfold.errors import FileError
-from nearfold.files import cause
 from nearfold.io.base import Chunk, Int64, Layout, Source
 from nearfold.io.location import Location
 

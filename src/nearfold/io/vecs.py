@@ -10,8 +10,8 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from nearfold._utils.files import replacing
 from nearfold.errors import FileError
-from nearfold.files import replacing
 from nearfold.io.base import Chunk, Int64, Layout, check_layout
 from nearfold.io.location import Location
 from nearfold.io.records import Head, RecordSource, check_dtype, check_no_column

@@ -11,14 +11,14 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, check_directions, check_finite, chunk_rows
-from nearfold.discovery import offering
+from nearfold._utils.arrays import Float32, as_vectors, check_directions, check_finite, chunk_rows
+from nearfold._utils.memory import memory_limit
 from nearfold.errors import DataError, FileError, NearfoldError
+from nearfold.io import bins, hdf5, ipc, lance, npy, npz, parquet, vecs
 from nearfold.io.base import Chunk, Format, Layout, Sink, Source
 from nearfold.io.folder import FolderSource
 from nearfold.io.kinds import advice_for, other_format
 from nearfold.io.location import Location
-from nearfold.memory import memory_limit
 
 __all__ = [
     "FORMATS",
@@ -36,7 +36,7 @@ __all__ = [
     "read_vectors",
 ]
 
-_MODULES = offering("nearfold.io", "SUFFIXES", but="vectors")
+_MODULES = (bins, hdf5, ipc, lance, npy, npz, parquet, vecs)
 
 FORMATS = {suffix: module for module in _MODULES for suffix in module.SUFFIXES}
 """By ending: the module of this package that reads it."""
@@ -139,9 +139,32 @@ def open_sink(path: str | os.PathLike[str], layout: Layout) -> AbstractContextMa
     return _format(os.fspath(path), suffix).write(path, layout)
 
 
-def as_source(source: str | os.PathLike[str] | Source, column: str | None = None) -> Source:
-    """Return a source as it is, or the one that a path or URL names; see `open_source`."""
-    return source if isinstance(source, Source) else open_source(source, column)
+def as_source(X: Any, column: str | None = None, *, name: str = "X") -> Source:
+    """Return any vectors as a source.
+
+    Parameters
+    ----------
+    X : Source, path, URL or array-like
+        An opened source is returned as it is. A text or path names a file, a folder or a URL; see
+        `open_source`. Everything else is an array, a frame of pandas or polars, or a column of vectors,
+        of shape (n, d) and any real dtype.
+    column : str, optional
+        The column of vectors of a file that holds several. By default there is only one.
+    name : str, default="X"
+        What errors call an array.
+
+    Raises
+    ------
+    FileError
+        The file is missing, unreadable, or without vectors.
+    DataError
+        The array is not a table of vectors.
+    """
+    if isinstance(X, Source):
+        return X
+    if isinstance(X, str | os.PathLike):
+        return open_source(X, column)
+    return npy.ArraySource(name, as_vectors(X, name, finite=False), name)
 
 
 def as_float32(chunk: Chunk) -> Float32:

@@ -10,12 +10,20 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from nearfold.arrays import Float32, Metric, as_rows, as_vectors, check_metric, check_tiny, resolve_components
-from nearfold.encoder import Encoder
+from nearfold._utils.arrays import (
+    Float32,
+    Metric,
+    as_rows,
+    as_vectors,
+    check_metric,
+    check_tiny,
+    resolve_components,
+)
+from nearfold._utils.sampling import fingerprint_of, fingerprint_rows
 from nearfold.errors import DataError, ParameterError
-from nearfold.fold import Fold
-from nearfold.sampling import fingerprint_of, fingerprint_rows
-from nearfold.scan import Request
+from nearfold.folds.encoder import Encoder
+from nearfold.folds.fold import Fold
+from nearfold.scan.scan import Request
 
 __all__ = [
     "AnyFold",

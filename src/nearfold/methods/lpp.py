@@ -7,15 +7,21 @@ import scipy.linalg
 import scipy.sparse
 from sklearn.utils import check_random_state
 
-from nearfold.arrays import Float32, Metric, check_finite, check_positive, check_products, normalize_rows
-from nearfold.copies import without_copies
-from nearfold.encoder import Encoder
+from nearfold._utils.arrays import (
+    Float32,
+    Metric,
+    check_finite,
+    check_positive,
+    check_products,
+    normalize_rows,
+)
 from nearfold.errors import DataError
+from nearfold.folds.encoder import Encoder
 from nearfold.methods.base import LinearFold, check_graph_neighbors, check_rows_for_components, sample_rows
-from nearfold.methods.method import Method
-from nearfold.neighbors import neighbor_graph
+from nearfold.scan.copies import without_copies
+from nearfold.scan.neighbors import neighbor_graph
 
-__all__ = ["LPP", "OFFERS"]
+__all__ = ["LPP"]
 
 # Added to the normalising matrix, as a share of its mean energy: rows that don't span the space
 # would leave it singular.
@@ -101,8 +107,3 @@ class LPP(LinearFold):
     @property
     def _method_name(self) -> str:
         return "lpp"
-
-
-OFFERS = {
-    "lpp": Method(LPP, "locality preserving projections", 20),
-}

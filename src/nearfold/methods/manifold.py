@@ -16,15 +16,21 @@ import numpy.typing as npt
 from sklearn.manifold import Isomap as SklearnIsomap
 from sklearn.utils import check_random_state
 
-from nearfold.arrays import Float32, Metric, check_directions, check_finite, check_positive, normalize_rows
-from nearfold.copies import distinct_rows
+from nearfold._utils.arrays import (
+    Float32,
+    Metric,
+    check_directions,
+    check_finite,
+    check_positive,
+    normalize_rows,
+)
+from nearfold._utils.extras import import_extra
 from nearfold.errors import NearfoldWarning, ParameterError
-from nearfold.extras import import_extra
-from nearfold.fold import Fold
+from nearfold.folds.fold import Fold
 from nearfold.methods.base import FoldEstimator, check_graph_neighbors, check_rows_for_components, sample_rows
-from nearfold.methods.method import Method
+from nearfold.scan.copies import distinct_rows
 
-__all__ = ["OFFERS", "UMAP", "Isomap", "ManifoldFold"]
+__all__ = ["UMAP", "Isomap", "ManifoldFold"]
 
 Place = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
@@ -272,9 +278,3 @@ class UMAP(_Manifold):
     @property
     def _method_name(self) -> str:
         return "umap"
-
-
-OFFERS = {
-    "isomap": Method(Isomap, "distances along a neighbour graph", 90, linear=False, saves=False),
-    "umap": Method(UMAP, "fuzzy neighbour graph", 91, linear=False, needs=("umap", "manifold"), saves=False),
-}

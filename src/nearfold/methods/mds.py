@@ -10,15 +10,14 @@ from scipy.spatial.distance import pdist, squareform
 from sklearn.manifold import smacof
 from sklearn.utils import check_random_state
 
-from nearfold.arrays import Float32, Metric, check_finite, check_positive, normalize_rows, row_norms
-from nearfold.encoder import Encoder
+from nearfold._utils.arrays import Float32, Metric, check_finite, check_positive, normalize_rows, row_norms
 from nearfold.errors import DataError, ParameterError
+from nearfold.folds.encoder import Encoder
 from nearfold.methods.base import LinearFold, check_rows_for_components, sample_rows
-from nearfold.methods.method import Method
 from nearfold.methods.pca import principal_axes
-from nearfold.moments import Moments
+from nearfold.scan.moments import Moments
 
-__all__ = ["MDS", "OFFERS"]
+__all__ = ["MDS"]
 
 
 class MDS(LinearFold):
@@ -132,8 +131,3 @@ class MDS(LinearFold):
     @property
     def _method_name(self) -> str:
         return "mds"
-
-
-OFFERS = {
-    "mds": Method(MDS, "multidimensional scaling of a sample, then ridge regression", 40),
-}

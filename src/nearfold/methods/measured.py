@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric
+from nearfold._utils.arrays import Float32, Metric
 from nearfold.methods.objective import (
     block_scores,
     check_told_apart,
@@ -16,7 +16,7 @@ from nearfold.methods.objective import (
     softened,
     spread_of,
 )
-from nearfold.scan import Blocks
+from nearfold.scan.scan import Blocks
 
 __all__ = ["AT_ONCE", "MeasuredBlocks"]
 

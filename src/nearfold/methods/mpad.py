@@ -6,15 +6,14 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import check_random_state
 
-from nearfold.arrays import Float32, Metric, check_finite, check_positive
-from nearfold.copies import without_copies
-from nearfold.encoder import Encoder
+from nearfold._utils.arrays import Float32, Metric, check_finite, check_positive
+from nearfold._utils.progress import track
 from nearfold.errors import ParameterError
+from nearfold.folds.encoder import Encoder
 from nearfold.methods.base import LinearFold, check_rows_for_components
-from nearfold.methods.method import Method
-from nearfold.progress import track
+from nearfold.scan.copies import without_copies
 
-__all__ = ["MPAD", "OFFERS", "mean_of_smallest"]
+__all__ = ["MPAD", "mean_of_smallest"]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -171,8 +170,3 @@ class MPAD(LinearFold):
     @property
     def _method_name(self) -> str:
         return "mpad"
-
-
-OFFERS = {
-    "mpad": Method(MPAD, "largest differences of the nearest pairs (arXiv 2504.16335)", 30),
-}

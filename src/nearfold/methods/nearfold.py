@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import check_random_state
 
-from nearfold.arrays import (
+from nearfold._utils.arrays import (
     Float32,
     Metric,
     as_vectors,
@@ -16,18 +16,17 @@ from nearfold.arrays import (
     check_products,
     resolve_components,
 )
-from nearfold.encoder import Encoder
 from nearfold.errors import DataError, ParameterError
+from nearfold.folds.encoder import Encoder
 from nearfold.methods.base import check_rows_for_components, fingerprinted
-from nearfold.methods.method import Method
 from nearfold.methods.pca import leading_axes
 from nearfold.methods.scanned import ScanFold
 from nearfold.methods.training import train_on_blocks
-from nearfold.moments import Moments
-from nearfold.scan import Anchors, Request, Scan
-from nearfold.scanner import scan_array
+from nearfold.scan.moments import Moments
+from nearfold.scan.scan import Anchors, Request, Scan
+from nearfold.scan.scanner import scan_array
 
-__all__ = ["OFFERS", "NearFold"]
+__all__ = ["NearFold"]
 
 _DEFAULT_NEIGHBORS = 64
 
@@ -230,8 +229,3 @@ class NearFold(ScanFold):
     @property
     def _method_name(self) -> str:
         return "nearfold"
-
-
-OFFERS = {
-    "nearfold": Method(NearFold, "learned from neighbourhoods, in the metric searched", 70),
-}

@@ -18,7 +18,7 @@ import warnings
 
 import numpy as np
 
-from nearfold.arrays import Float32, Metric
+from nearfold._utils.arrays import Float32, Metric
 from nearfold.errors import DataError, NearfoldWarning
 
 __all__ = [

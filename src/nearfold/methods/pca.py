@@ -6,19 +6,15 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from nearfold.arrays import Float32, Metric
-from nearfold.encoder import Encoder
+from nearfold._utils.arrays import Float32, Metric
+from nearfold._utils.threads import single_threaded_blas
+from nearfold.folds.encoder import Encoder
 from nearfold.methods.base import check_rows_for_components
-from nearfold.methods.method import Method
 from nearfold.methods.scanned import ScanFold
-from nearfold.scan import Anchors, Request, Scan
-from nearfold.threads import single_threaded_blas
+from nearfold.scan.moments import WIDE
+from nearfold.scan.scan import Anchors, Request, Scan
 
-__all__ = ["OFFERS", "PCA", "WIDE", "leading_axes", "principal_axes"]
-
-# Matrices beyond this width are decomposed in float32, and for some of their axes alone, where those are a
-# start for training: in a third of the time, and of the memory.
-WIDE = 1024
+__all__ = ["PCA", "leading_axes", "principal_axes"]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -129,9 +125,3 @@ class PCA(ScanFold):
     @property
     def _method_name(self) -> str:
         return "pca" if self.center else "pca-uncentred"
-
-
-OFFERS = {
-    "pca": Method(PCA, "centred principal components", 50),
-    "pca-uncentred": Method(PCA, "principal components without centring", 51, {"center": False}),
-}

@@ -7,13 +7,12 @@ from typing import Literal
 import numpy as np
 from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection
 
-from nearfold.arrays import Float32, Metric, check_finite
-from nearfold.encoder import Encoder
+from nearfold._utils.arrays import Float32, Metric, check_finite
 from nearfold.errors import ParameterError
+from nearfold.folds.encoder import Encoder
 from nearfold.methods.base import LinearFold
-from nearfold.methods.method import Method
 
-__all__ = ["OFFERS", "RandomProjection"]
+__all__ = ["RandomProjection"]
 
 
 class RandomProjection(LinearFold):
@@ -69,9 +68,3 @@ class RandomProjection(LinearFold):
     @property
     def _method_name(self) -> str:
         return f"random-{self.kind}"
-
-
-OFFERS = {
-    "random-gaussian": Method(RandomProjection, "random directions", 10),
-    "random-sparse": Method(RandomProjection, "random sparse directions", 11, {"kind": "sparse"}),
-}

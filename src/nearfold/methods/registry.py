@@ -2,25 +2,73 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
-from nearfold.discovery import offering
+from nearfold._utils.extras import require_extra
 from nearfold.errors import ParameterError
-from nearfold.extras import require_extra
 from nearfold.methods.base import FoldEstimator
-from nearfold.methods.method import Method
+from nearfold.methods.lpp import LPP
+from nearfold.methods.manifold import UMAP, Isomap
+from nearfold.methods.mds import MDS
+from nearfold.methods.mpad import MPAD
+from nearfold.methods.nearfold import NearFold
+from nearfold.methods.pca import PCA
+from nearfold.methods.rae.estimator import RAE
+from nearfold.methods.rae.network import MLPRAE
+from nearfold.methods.random import RandomProjection
+from nearfold.methods.truncation import Truncation
+from nearfold.methods.whitening import Whitening
 
-__all__ = ["LINEAR", "METHODS", "make", "resolve_methods"]
+__all__ = ["LINEAR", "METHODS", "Method", "make", "resolve_methods"]
 
 
-def _registered() -> dict[str, Method]:
-    offers = [module.OFFERS for module in offering("nearfold.methods", "OFFERS", but="registry")]
-    found = {name: method for offer in offers for name, method in offer.items()}
-    return dict(sorted(found.items(), key=lambda entry: (entry[1].rank, entry[0])))
+@dataclass(frozen=True)
+class Method:
+    """One way to learn a fold.
+
+    Parameters
+    ----------
+    estimator
+        The class.
+    summary
+        One line for tables and help.
+    fixed
+        Parameters that make this variant of the class.
+    linear
+        Whether the result is a linear `Encoder`, which saves and applies anywhere.
+    needs
+        The optional module it is learned with, and the extra that brings it.
+    saves
+        Whether its folds can be saved; those that only their fitted model can apply can't.
+    """
+
+    estimator: type[FoldEstimator]
+    summary: str
+    fixed: dict[str, Any] = field(default_factory=dict)
+    linear: bool = True
+    needs: tuple[str, str] | None = None
+    saves: bool = True
 
 
-METHODS: dict[str, Method] = _registered()
-"""What the modules of this package offer, simple ones first."""
+METHODS: dict[str, Method] = {
+    "truncation": Method(Truncation, "the first dimensions, as Matryoshka models allow"),
+    "random-gaussian": Method(RandomProjection, "random directions"),
+    "random-sparse": Method(RandomProjection, "random sparse directions", {"kind": "sparse"}),
+    "lpp": Method(LPP, "locality preserving projections"),
+    "mpad": Method(MPAD, "largest differences of the nearest pairs (arXiv 2504.16335)"),
+    "mds": Method(MDS, "multidimensional scaling of a sample, then ridge regression"),
+    "pca": Method(PCA, "centred principal components"),
+    "pca-uncentred": Method(PCA, "principal components without centring", {"center": False}),
+    "whitening": Method(Whitening, "centred principal components of equal variance"),
+    "rae": Method(RAE, "regularised autoencoder by Adam, as published"),
+    "rae-exact": Method(RAE, "the same objective's exact optimum", {"solver": "exact"}),
+    "nearfold": Method(NearFold, "learned from neighbourhoods, in the metric searched"),
+    "rae-mlp": Method(MLPRAE, "autoencoder with a ReLU network", linear=False, needs=("torch", "torch")),
+    "isomap": Method(Isomap, "distances along a neighbour graph", linear=False, saves=False),
+    "umap": Method(UMAP, "fuzzy neighbour graph", linear=False, needs=("umap", "manifold"), saves=False),
+}
+"""The methods by name, in the order of tables: simple ones first."""
 
 LINEAR = tuple(name for name, method in METHODS.items() if method.linear)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from nearfold.arrays import Float32
-from nearfold.encoder import Encoder
+from nearfold._utils.arrays import Float32
+from nearfold.folds.encoder import Encoder
 from nearfold.methods.base import LinearFold
-from nearfold.scan import Anchors, Request, Scan
-from nearfold.scanner import scan_array
+from nearfold.scan.scan import Anchors, Request, Scan
+from nearfold.scan.scanner import scan_array
 
 __all__ = ["ScanFold"]
 

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric
+from nearfold._utils.arrays import Float32, Metric
+from nearfold._utils.progress import stage
+from nearfold._utils.threads import blas_threads, shared_work
 from nearfold.methods.adam import Adam
 from nearfold.methods.measured import MeasuredBlocks
 from nearfold.methods.objective import gradient, soft_neighbors
-from nearfold.progress import stage
-from nearfold.scan import Blocks
-from nearfold.threads import blas_threads, shared_work
+from nearfold.scan.scan import Blocks
 
 __all__ = ["Trained", "batches", "one_cycle", "thread_bounds", "train_on_blocks"]
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from nearfold.arrays import Float32, Metric, check_finite
-from nearfold.encoder import Encoder
+from nearfold._utils.arrays import Float32, Metric, check_finite
+from nearfold.folds.encoder import Encoder
 from nearfold.methods.base import LinearFold
-from nearfold.methods.method import Method
 
-__all__ = ["OFFERS", "Truncation"]
+__all__ = ["Truncation"]
 
 
 class Truncation(LinearFold):
@@ -49,8 +48,3 @@ class Truncation(LinearFold):
     @property
     def _method_name(self) -> str:
         return "truncation"
-
-
-OFFERS = {
-    "truncation": Method(Truncation, "the first dimensions, as Matryoshka models allow", 0),
-}

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from nearfold.arrays import Metric
-from nearfold.encoder import Encoder
+from nearfold._utils.arrays import Metric
+from nearfold.folds.encoder import Encoder
 from nearfold.methods.base import check_rows_for_components
-from nearfold.methods.method import Method
 from nearfold.methods.pca import principal_axes
 from nearfold.methods.scanned import ScanFold
-from nearfold.scan import Anchors, Request, Scan
+from nearfold.scan.scan import Anchors, Request, Scan
 
-__all__ = ["OFFERS", "Whitening"]
+__all__ = ["Whitening"]
 
 
 class Whitening(ScanFold):
@@ -74,6 +73,3 @@ class Whitening(ScanFold):
     @property
     def _method_name(self) -> str:
         return "whitening"
-
-
-OFFERS = {"whitening": Method(Whitening, "centred principal components of equal variance", 55)}

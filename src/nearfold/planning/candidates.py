@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nearfold.codecs.quantizers.rabitq import RABITQ, rabitq_bytes
+from nearfold.codecs.quantizers.scalar import FLOATS, SCALARS
+from nearfold.codecs.spec import PipelineSpec
 from nearfold.errors import ParameterError
-from nearfold.pipeline.spec import PipelineSpec
-from nearfold.quantizers.rabitq import RABITQ, rabitq_bytes
-from nearfold.quantizers.scalar import FLOATS, SCALARS
 
 __all__ = ["candidates", "ladder"]
 

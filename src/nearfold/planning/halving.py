@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nearfold.arrays import Float32, Metric
+from nearfold._utils.arrays import Float32, Metric
+from nearfold._utils.progress import stage
+from nearfold.codecs.codec import Pipeline
+from nearfold.codecs.fitting import PipelineFitter
+from nearfold.codecs.quantizers.base import filled
+from nearfold.codecs.spec import PipelineSpec
 from nearfold.errors import NearfoldError, ParameterError
-from nearfold.evaluation.judge import Judgement, judge_found
-from nearfold.evaluation.truth import Truth, warn_of_copies
-from nearfold.pipeline.fitting import PipelineFitter
-from nearfold.pipeline.pipeline import Pipeline
-from nearfold.pipeline.spec import PipelineSpec
-from nearfold.progress import stage
-from nearfold.quantizers.base import filled
+from nearfold.evaluation.ground_truth import Truth, warn_of_copies
+from nearfold.evaluation.recall import Judgement, judge_found
 
 __all__ = ["RUNGS", "Rung", "Trial", "judged", "successive_halving"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from nearfold.evaluation.spectrum import spectrum_of
 from nearfold.methods.registry import METHODS
 from nearfold.report.charts import dots, scatter
 from nearfold.report.page import Cell, Chart, Page, Part, Table, Text
-from nearfold.theory.spectrum import spectrum_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.evaluation.watch import readable_facts
+from nearfold.evaluation.drift import readable_facts
 from nearfold.report.charts import distributions, lines
 from nearfold.report.comparison import MEASURE, estimate_cell
 from nearfold.report.page import Cell, Chart, Page, Table, Text

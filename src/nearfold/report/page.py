@@ -11,8 +11,8 @@ from html import escape as escape_html
 from importlib import resources
 from typing import Any, NamedTuple
 
+from nearfold._utils.files import replacing
 from nearfold.credentials import redacted
-from nearfold.files import replacing
 from nearfold.printable import printable
 
 __all__ = ["Cell", "Chart", "Page", "Part", "Table", "Text"]

@@ -9,8 +9,8 @@ from nearfold.report.comparison import estimate_cell
 from nearfold.report.page import Cell, Chart, Page, Part, Table, Text
 
 if TYPE_CHECKING:
-    from nearfold.planning.choice import Plan
     from nearfold.planning.halving import Trial
+    from nearfold.planning.plan import Plan
 
 __all__ = ["plan_page"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nearfold.arrays import Float32
+from nearfold._utils.arrays import Float32
 from nearfold.credentials import redacted
 from nearfold.version import __version__
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from nearfold._utils.files import cause, checksum, open_regular
+from nearfold._utils.schema import Count, Sha256
 from nearfold.errors import FileError
-from nearfold.files import cause, checksum, open_regular
-from nearfold.schema import Count, Sha256
 
 __all__ = ["Fingerprint", "Stamp", "check_fingerprint", "fingerprint", "stamp"]
 

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32
+from nearfold._utils.arrays import Float32
+from nearfold.codecs.codec import Pipeline
+from nearfold.codecs.quantizers.product import nearest_centroids
 from nearfold.errors import DataError
-from nearfold.pipeline.pipeline import Pipeline
-from nearfold.quantizers.product import nearest_centroids
-from nearfold.search.certified import Certificates
-from nearfold.search.full import FullVectors, Segment
-from nearfold.search.reduced import InvertedLists, Reduced
+from nearfold.search.bounds import Certificates
+from nearfold.search.candidates import InvertedLists, Reduced
 from nearfold.search.rerank import norms_of
+from nearfold.search.vectors import FullVectors, Segment
 
 __all__ = ["certificates_in", "check_fits", "check_sample"]
 

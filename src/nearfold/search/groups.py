@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.quantizers.base import Codes
+from nearfold.codecs.quantizers.base import Codes
 
 __all__ = ["Groups", "Living", "distinct_rows"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import (
+from nearfold._utils.arrays import (
     Float32,
     Metric,
     as_vectors,
@@ -18,20 +18,20 @@ from nearfold.arrays import (
     chunk_rows,
     normalize_rows,
 )
+from nearfold._utils.progress import stage
+from nearfold._utils.sampling import sampled_rows
+from nearfold.codecs.codec import Pipeline
+from nearfold.codecs.quantizers.base import faiss_ready
 from nearfold.errors import DataError, FileError, ParameterError
-from nearfold.pipeline.pipeline import Pipeline
-from nearfold.progress import stage
-from nearfold.quantizers.base import faiss_ready
-from nearfold.sampling import sampled_rows
-from nearfold.search.certified import Certificates, certified_candidates
+from nearfold.search.bounds import Certificates, certified_candidates
+from nearfold.search.candidates import InvertedLists, Reduced, living, reduced_index
 from nearfold.search.fits import certificates_in
-from nearfold.search.found import Found, named, nothing, whole_numbers
-from nearfold.search.full import Fetch, FullVectors, Segment
 from nearfold.search.groups import Groups, Living
 from nearfold.search.locking import ReadersOneWriter
-from nearfold.search.reduced import InvertedLists, Reduced, living, reduced_index
 from nearfold.search.rerank import best, exact_scores_of, norms_of, settled
-from nearfold.search.saved import Place, read_index, write_index
+from nearfold.search.results import Found, named, nothing, whole_numbers
+from nearfold.search.storage import Place, read_index, write_index
+from nearfold.search.vectors import Fetch, FullVectors, Segment
 
 __all__ = ["Found", "SearchIndex"]
 

@@ -6,9 +6,9 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.arrays import Float32, Metric, row_norms
+from nearfold._utils.arrays import Float32, Metric, row_norms
 from nearfold.errors import DataError
-from nearfold.search.full import FullVectors
+from nearfold.search.vectors import FullVectors
 
 __all__ = ["best", "exact_scores_of", "norms_of", "rounding", "settled"]
 

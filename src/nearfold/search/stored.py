@@ -14,9 +14,9 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from nearfold.codecs.codec import Pipeline
+from nearfold.codecs.quantizers.base import Codes
 from nearfold.errors import ParameterError
-from nearfold.pipeline.pipeline import Pipeline
-from nearfold.quantizers.base import Codes
 
 __all__ = ["first_stage"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nearfold.files import replacing
+from nearfold._utils.files import replacing
 from nearfold.io.lists import made_by
 from nearfold.search.index import Found
 

@@ -1,0 +1,1 @@
+"""Helpers that know nothing of folds: arrays, files, threads, progress, logs, extras."""

@@ -1,0 +1,164 @@
+"""Settings of the surroundings that calls work in: memory, threads, cluster."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import threadpoolctl
+
+from nearfold._utils.memory import default_budget
+from nearfold.errors import ParameterError
+
+__all__ = ["Config", "bytes_of", "config_context", "current", "get_config", "memory_budget", "set_config"]
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+class Config(NamedTuple):
+    """What `config_context` and `set_config` set; None stands for the default of each."""
+
+    memory: int | None = None
+    n_threads: int | None = None
+    scheduler: str | None = None
+
+
+_UNCHANGED: Any = object()
+
+# What `set_config` set, for the whole process.
+_everywhere = [Config()]
+
+# What `config_context` set, for the thread or task inside of it.
+_inside: ContextVar[Config | None] = ContextVar("nearfold_config", default=None)
+
+
+def current() -> Config:
+    """Return the settings that hold here."""
+    return _inside.get() or _everywhere[0]
+
+
+def get_config() -> dict[str, Any]:
+    """Return the settings that hold here, by name.
+
+    Returns
+    -------
+    dict
+        The keys are the parameters of `set_config`; a value of None stands for the default.
+
+    Examples
+    --------
+    >>> get_config()
+    {'memory': None, 'n_threads': None, 'scheduler': None}
+    """
+    return current()._asdict()
+
+
+def set_config(
+    *,
+    memory: int | str | None = _UNCHANGED,
+    n_threads: int | None = _UNCHANGED,
+    scheduler: str | None = _UNCHANGED,
+) -> None:
+    """Change the settings of the whole process; what is not given stays as it is.
+
+    Parameters
+    ----------
+    memory : int or str or None, optional
+        The memory that one call may take, in bytes or as text such as "800MB" or "4GB". The default, None,
+        is half of the machine's memory, or of its container's.
+    n_threads : int or None, optional
+        The number of threads that one call may use. The default, None, is what the numerical libraries use,
+        which is one for each core unless OMP_NUM_THREADS and its like say otherwise.
+    scheduler : str or None, optional
+        The address of the Dask scheduler whose cluster does the work, such as "tcp://host:8786". The
+        default, None, is this machine. It needs the extra `dask`.
+
+    Raises
+    ------
+    ParameterError
+        A value can't be understood.
+
+    See Also
+    --------
+    config_context : The same for a block of code.
+    """
+    changed = _changed(_everywhere[0], memory, n_threads, scheduler)
+    if changed.n_threads is not None:
+        _limit(changed.n_threads)
+    _everywhere[0] = changed
+
+
+@contextmanager
+def config_context(
+    *,
+    memory: int | str | None = _UNCHANGED,
+    n_threads: int | None = _UNCHANGED,
+    scheduler: str | None = _UNCHANGED,
+) -> Iterator[None]:
+    """Change the settings for the calls inside a `with` block; what is not given stays as it is.
+
+    Parameters
+    ----------
+    memory, n_threads, scheduler
+        As for `set_config`.
+
+    Raises
+    ------
+    ParameterError
+        A value can't be understood.
+
+    Examples
+    --------
+    >>> import nearfold as nf
+    >>> with nf.config_context(memory="800MB"):
+    ...     nf.get_config()["memory"]
+    800000000
+    """
+    changed = _changed(current(), memory, n_threads, scheduler)
+    token = _inside.set(changed)
+    with ExitStack() as stack:
+        stack.callback(_inside.reset, token)
+        if changed.n_threads is not None:
+            stack.enter_context(_limit(changed.n_threads))
+        yield
+
+
+def memory_budget() -> int:
+    """Return the bytes that a call may take here."""
+    memory = current().memory
+    return default_budget() if memory is None else memory
+
+
+def bytes_of(memory: int | str, name: str = "memory") -> int:
+    """Return a number of bytes that is written as 1500000, 800MB or 1.5GB.
+
+    Raises
+    ------
+    ParameterError
+        It is no such number; the message calls it `name`.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)?\s*", str(memory).upper())
+    if match is None or isinstance(memory, bool):
+        raise ParameterError(f"{name} {memory!r} must be a number of bytes, such as 800MB or 4GB")
+    return int(float(match[1]) * _UNITS[match[2] or "B"])
+
+
+def _changed(config: Config, memory: Any, n_threads: Any, scheduler: Any) -> Config:
+    if memory is not _UNCHANGED:
+        config = config._replace(memory=None if memory is None else bytes_of(memory))
+    if n_threads is not _UNCHANGED:
+        whole = isinstance(n_threads, int) and not isinstance(n_threads, bool) and n_threads > 0
+        if n_threads is not None and not whole:
+            raise ParameterError(f"n_threads={n_threads!r} must be a positive whole number, or None")
+        config = config._replace(n_threads=n_threads)
+    return config if scheduler is _UNCHANGED else config._replace(scheduler=scheduler)
+
+
+def _limit(n_threads: int) -> Any:
+    """Limit the threads of the numerical libraries; those of faiss too, which must be loaded for that."""
+    import faiss  # noqa: F401
+
+    return threadpoolctl.threadpool_limits(n_threads)

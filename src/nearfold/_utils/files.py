@@ -1,0 +1,539 @@
+"""Opening files that may be anybody's, and writing them so that a reader never sees half of one.
+
+A file is written inside a folder of its own beside its place, `.NAME.TOKEN.part/`, which holds a record
+of who made it (`owner`, locked while the writer lives) and the `content` that is renamed into place. Only
+folders whose record says that nearfold made them, and whose writer is gone, are ever cleared away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from io import BufferedReader
+from pathlib import Path
+from typing import BinaryIO
+
+from nearfold._utils.logs import event
+from nearfold.errors import FileError
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = [
+    "cause",
+    "check_distinct",
+    "check_kept",
+    "check_name",
+    "check_regular",
+    "check_replaceable",
+    "checksum",
+    "held",
+    "held_file",
+    "keeping",
+    "new_folder",
+    "open_regular",
+    "remove_beside",
+    "replacing",
+    "sync_folder",
+]
+
+# The ending of folders in which a file is being written, and what they hold.
+_BESIDE = ".part"
+_BESIDE_NAME = re.compile(r"\..*\.([0-9a-f]{16})\.part")
+_OWNER, _CONTENT = "owner", "content"
+_RECORD = "nearfold writes here: "
+
+# Folders that were looked through for what killed writers left, in this process.
+_SWEPT: set[str] = set()
+
+# The files and folders that must stay as they are while a command runs; see `keeping`.
+_KEPT: ContextVar[tuple[Path, ...]] = ContextVar("kept", default=())
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device or terminal"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+def cause(error: OSError) -> str:
+    """Return what the system said of a failed file operation, without path or number."""
+    return error.strerror or str(error)
+
+
+def _odd_kind(status: os.stat_result) -> str | None:
+    """Return what a thing on disk is where it is no regular file."""
+    if stat.S_ISREG(status.st_mode):
+        return None
+    return next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "no regular file")
+
+
+def check_regular(path: str | os.PathLike[str], name: str | None = None) -> None:
+    """Refuse what is there and is no regular file: opening a pipe waits, a device may never end.
+
+    Parameters
+    ----------
+    path
+        Where it is; what is missing passes, for whoever opens it to say so.
+    name
+        What the message calls it; `path` unless given.
+
+    Raises
+    ------
+    FileError
+        It is a folder, a pipe, a device, a terminal or a socket.
+    """
+    try:
+        kind = _odd_kind(os.stat(path))  # noqa: PTH116
+    except (OSError, ValueError):
+        return
+    if kind is not None:
+        raise FileError(f"{name or path}: is {kind}; nearfold reads regular files: write it to one first")
+
+
+def open_regular(path: str | os.PathLike[str], name: str | None = None) -> BufferedReader:
+    """Open a regular file for reading, without waiting for anything else that has its name.
+
+    Parameters
+    ----------
+    path
+        Where it is.
+    name
+        What messages call it; `path` unless given.
+
+    Raises
+    ------
+    FileError
+        It is missing, may not be read, or is no regular file.
+    """
+    try:
+        # A pipe opens at once with this, whether somebody writes into it or not.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:
+        said = cause(error) if isinstance(error, OSError) else error
+        raise FileError(f"{name or path}: can't be read: {said}") from error
+    try:
+        kind = _odd_kind(os.fstat(handle))
+        if kind is None:
+            return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+    os.close(handle)
+    raise FileError(f"{name or path}: is {kind}; nearfold reads regular files: write it to one first")
+
+
+def checksum(path: Path) -> tuple[int, str]:
+    """Return a file's size and the SHA-256 of its content, in hexadecimal."""
+    try:
+        with open_regular(path) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return file.tell(), digest
+    except OSError as error:
+        raise FileError(f"{path}: can't be read: {cause(error)}") from error
+
+
+@contextmanager
+def keeping(paths: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
+    """Refuse every write inside to one of these files, or below one of these folders.
+
+    Files are told by what they are, not by their names: links and other spellings are seen through.
+    """
+    token = _KEPT.set((*_KEPT.get(), *(Path(path).absolute() for path in paths)))
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def check_kept(path: str | os.PathLike[str]) -> None:
+    """Refuse a name, of something there or not, that belongs to what must stay; see `keeping`.
+
+    Raises
+    ------
+    FileError
+        It is one of the files and folders that the caller reads, or a file that one of the folders
+        names by a link, or it lies in such a folder.
+    """
+    target, kept = Path(path), _KEPT.get()
+    if not kept:
+        return
+    here = _status(target)
+    # Where it is said to be, and where it is.
+    above = [_status(folder) for folder in (*target.absolute().parents, *_resolved(target).parents)]
+    for each in kept:
+        status = _status(each)
+        if status is None:
+            continue
+        if _same(status, here):
+            raise FileError(f"{target}: is the input itself, which would be lost; name another output")
+        if stat.S_ISDIR(status.st_mode) and (
+            any(_same(status, folder) for folder in above) or (here is not None and _names(each, here))
+        ):
+            raise FileError(
+                f"{target}: is in the input folder {each}, of which a file would be lost or added; "
+                f"name an output outside it"
+            )
+
+
+def _resolved(path: Path) -> Path:
+    """Return where a path leads; as it is where nobody can tell."""
+    try:
+        return path.resolve()
+    except (OSError, ValueError, RuntimeError):
+        return path.absolute()
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except (OSError, ValueError):
+        return None
+
+
+def _same(one: os.stat_result, other: os.stat_result | None) -> bool:
+    return other is not None and os.path.samestat(one, other)
+
+
+def _names(folder: Path, status: os.stat_result) -> bool:
+    """Return whether a link in a folder, or another name there, is the file of this status."""
+    if not stat.S_ISREG(status.st_mode):
+        return False
+    below = (Path(parent) / name for parent, _, names in os.walk(folder) for name in names)
+    return any(_same(status, _status(path)) for path in below)
+
+
+def check_distinct(paths: Sequence[str | os.PathLike[str]]) -> None:
+    """Refuse outputs of which two are one file, whatever they are called.
+
+    Where neither is there yet, names that differ in case or composition alone count as one: on
+    many systems they are.
+
+    Raises
+    ------
+    FileError
+        Two are the same.
+    """
+    seen: dict[object, str | os.PathLike[str]] = {}
+    for path in paths:
+        there = _resolved(Path(path))
+        status, folder = _status(there), _status(there.parent)
+        marks: list[object] = [unicodedata.normalize("NFC", str(there)).casefold()]
+        if folder is not None:
+            name = unicodedata.normalize("NFC", there.name).casefold()
+            marks.append((folder.st_dev, folder.st_ino, name))
+        if status is not None:
+            marks.append((status.st_dev, status.st_ino))
+        for mark in marks:
+            if mark in seen:
+                raise FileError(f"{path}: is named for two outputs (as {seen[mark]}); give each its own")
+        seen.update(dict.fromkeys(marks, path))
+
+
+def check_replaceable(path: str | os.PathLike[str]) -> None:
+    """Refuse a name that can't be written, or that belongs to something that must stay.
+
+    Raises
+    ------
+    FileError
+        It is no name, or that of a folder, a pipe or a device, or of what the caller reads; see
+        `check_kept`.
+    """
+    target = Path(path)
+    check_name(path)
+    status = _status(target)
+    kind = None if status is None else _odd_kind(status)
+    if kind is not None:
+        raise FileError(f"{target}: is {kind}; name a file to write")
+    check_kept(target)
+
+
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Refuse what no file can be called.
+
+    Raises
+    ------
+    FileError
+        It holds a null character, or one that the system's file names can't.
+    """
+    name = os.fspath(path)
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeError as error:
+        raise FileError(f"{name!r}: can't be the name of a file: {error}") from error
+    if b"\0" in encoded:
+        raise FileError(f"{name!r}: can't be the name of a file: it holds a null character")
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file beside `path` for writing; on success it replaces `path` atomically.
+
+    The data reaches the disk (fsync) before the name does. A file that is replaced hands on its
+    permissions, and its owner where that may be given. When anything fails inside, an interrupt
+    included, what was written is removed and `path` is left as it was.
+
+    Raises
+    ------
+    FileError
+        The folder is missing or can't be written, the disk is full, or the name belongs to
+        something that must stay; see `check_replaceable`.
+    """
+    target = Path(path)
+    check_replaceable(target)
+    try:
+        with _beside(target) as content:
+            with content.open("xb") as file:
+                _inherit(file, target)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                written = os.fstat(file.fileno()).st_size
+            check_replaceable(target)
+            content.replace(target)
+            sync_folder(target.parent)
+        event("wrote", path=str(target), bytes=written)
+    except OSError as error:
+        raise FileError(f"{target}: can't be written: {cause(error)}") from error
+
+
+def _inherit(file: BinaryIO, target: Path) -> None:
+    """Give a new file the permissions of the one that it will replace, before it has content."""
+    if sys.platform == "win32":
+        return
+    try:
+        before = target.lstat()
+    except OSError:
+        return
+    if not stat.S_ISREG(before.st_mode):
+        return
+    now = os.fstat(file.fileno())
+    if (before.st_uid, before.st_gid) != (now.st_uid, now.st_gid):
+        # Only root may give files away.
+        with contextlib.suppress(OSError):
+            os.fchown(file.fileno(), before.st_uid, before.st_gid)
+    os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode) & 0o777)
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Make a folder beside `path` to be filled; on success it gets that name, files synced.
+
+    When anything fails inside, an interrupt included, it is removed.
+
+    Raises
+    ------
+    FileError
+        There is something at `path` already, or the folder can't be written.
+    """
+    target = Path(path)
+    check_name(path)
+    check_kept(target)
+    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
+        raise FileError(f"{target}: is there already; name a folder that is not")
+    try:
+        with _beside(target) as content:
+            content.mkdir()
+            yield content
+            for file in content.rglob("*"):
+                handle = os.open(file, os.O_RDONLY)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+            content.replace(target)
+            sync_folder(target.parent)
+    except OSError as error:
+        raise FileError(f"{target}: can't be written: {cause(error)}") from error
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Yield a path, free yet, for the content of `target`, and clear away what is left of it."""
+    folder = str(target.parent)
+    if folder not in _SWEPT:
+        _SWEPT.add(folder)
+        _remove_abandoned(target.parent.glob(f".*{_BESIDE}"))
+    with contextlib.ExitStack() as stack:
+        yield _open_beside(target, stack) / _CONTENT
+
+
+def _open_beside(target: Path, stack: contextlib.ExitStack) -> Path:
+    """Make a folder beside `target` with its record, locked, to be cleared when the stack is left."""
+    while True:
+        # The name is known before the folder is, so an interrupt at any moment finds it below.
+        token = secrets.token_hex(8)
+        home = target.with_name(f".{target.name}.{token}{_BESIDE}")
+        stack.callback(_clear, home)
+        home.mkdir(mode=0o700)
+        # Until it is locked and says whose it is, another writer may have taken it for abandoned.
+        with contextlib.suppress(FileNotFoundError):
+            owner = stack.enter_context((home / _OWNER).open("xb"))
+            _lock(owner.fileno(), wait=True)
+            owner.write((_RECORD + token).encode())
+            owner.flush()
+            if os.path.samestat((home / _OWNER).stat(), os.fstat(owner.fileno())):
+                return home
+
+
+def _clear(home: Path) -> None:
+    """Remove a folder that `_beside` made; anything else that lies in it stays, and so does it."""
+    with contextlib.suppress(OSError):
+        content = home / _CONTENT
+        if content.is_dir() and not content.is_symlink():
+            shutil.rmtree(content)
+        else:
+            content.unlink(missing_ok=True)
+        (home / _OWNER).unlink(missing_ok=True)
+        home.rmdir()
+
+
+def _remove_abandoned(homes: Iterable[Path]) -> None:
+    """Remove those folders that nearfold says it made and whose writers were killed."""
+    # The listing fails where the folder may not be looked into.
+    with contextlib.suppress(OSError):
+        for home in homes:
+            named = _BESIDE_NAME.fullmatch(home.name)
+            if named and not home.is_symlink():
+                with contextlib.suppress(OSError, FileError):
+                    _remove_if_abandoned(home, named[1])
+
+
+def _remove_if_abandoned(home: Path, token: str) -> None:
+    present = sorted(os.listdir(home))  # noqa: PTH208
+    if not present:
+        home.rmdir()
+    elif _OWNER in present and not (home / _OWNER).is_symlink():
+        with open_regular(home / _OWNER) as owner:
+            if not _lock(owner.fileno(), wait=False):
+                return
+            record = owner.read(len(_RECORD) + 100)
+            # Killed before it could say whose it is: nothing is in it, so nothing is lost.
+            if record == (_RECORD + token).encode() or (not record and present == [_OWNER]):
+                _clear(home)
+
+
+def _lock(handle: int, *, wait: bool) -> bool:
+    """Lock an open file or folder for its holder alone; return whether it was free.
+
+    The system gives the lock back when its holder ends, however it ends. Windows has no such locks:
+    nothing is ever free there.
+    """
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def held(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Make a folder if it is missing, and hold it: nobody else can while inside.
+
+    Raises
+    ------
+    FileError
+        Another process holds it, or it can't be made.
+    """
+    path = Path(folder)
+    check_name(path)
+    check_kept(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise FileError(f"{path}: can't be made a folder: {cause(error)}") from error
+    try:
+        if not _lock(handle, wait=False):
+            raise FileError(f"{path}: another run is writing here; wait for it or name another folder")
+        yield
+    finally:
+        os.close(handle)
+
+
+# The files that this run holds; see `held_file`.
+_HELD: ContextVar[tuple[Path, ...]] = ContextVar("held", default=())
+
+
+@contextmanager
+def held_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a file's name from reading to writing: nobody else can while inside. It need not exist.
+
+    Whoever holds it may ask again inside. A file `.NAME.lock` stands beside it meanwhile.
+
+    Raises
+    ------
+    FileError
+        Another run holds it, or its folder can't be written.
+    """
+    target = Path(path).absolute()
+    if target in _HELD.get():
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            _hold_beside(target, stack)
+        except OSError as error:
+            raise FileError(f"{path}: can't be written: {cause(error)}") from error
+        token = _HELD.set((*_HELD.get(), target))
+        try:
+            yield
+        finally:
+            _HELD.reset(token)
+
+
+def _hold_beside(target: Path, stack: contextlib.ExitStack) -> None:
+    """Lock the file that stands for the holding of `target`, and have it removed at the end."""
+    # The name that a file has behind links is one, whichever way it is reached.
+    home = target.resolve()
+    lock = home.with_name(f".{home.name}.lock")
+    record = f"nearfold holds {home.name}\n".encode("utf-8", "surrogateescape")
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        owner = stack.enter_context(os.fdopen(handle, "r+b"))
+        if not stat.S_ISREG(os.fstat(handle).st_mode) or owner.read(len(record) + 1) not in (b"", record):
+            raise FileError(f"{lock}: is in the way and not of nearfold; move it")
+        if not _lock(handle, wait=False):
+            raise FileError(f"{target}: another run is changing it; wait for it, or name another file")
+        # Its last holder may have removed it between opening and locking.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(lock.stat(), os.fstat(handle)):
+                owner.seek(0)
+                owner.write(record)
+                owner.flush()
+                stack.callback(lock.unlink, missing_ok=True)
+                return
+
+
+def remove_beside(folder: str | os.PathLike[str]) -> None:
+    """Remove what killed writers of nearfold left in a folder and below."""
+    _remove_abandoned(
+        Path(parent) / name
+        for parent, names, _ in os.walk(folder)
+        for name in names
+        if name.startswith(".") and name.endswith(_BESIDE)
+    )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, where the system lets folders be synced."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

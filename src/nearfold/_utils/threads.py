@@ -1,0 +1,132 @@
+"""How many threads the numerical libraries of this process use, and work shared between threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeAlias, TypeVar
+
+import threadpoolctl
+
+from nearfold._utils.config import current
+
+__all__ = [
+    "PENDING",
+    "Deal",
+    "Share",
+    "blas_threads",
+    "dealt_work",
+    "in_order",
+    "shared_work",
+    "single_threaded_blas",
+]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Pieces of work that wait for a thread of a `Deal`, or are under way there.
+PENDING = 2
+
+Share: TypeAlias = Callable[[Callable[[int], None]], None]
+
+
+def blas_threads() -> int:
+    """Return the largest number of threads that a loaded BLAS may use here, at least 1."""
+    pools = threadpoolctl.threadpool_info()
+    most = max((int(p["num_threads"]) for p in pools if p["user_api"] == "blas"), default=1)
+    return min(most, current().n_threads or most)
+
+
+def single_threaded_blas() -> AbstractContextManager[Any]:
+    """Limit every BLAS of this process to one thread while inside."""
+    limits: AbstractContextManager[Any] = threadpoolctl.threadpool_limits(1, user_api="blas")
+    return limits
+
+
+class Deal:
+    """Gives pieces of work to threads in turn, and waits where a thread has enough of them.
+
+    Whose turn it is depends on the count alone, so what each thread sums up is the same from run to
+    run. The caller can prepare the next piece meanwhile.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self._pools = [ThreadPoolExecutor(1) for _ in range(n_threads)]
+        self._pending: list[deque[Future[None]]] = [deque() for _ in range(n_threads)]
+        self._dealt = 0
+
+    def __call__(self, work: Callable[[int], None]) -> None:
+        """Let the next thread call work(its number); raises what earlier work raised."""
+        i = self._dealt % len(self._pools)
+        self._dealt += 1
+        if len(self._pending[i]) >= PENDING:
+            self._pending[i].popleft().result()
+        self._pending[i].append(self._pools[i].submit(work, i))
+
+    def wait(self) -> None:
+        """Wait for all work dealt; raises what it raised."""
+        for pending in self._pending:
+            while pending:
+                pending.popleft().result()
+
+    def close(self) -> None:
+        """Drop work not begun, and end the threads."""
+        for pool in self._pools:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def dealt_work(n_threads: int) -> Iterator[Deal]:
+    """Yield a `Deal` between threads; its work is done on leaving. BLAS has one thread while inside."""
+    with single_threaded_blas():
+        deal = Deal(n_threads)
+        try:
+            yield deal
+            deal.wait()
+        finally:
+            deal.close()
+
+
+def in_order(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> Iterator[R]:
+    """Yield function(item) for each item, in order, a few of them at a time.
+
+    The caller's thread takes the items and gets the results meanwhile. BLAS has one thread: calls
+    side by side share the cores better than threads inside each do.
+    """
+    waiting: deque[Future[R]] = deque()
+    with single_threaded_blas():
+        pool = ThreadPoolExecutor(n_threads)
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > n_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def shared_work(n_threads: int) -> Iterator[Share]:
+    """Yield `share(work)`, which calls work(0) .. work(n_threads - 1) at once and waits for all.
+
+    BLAS has one thread while inside: where products are small or have other array work between
+    them, whole shares of it side by side are faster than threads inside each product.
+    """
+    if n_threads == 1:
+        yield lambda work: work(0)
+        return
+    with single_threaded_blas(), ThreadPoolExecutor(n_threads - 1) as pool:
+
+        def share(work: Callable[[int], None]) -> None:
+            others = [pool.submit(work, i) for i in range(1, n_threads)]
+            try:
+                work(0)
+            finally:
+                for other in others:
+                    other.result()
+
+        yield share

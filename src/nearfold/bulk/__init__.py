@@ -1,0 +1,1 @@
+"""Files to files: fold or encode what is larger than memory."""

@@ -1,0 +1,141 @@
+"""Fold vectors into one file, a chunk at a time."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold._utils.arrays import check_finite, check_width
+from nearfold._utils.files import keeping
+from nearfold._utils.progress import stage
+from nearfold._utils.threads import blas_threads, in_order
+from nearfold.codecs.codec import Applied
+from nearfold.errors import DataError, FileError, NearfoldWarning
+from nearfold.io.base import Chunk, Layout, Source
+from nearfold.io.columns import check_columns, columns_as, without_dictionaries
+from nearfold.io.ipc import SUFFIXES as IPC
+from nearfold.io.location import Location
+from nearfold.io.vectors import checked_chunks, located_chunks, open_sink
+
+__all__ = ["check_output", "fold_file", "folded_chunks", "folded_layout", "keeps_columns"]
+
+
+def keeps_columns(suffix: str) -> bool:
+    """Return whether files of an ending can hold columns beside the vectors."""
+    return suffix in (".parquet", *IPC)
+
+
+def folded_layout(encoder: Applied, source: Source, rows: int, suffix: str, dtype: npt.DTypeLike) -> Layout:
+    """Return the layout of so many folded vectors of a source in a file of some ending."""
+    have = source.layout
+    others = have.others if keeps_columns(suffix) else None
+    if others is not None and suffix in IPC and Location.of(source.path).suffix not in IPC:
+        # An Arrow file has one dictionary a column, where other files have one every so many rows.
+        others = without_dictionaries(others)
+    origin = {"fold": repr(encoder)}
+    return Layout(rows, encoder.n_components, np.dtype(dtype), have.name, others, origin)
+
+
+def check_output(encoder: Applied, source: Source, out: str, suffix: str) -> None:
+    """Refuse vectors that the encoder does not take, and to write over them; warn of columns lost."""
+    have = source.layout
+    check_width(source.path, have.n_features, encoder.n_features)
+    if Location.of(source.path).holds(out):
+        raise FileError(f"{out}: is the input itself; name another output")
+    if have.others is not None and not keeps_columns(suffix):
+        warnings.warn(
+            f"{out}: only Parquet and Arrow keep the columns {', '.join(have.others.names)}; "
+            f"they are left out",
+            NearfoldWarning,
+            stacklevel=3,
+        )
+
+
+def folded_chunks(
+    encoder: Applied,
+    source: Source,
+    start: int,
+    stop: int | None,
+    *,
+    columns: Any,
+    dtype: npt.DTypeLike,
+) -> Iterator[Chunk]:
+    """Yield a source's chunks folded, with other columns of a schema; an error names file and row."""
+    first = start
+    for chunk in checked_chunks(source, start, stop, others=columns is not None, finite=False):
+        yield _fold_located((chunk, source.path, first), encoder, dtype, columns)
+        first += len(chunk.vectors)
+
+
+def _fold_located(
+    located: tuple[Chunk, str, int], encoder: Applied, dtype: npt.DTypeLike, columns: Any
+) -> Chunk:
+    chunk, path, first_row = located
+    try:
+        folded = encoder.transform(chunk.vectors, dtype=dtype)
+    except DataError:
+        check_finite(chunk.vectors, path, first_row)
+        raise
+    others = None if columns is None else columns_as(chunk.others, len(folded), columns, path)
+    return Chunk(folded, others)
+
+
+def _local_paths(source: Source) -> list[Path]:
+    """Return what of a source lies on this machine: it and its files, which may be links out of it."""
+    places = [Location.of(path).local for path in {source.path, *(part.path for part in source.parts)}]
+    return [place for place in places if place is not None]
+
+
+def fold_file(
+    encoder: Applied, source: Source, out: str | os.PathLike[str], dtype: npt.DTypeLike = np.float32
+) -> Layout:
+    """Fold every vector of `source` and write the result to one file, in order.
+
+    Memory is bounded by some chunks of rows, except for .npz, which is read whole. Other columns
+    go from Parquet or Arrow to Parquet or Arrow. Where the files of a folder have different ones, the
+    result has all: null where a file lacks one, of a type that holds every file's values.
+
+    Parameters
+    ----------
+    encoder
+        Of the source's d dimensions.
+    source
+        From `open_source`.
+    out
+        A file whose ending names its format; it appears whole, or not at all.
+    dtype
+        Of the folded vectors: float32, float16 or float64.
+
+    Returns
+    -------
+    The layout of what was written.
+
+    Raises
+    ------
+    DataError
+        The source's width is not the encoder's, or a row is not finite.
+    FileError
+        A file can't be read or written, `out` is the source or one of its files, or types of a column
+        conflict between files.
+    """
+    suffix = Path(out).suffix.lower()
+    check_output(encoder, source, os.fspath(out), suffix)
+    layout = folded_layout(encoder, source, source.layout.rows, suffix, dtype)
+    others = layout.others is not None
+    if others:
+        check_columns(source.parts, layout.name)
+    with keeping(_local_paths(source)), open_sink(out, layout) as sink, stage("fold", layout.rows) as advance:
+        chunks = located_chunks(source, others=others, finite=False)
+        work = partial(_fold_located, encoder=encoder, dtype=dtype, columns=layout.others)
+        # Reading and writing go on in this thread while others compute.
+        for chunk in in_order(work, chunks, max(2, blas_threads())):
+            sink.write(chunk)
+            advance(len(chunk.vectors))
+    return layout

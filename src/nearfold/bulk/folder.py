@@ -1,0 +1,327 @@
+"""Fold vectors shard by shard into a folder; a run that was killed is gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from msgspec.structs import replace
+
+from nearfold._utils.files import checksum, held
+from nearfold._utils.progress import stage
+from nearfold.bulk.file import check_output, folded_chunks, folded_layout, keeps_columns
+from nearfold.bulk.manifest import MANIFEST, Entry, Ledger, check_shards, read_manifest
+from nearfold.bulk.naming import Piece, check_distinct, check_names, output_names
+from nearfold.codecs.codec import Applied
+from nearfold.errors import FileError, NearfoldError
+from nearfold.io.base import Source
+from nearfold.io.location import Location
+from nearfold.io.vectors import WRITABLE, as_source, open_sink, open_source
+from nearfold.scan.engine import Engine
+from nearfold.scan.engines import engine_for
+from nearfold.scan.shards import absolute
+
+__all__ = ["Folded", "VerifiedFolder", "fold_folder", "verify_folder"]
+
+# float32 bytes of input that make one output file, where the input is one file.
+_SHARD_BYTES = 128 << 20
+
+
+class Folded(NamedTuple):
+    """What a run into a folder came to.
+
+    Parameters
+    ----------
+    rows
+        Folded rows in the folder.
+    shards
+        Its files.
+    written
+        How many of them this run wrote; the others were there.
+    set_aside
+        Inputs that could not be read, with the reason.
+    """
+
+    rows: int
+    shards: int
+    written: int
+    set_aside: tuple[Entry, ...]
+
+
+class VerifiedFolder(NamedTuple):
+    """What a folded folder holds, every byte of which was compared with its manifest's checksums.
+
+    Parameters
+    ----------
+    rows
+        Folded rows.
+    shards
+        Files of them.
+    bytes
+        Of those files.
+    set_aside
+        Inputs that could not be read when the folder was written.
+    unlisted
+        Further files that the manifest doesn't name, and that a reader of the folder would take.
+    """
+
+    rows: int
+    shards: int
+    bytes: int
+    set_aside: int
+    unlisted: int
+
+
+class _Task(NamedTuple):
+    """A shard to fold, wherever that is done."""
+
+    encoder: Applied
+    path: str
+    column: str | None
+    shard: Entry
+    out: str
+    dtype: str
+
+
+class _BadInputError(Exception):
+    """A shard could not be read or folded; its output was not at fault."""
+
+
+def fold_folder(
+    encoder: Applied,
+    source: str | os.PathLike[str] | Source,
+    out: str | os.PathLike[str],
+    engine: Engine | None = None,
+    *,
+    column: str | None = None,
+    suffix: str | None = None,
+    dtype: npt.DTypeLike = np.float32,
+    skip_bad: bool = False,
+    unreadable: Sequence[tuple[str, NearfoldError]] = (),
+) -> Folded:
+    """Fold a source shard by shard into a folder; a run that was killed is gone on with.
+
+    A folder's files keep their names; one file becomes part-00000, part-00001, ... Order and other
+    columns are kept. The folder has a manifest with a checksum a file. Only one run at a time can
+    write to it, and a finished one is left as it is, once every file is found to be what its
+    checksum says. No file that the folder's own record doesn't name is ever replaced.
+
+    Parameters
+    ----------
+    encoder
+        Of the source's d dimensions.
+    source
+        A file, a folder of files, a URL, or what `open_source` made of one.
+    column
+        The column of vectors, where there are several.
+    out
+        The folder; missing, empty, or of an earlier run of the same.
+    engine
+        From `engine_for`; None for this machine with half of its memory.
+    suffix
+        The format of the files, such as ".parquet"; None for the input's own, or Parquet where that
+        can't be written.
+    dtype
+        Of the folded vectors: float32, float16 or float64.
+    skip_bad
+        Set inputs aside that can't be read or folded, and count them, instead of stopping.
+    unreadable
+        Inputs that could not even be opened, to be noted.
+
+    Raises
+    ------
+    DataError
+        The source's width is not the encoder's, or a row is not finite.
+    FileError
+        An input can't be read; two inputs would become one file; the folder is held by another run,
+        has something else in it or a shard that has changed, lies in the input folder or around it,
+        or can't be written.
+    """
+    source, engine = as_source(source, column), engine or engine_for()
+    folder = Path(out)
+    suffix = suffix or _suffix_of(source)
+    if suffix not in WRITABLE:
+        raise FileError(f"{folder}: {suffix} can't be written; use {', '.join(WRITABLE)}")
+    check_output(encoder, source, os.fspath(out), suffix)
+    _check_apart(source, folder)
+    pieces = _pieces(source, suffix)
+    check_names(pieces)
+    shards = [piece.shard for piece in pieces]
+    plan = {
+        "encoder": _identity(encoder),
+        "dimensions": [encoder.n_features, encoder.n_components],
+        "dtype": np.dtype(dtype).name,
+        "cut": _sha256([[s.source, s.start, s.stop, s.file] for s in shards]),
+    }
+    with held(folder):
+        check_distinct(folder, pieces)
+        ledger = Ledger(folder, plan, _state_of(source), shards)
+        written = 0
+        if not ledger.complete:
+            tasks = [
+                _Task(
+                    encoder,
+                    absolute(piece.path),
+                    column,
+                    piece.shard,
+                    str(ledger.hidden(piece.shard).absolute()),
+                    np.dtype(dtype).name,
+                )
+                for piece in pieces
+            ]
+            written = _write_missing(tasks, ledger, engine, skip_bad=skip_bad)
+            noted = [Entry(_name(source, name), 0, 0, None, error=str(error)) for name, error in unreadable]
+            ledger.finish(noted)
+    kept = [entry for entry in ledger.entries.values() if entry.file is not None]
+    return Folded(
+        rows=sum(entry.stop - entry.start for entry in kept),
+        shards=len(kept),
+        written=written,
+        set_aside=tuple(ledger.set_aside),
+    )
+
+
+def verify_folder(folder: str | os.PathLike[str]) -> VerifiedFolder:
+    """Check that every shard of a folded folder is there as its manifest says, by its full digest.
+
+    Parameters
+    ----------
+    folder
+        What `fold_folder` wrote.
+
+    Raises
+    ------
+    FileError
+        A shard is missing or has changed, and is named; the manifest is missing, damaged or
+        contradicts itself; or the run that writes the folder has not finished.
+    """
+    home = Path(folder)
+    manifest = read_manifest(home)
+    if manifest is None:
+        raise FileError(
+            f"{home}: has no {MANIFEST}, so it can't be verified; give a folder that `apply` finished"
+        )
+    check_shards(home, manifest.shards)
+    written = {entry.file: entry for entry in manifest.shards if entry.file is not None}
+    return VerifiedFolder(
+        rows=manifest.rows,
+        shards=len(written),
+        bytes=sum(entry.bytes for entry in written.values()),
+        set_aside=len(manifest.set_aside),
+        unlisted=sum(_name_below(home, file.path) not in written for file in Location.of(home).files()),
+    )
+
+
+def _name_below(folder: Path, path: str) -> str:
+    return Path(path).relative_to(folder).as_posix()
+
+
+def _write_missing(tasks: list[_Task], ledger: Ledger, engine: Engine, *, skip_bad: bool) -> int:
+    """Fold the shards that are not there yet; return how many files that made."""
+    todo = [task for task in tasks if task.shard.key not in ledger.entries]
+    written = 0
+    with stage("fold", sum(task.shard.stop - task.shard.start for task in tasks)) as advance:
+        advance(sum(entry.stop - entry.start for entry in ledger.entries.values()))
+        for entry in engine.map(_fold_shard, todo):
+            if entry.error is not None and not skip_bad:
+                raise FileError(f"{entry.error} (--skip-bad sets such input aside)")
+            ledger.add(entry)
+            written += entry.file is not None
+            advance(entry.stop - entry.start)
+    return written
+
+
+def _fold_shard(task: _Task) -> Entry:
+    """Fold one shard into its hidden file; return its entry, or why it is to be set aside."""
+    out, start, stop = Path(task.out), task.shard.start, task.shard.stop
+    try:
+        try:
+            source = open_source(task.path, task.column)
+        except NearfoldError as error:
+            raise _BadInputError(str(error)) from error
+        layout = folded_layout(task.encoder, source, stop - start, out.suffix.lower(), task.dtype)
+        chunks = folded_chunks(task.encoder, source, start, stop, columns=layout.others, dtype=task.dtype)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with open_sink(out, layout) as sink:
+            while True:
+                try:
+                    chunk = next(chunks, None)
+                except NearfoldError as error:
+                    raise _BadInputError(str(error)) from error
+                if chunk is None:
+                    break
+                sink.write(chunk)
+    except _BadInputError as error:
+        return replace(task.shard, file=None, error=str(error))
+    size, digest = checksum(out)
+    return replace(task.shard, bytes=size, sha256=digest)
+
+
+def _pieces(source: Source, suffix: str) -> list[Piece]:
+    """Return a piece for each output file."""
+    if source.parts[0] is source:
+        rows = max(1, _SHARD_BYTES // (4 * source.layout.n_features))
+        name = _name(source, source.path)
+        return [
+            Piece(source.path, Entry(name, start, stop, f"part-{i:05d}{suffix}"))
+            for i, (start, stop) in enumerate(source.pieces(rows))
+        ]
+    names = [_name(source, part.path) for part in source.parts]
+    return [
+        Piece(part.path, Entry(name, 0, part.layout.rows, out))
+        for part, name, out in zip(source.parts, names, output_names(names, suffix), strict=True)
+    ]
+
+
+def _name(source: Source, path: str) -> str:
+    """Return a file's name seen from the source's folder, or alone where the source is the file."""
+    root = source.path.rstrip("/")
+    return path[len(root) + 1 :] if path.startswith(f"{root}/") else Location.of(path).last
+
+
+def _suffix_of(source: Source) -> str:
+    suffix = Location.of(source.parts[0].path).suffix
+    if suffix not in (".npy", ".parquet", ".arrow", ".feather"):
+        return ".parquet"
+    # In a folder of several formats, what holds the columns of all.
+    return ".parquet" if source.layout.others is not None and not keeps_columns(suffix) else suffix
+
+
+def _check_apart(source: Source, folder: Path) -> None:
+    """Refuse a folder for the output that lies in the input's, or around it: its files would be read too."""
+    mine = Location.of(source.path).local
+    if mine is None or not mine.is_dir():
+        return
+    inner, outer = folder.resolve(), mine.resolve()
+    if inner.is_relative_to(outer):
+        raise FileError(f"{folder}: lies in the input folder {source.path}; name a folder beside it")
+    if outer.is_relative_to(inner):
+        raise FileError(f"{folder}: has the input folder {source.path} in it; name an empty folder")
+
+
+def _identity(encoder: Applied) -> str:
+    """Return a digest of all that an encoder's results depend on."""
+    tensors = sorted(encoder.tensors().items())
+    parts = b"".join(name.encode() + str(t.shape).encode() + t.tobytes() for name, t in tensors)
+    return hashlib.sha256(encoder.format_name.encode() + parts).hexdigest()
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _state_of(source: Source) -> str:
+    """Return a digest of the inputs' sizes, columns and, on this machine, times of change."""
+    states = []
+    for part in source.parts:
+        local = Location.of(part.path).local
+        changed = local.stat().st_mtime_ns if local is not None and local.exists() else 0
+        columns = "" if part.layout.others is None else str(part.layout.others)
+        states.append([_name(source, part.path), part.layout.rows, changed, columns])
+    return _sha256(states)

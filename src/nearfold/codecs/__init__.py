@@ -1,0 +1,1 @@
+"""A fold, then a quantiser, as one value that encodes a base and prepares queries."""

@@ -1,0 +1,324 @@
+"""The pipeline: sides and a quantiser as one immutable value, in one file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from nearfold._utils.arrays import Float32, Metric, as_rows, check_products, chunk_rows
+from nearfold._utils.files import replacing
+from nearfold._utils.schema import checked_values
+from nearfold.codecs.projections import LearnedSides, OneSide, Sides
+from nearfold.codecs.quantizers.additive import Additive
+from nearfold.codecs.quantizers.base import Codes, Quantizer, Tensors, faiss_ready
+from nearfold.codecs.quantizers.product import Product
+from nearfold.codecs.quantizers.rabitq import RaBitQ
+from nearfold.codecs.quantizers.scalar import Floats, Scalar
+from nearfold.errors import FileError, ParameterError
+from nearfold.folds.fold import FORMAT_VERSION, Fold, FoldFile, read_fold_file, safetensors_bytes
+from nearfold.folds.loading import fold_of
+from nearfold.folds.origin import checked_facts, checked_name, checked_parameters, sealed
+from nearfold.version import __version__
+
+__all__ = ["Applied", "Pipeline", "load_any"]
+
+_QUANTIZERS: dict[str, type[Quantizer]] = {
+    kind.kind: kind for kind in (Floats, Scalar, Product, RaBitQ, Additive)
+}
+_CHUNK_BYTES = 32 << 20
+
+
+class Pipeline:
+    """A fold and a quantiser: turns a base into codes, and queries into what codes are compared with.
+
+    Parameters
+    ----------
+    spec
+        Its name, such as "NearFold192,AQ24".
+    sides
+        How vectors come into the quantiser's space.
+    quantizer
+        Trained.
+    facts
+        What training saw; anything JSON can hold.
+    """
+
+    format_name: ClassVar[str] = "nearfold.pipeline"
+    """What its file is marked with."""
+
+    def __init__(
+        self, spec: str, sides: Sides, quantizer: Quantizer, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        if sides.width != quantizer.width:
+            raise ValueError(f"{quantizer.name} takes {quantizer.width} dimensions, not {sides.width}")
+        self.spec, self.sides, self.quantizer = spec, sides, quantizer
+        self.facts: Mapping[str, Any] = MappingProxyType(checked_facts(facts or {}))
+
+    @property
+    def metric(self) -> Metric:
+        """What vectors are searched with."""
+        return self.sides.metric
+
+    @property
+    def n_features(self) -> int:
+        """The number d of dimensions that it takes."""
+        return self.sides.n_features
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """The bytes of a code, norms and factors included."""
+        return self.quantizer.code_size
+
+    @property
+    def shared_bytes(self) -> int:
+        """The bytes that all vectors share: the fold, codebooks, ranges."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mapping proxy can't be pickled.
+        return type(self), (self.spec, self.sides, self.quantizer, dict(self.facts))
+
+    def __repr__(self) -> str:
+        return f"Pipeline({self.spec}, {self.n_features} -> {self.bytes_per_vector} bytes, {self.metric})"
+
+    @property
+    def n_components(self) -> int:
+        """The numbers of a transformed row: its bytes."""
+        return self.bytes_per_vector
+
+    def transform(self, X: npt.ArrayLike, *, dtype: npt.DTypeLike = np.uint8) -> Codes:
+        """Return codes, as `encode` does; so that what folds vectors can encode them.
+
+        Raises
+        ------
+        DataError
+            As `encode`.
+        ParameterError
+            `dtype` is not uint8.
+        """
+        if np.dtype(dtype) != np.uint8:
+            raise ParameterError(f"a pipeline makes codes of dtype uint8, not {np.dtype(dtype)}")
+        return self.encode(X)
+
+    def encode(self, X: npt.ArrayLike) -> Codes:
+        """Return the codes of base vectors.
+
+        Parameters
+        ----------
+        X
+            Shape (n, d), any real dtype.
+
+        Returns
+        -------
+        ndarray of shape (n, bytes_per_vector), uint8.
+
+        Raises
+        ------
+        DataError
+            Not two-dimensional, not d wide, not finite, a zero row under cosine, or numbers whose
+            squares are beyond float32.
+        """
+        rows = as_rows(X)
+        step = chunk_rows(max(self.n_features, self.sides.width), _CHUNK_BYTES)
+        codes = np.empty((len(rows), self.bytes_per_vector), np.uint8)
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            images = self.sides.base(rows[part])
+            # faiss doesn't come back from some products that overflow.
+            check_products(images, "l2", "X", alone=False)
+            codes[part] = self.quantizer.encode(images)
+        return codes
+
+    def decode(self, codes: Codes) -> Float32:
+        """Return what codes (n, bytes_per_vector) stand for in the quantiser's space: (n, width)."""
+        return self.quantizer.decode(codes)
+
+    def queries(self, X: npt.ArrayLike) -> Float32:
+        """Return queries (q, d) as an `index` searches with them; raises as `encode`."""
+        return self.quantizer.asked(faiss_ready(self.sides.queries(X), "queries"))
+
+    def index(self) -> Any:
+        """Return an empty faiss index to which codes can be added (`add_sa_codes`)."""
+        return self.quantizer.index(self.sides.score)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what it is, as JSON holds it."""
+        return {
+            "spec": self.spec,
+            "metric": self.metric,
+            "n_features": self.n_features,
+            "bytes_per_vector": self.bytes_per_vector,
+            "shared_bytes": self.shared_bytes,
+            "facts": dict(self.facts),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a safetensors file, atomically.
+
+        Raises
+        ------
+        FileError
+            The file can't be written.
+        """
+        fold = self.sides.fold if isinstance(self.sides, OneSide) else None
+        metadata = {
+            "format": self.format_name,
+            "format_version": str(FORMAT_VERSION),
+            "nearfold": __version__,
+            "metric": self.metric,
+            "method": self.spec,
+            "parameters": json.dumps(
+                {
+                    "quantizer": [self.quantizer.kind, self.quantizer.name],
+                    "width": self.sides.width,
+                    "n_features": self.n_features,
+                    "fold": None if fold is None else _origin(fold),
+                },
+                sort_keys=True,
+            ),
+            "facts": json.dumps(dict(self.facts), sort_keys=True),
+        }
+        tensors = self.tensors()
+        with replacing(path) as file:
+            file.write(safetensors_bytes(tensors, sealed(tensors, metadata)))
+
+    def tensors(self) -> Tensors:
+        """Return everything learned by name, as `save` writes it."""
+        tensors = {f"quantizer.{name}": tensor for name, tensor in self.quantizer.tensors().items()}
+        tensors |= {f"sides.{name}": tensor for name, tensor in self.sides.tensors().items()}
+        if isinstance(self.sides, OneSide) and self.sides.fold is not None:
+            tensors |= {f"fold.{name}": tensor for name, tensor in self.sides.fold.tensors().items()}
+        return tensors
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Pipeline:
+        """Read what `save` wrote; nothing in the file is executed.
+
+        Raises
+        ------
+        FileError
+            Missing, truncated, corrupt, not a pipeline, or written by a later format version.
+        """
+        return cls.from_file(Path(path), read_fold_file(path))
+
+    @classmethod
+    def from_file(cls, path: Path, content: FoldFile) -> Pipeline:
+        """Return the pipeline that a file's content describes; raises as `load`."""
+        if content.format_name != cls.format_name:
+            raise FileError(f"{path}: holds an encoder alone; give a pipeline, which `plan` or `fit` wrote")
+        settings = checked_values(
+            content.origin["parameters"],
+            _Settings,
+            str(path),
+            "give a pipeline that `plan` wrote",
+            strict=True,
+        )
+        try:
+            return cls._of(path, content, settings)
+        except (KeyError, ValueError, RuntimeError) as error:
+            # RuntimeError: what faiss says of arrays that it can't take.
+            raise FileError(f"{path}: not a usable pipeline: {error}") from error
+
+    @classmethod
+    def _of(cls, path: Path, content: FoldFile, settings: _Settings) -> Pipeline:
+        parts: dict[str, Tensors] = {"quantizer": {}, "sides": {}, "fold": {}}
+        for name, tensor in content.tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        metric, spec = content.origin["metric"], content.origin["method"]
+        kind, name = settings.quantizer
+        if name not in (_quantizer_in(spec), "F32" if "," not in spec else None):
+            raise ValueError(f"{spec} has the quantiser {name}")
+        quantizer = _QUANTIZERS[kind].from_tensors(name, settings.width, parts["quantizer"])
+        held, fold = parts["sides"], None
+        if settings.fold is not None:
+            fold = _inner_fold(path, settings.fold, parts["fold"])
+            if fold.metric != metric:
+                raise ValueError(f"a fold for {fold.metric} in a pipeline for {metric}")
+        sides: Sides
+        if "base_weight" in held:
+            sides = LearnedSides.from_tensors(held, metric, quantizer.width)
+        else:
+            sides = OneSide(fold, held.get("rotation"), metric, settings.n_features)
+        if sides.n_features != settings.n_features:
+            raise ValueError(f"maps of {sides.n_features} dimensions for vectors of {settings.n_features}")
+        if isinstance(quantizer, RaBitQ) and quantizer.score != sides.score:
+            raise ValueError(f"codes made for the score {quantizer.score} where {sides.score} is asked")
+        pipeline = cls(spec, sides, quantizer, content.origin["facts"])
+        if unknown := content.tensors.keys() ^ pipeline.tensors().keys():
+            raise ValueError(f"tensors that don't belong to it: {', '.join(sorted(unknown))}")
+        # What can't be searched is refused here, not when the first vectors are added.
+        pipeline.index()
+        return pipeline
+
+
+class _FoldSettings(msgspec.Struct, frozen=True):
+    """What a pipeline's file says of its fold beside the tensors."""
+
+    format: str
+    metric: Metric
+    method: str
+    parameters: dict[str, Any]
+    facts: dict[str, Any]
+
+
+_Width = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+_Name = Annotated[str, msgspec.Meta(max_length=200)]
+
+
+class _Settings(msgspec.Struct, frozen=True):
+    """What a pipeline's file says of it beside the tensors."""
+
+    quantizer: tuple[Literal["floats", "scalar", "product", "rabitq", "additive"], _Name]
+    width: _Width
+    n_features: _Width
+    fold: _FoldSettings | None
+
+
+def _quantizer_in(spec: str) -> str:
+    """Return the quantiser's name in a pipeline's: OPQ24 for PCA192,OPQ24_96."""
+    return spec.rpartition(",")[2].partition("_")[0]
+
+
+def _inner_fold(path: Path, said: _FoldSettings, tensors: Tensors) -> Fold:
+    try:
+        origin = {
+            "metric": said.metric,
+            "method": checked_name("method", said.method),
+            "parameters": checked_parameters(said.parameters),
+            "facts": checked_facts(said.facts),
+        }
+    except ParameterError as error:
+        raise FileError(f"{path}: not a usable pipeline: {error}") from error
+    return fold_of(path, FoldFile(said.format, tensors, origin))
+
+
+def _origin(fold: Fold) -> dict[str, Any]:
+    """Return what a file says of a fold beside its tensors."""
+    return {
+        "format": fold.format_name,
+        "metric": fold.metric,
+        "method": fold.method,
+        "parameters": dict(fold.parameters),
+        "facts": dict(fold.facts),
+    }
+
+
+Applied: TypeAlias = Fold | Pipeline
+"""What can be applied to vectors: `n_features` in, `n_components` out by `transform`."""
+
+
+def load_any(path: str | os.PathLike[str]) -> Applied:
+    """Read a saved fold or pipeline, whichever the file holds; raises as their own `load`."""
+    content = read_fold_file(path)
+    if content.format_name == Pipeline.format_name:
+        return Pipeline.from_file(Path(path), content)
+    return fold_of(Path(path), content)

@@ -1,0 +1,1 @@
+"""Vectors to bytes: one file a kind."""

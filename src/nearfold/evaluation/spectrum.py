@@ -1,0 +1,86 @@
+"""Singular values and condition number: of a linear fold's weight, or of a network's Jacobians."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold._utils.arrays import Float32
+from nearfold.folds.encoder import Encoder
+from nearfold.folds.fold import Fold
+from nearfold.folds.mlp import MLPEncoder
+
+__all__ = ["Spectrum", "local_spectra", "singular_values", "spectrum", "spectrum_of"]
+
+Float64 = npt.NDArray[np.float64]
+
+# Jacobians looked at: their condition numbers' median is steady long before this.
+_MAX_POINTS = 64
+
+
+class Spectrum(NamedTuple):
+    """The extreme singular values of W (m x d).
+
+    Parameters
+    ----------
+    sigma_max, sigma_min
+        The largest and the m-th singular value.
+    kappa
+        Their ratio, the condition number; infinite when a direction of the output is dead. It
+        bounds distortion on the row space of W only and says nothing of what W drops.
+    """
+
+    sigma_max: float
+    sigma_min: float
+    kappa: float
+
+    @classmethod
+    def of(cls, values: Float64) -> Spectrum:
+        """Return the spectrum of singular values that fall."""
+        largest, smallest = float(values[0]), float(values[-1])
+        # Below this a singular value is the rounding of a float32 weight, not a direction.
+        if smallest <= largest * np.finfo(np.float32).eps:
+            return cls(largest, smallest, float("inf"))
+        return cls(largest, smallest, largest / smallest)
+
+
+def singular_values(weight: Float32) -> Float64:
+    """Return the singular values of a weight of shape (m, d), m <= d: shape (m,), falling."""
+    values: Float64 = np.linalg.svd(weight.astype(np.float64), compute_uv=False)
+    return values
+
+
+def spectrum(weight: Float32) -> Spectrum:
+    """Return the spectrum of a weight of shape (m, d), m <= d, computed in float64."""
+    return Spectrum.of(singular_values(weight))
+
+
+def local_spectra(fold: MLPEncoder, points: Float32) -> list[Spectrum]:
+    """Return the spectrum of the Jacobian dz/dx at each of some points, shape (p, d)."""
+    slopes = (fold.jacobian(x) for x in points)
+    return [Spectrum.of(np.linalg.svd(slope, compute_uv=False).astype(np.float64)) for slope in slopes]
+
+
+def spectrum_of(fold: Fold, points: Float32 | None = None) -> Spectrum | None:
+    """Return the spectrum of a fold: for a network the medians over its Jacobians at `points`.
+
+    Parameters
+    ----------
+    fold
+        Of any kind.
+    points
+        Data rows, shape (p, d); 64 of them, evenly spread, are looked at. Without them a network
+        has no spectrum.
+
+    Returns
+    -------
+    Spectrum, or None for a fold that has no derivative to look at.
+    """
+    if isinstance(fold, Encoder):
+        return spectrum(fold.weight)
+    if isinstance(fold, MLPEncoder) and points is not None:
+        local = np.array(local_spectra(fold, points[:: max(1, len(points) // _MAX_POINTS)][:_MAX_POINTS]))
+        return Spectrum(*(float(v) for v in np.median(local, axis=0)))
+    return None

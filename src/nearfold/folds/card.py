@@ -1,0 +1,130 @@
+"""The card beside a saved fold: what it is, what it was learned from, what it keeps, and where that ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nearfold._utils.files import open_regular
+from nearfold.credentials import redacted
+from nearfold.errors import FileError
+from nearfold.printable import printable
+
+__all__ = ["card_path", "card_text", "is_card"]
+
+_MARK = "Written by nearfold beside the fold; changes are lost when it is saved again."
+
+# What Markdown makes links, images, tags and tables of.
+_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*[]<>|!"})
+
+_SEARCHED = {
+    "cosine": "cosine similarity",
+    "l2": "Euclidean distance",
+    "ip": "inner product",
+}
+
+
+def card_path(path: Path) -> Path:
+    """Return where the card of a fold at `path` is: fold.safetensors has fold.card.md."""
+    return path.with_name(f"{path.stem}.card.md")
+
+
+def is_card(path: Path) -> bool:
+    """Return whether what is at `path` is a card that nearfold wrote: its third line says so."""
+    if path.is_symlink():
+        return False
+    try:
+        with open_regular(path) as file:
+            lines = file.read(4096).decode(errors="replace").split("\n")
+    except (FileError, OSError):
+        return False
+    return len(lines) > 2 and lines[0].startswith("# ") and lines[2] == _MARK
+
+
+def _text(value: object) -> str:
+    """Return text that may be anybody's as Markdown shows it: no markup, no passwords, nothing hidden."""
+    return printable(redacted(str(value))).translate(_SPECIAL)
+
+
+def card_text(
+    *,
+    kind: str,
+    n_features: int,
+    n_components: int,
+    metric: str,
+    method: str,
+    parameters: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    checksum: str,
+) -> str:
+    """Return a fold's card as Markdown.
+
+    Parameters
+    ----------
+    kind
+        Of the file, such as "nearfold.encoder".
+    n_features, n_components, metric, method, parameters, facts
+        The fold's.
+    checksum
+        SHA-256 of the fold's file, by which the card is known to be this file's.
+    """
+    watched: Sequence[Mapping[str, Any]] = facts.get("watch", [])
+    shown = {name: value for name, value in facts.items() if name not in ("watch", "rows", "fingerprint")}
+    lines = [
+        f"# {_text(method or 'A fold')}: {n_features} to {n_components} dimensions",
+        "",
+        _MARK,
+        "",
+        "| | |",
+        "|---|---|",
+        f"| searched by | {_SEARCHED[metric]} |",
+        f"| bytes a vector as float32 | {4 * n_features:,} to {4 * n_components:,} |",
+        f"| rows learned from | {_number(facts.get('rows', 'unknown'))} |",
+        f"| fingerprint of the data | {_text(facts.get('fingerprint', 'unknown'))} |",
+        f"| file | {kind}, SHA-256 {checksum} |",
+        "",
+        "## What it keeps",
+        "",
+    ]
+    if watched:
+        lines += [
+            "The share of the true ten nearest that stay among the ten nearest (P@10), on samples of the "
+            "data: the fewer rows, the easier.",
+            "",
+            "| rows of the sample | P@10 | energy kept |",
+            "|---|---|---|",
+            *(
+                f"| {entry['rows']:,} | {entry['preservation']:.3f} | "
+                f"{'' if entry.get('energy') is None else format(entry['energy'], '.3f')} |"
+                for entry in watched
+            ),
+        ]
+    else:
+        lines.append("Not measured when it was learned; `nearfold eval` measures it on vectors of yours.")
+    lines += [
+        "",
+        "## Limits",
+        "",
+        f"- Search folded vectors by {_SEARCHED[metric]}; other metrics lose a few points more.",
+        f"- It takes {n_features}-dimensional vectors of the model whose vectors it was learned from. Others "
+        "fold without an error, and mean nothing.",
+        "- Figures are of the data that it was learned from: on other texts or images it keeps less. "
+        "`nearfold drift` compares, `nearfold eval` measures with queries of yours.",
+        "- Folded vectors are for finding candidates; the full ones put those in order.",
+        "",
+        "## How it was learned",
+        "",
+        *(f"- {_text(name)}: {_number(value)}" for name, value in sorted(parameters.items())),
+        *(f"- {_text(name)} (found): {_number(value)}" for name, value in sorted(shown.items())),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.6g}" if isinstance(value, float) else _text(value)

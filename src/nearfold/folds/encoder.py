@@ -1,0 +1,124 @@
+"""The encoder: the linear map that most folds are, as a small immutable value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold._utils.arrays import Float32, Metric, as_rows
+from nearfold.errors import DataError, FileError
+from nearfold.folds.fold import FORMAT_VERSION, Fold, FoldFile, frozen_array, read_fold_file
+
+__all__ = ["FORMAT_VERSION", "Encoder"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Encoder(Fold):
+    """A linear map z = W x + b from d to m dimensions, and where it came from.
+
+    Parameters
+    ----------
+    weight
+        W, shape (m, d), float32, finite.
+    bias
+        b, shape (m,), float32; None for none.
+    metric
+        The metric that folded vectors are meant to be searched with: "cosine", "l2" or "ip".
+    method
+        The name of the method that learned it, such as "nearfold".
+    parameters
+        That method's parameters; anything JSON can hold.
+    facts
+        What training saw and found (rows, loss, ...); anything JSON can hold.
+
+    Raises
+    ------
+    DataError, ParameterError
+        The shapes don't fit, a value is not finite, the metric is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> encoder = Encoder(np.eye(2, 3, dtype=np.float32), metric="l2")
+    >>> encoder.transform([[1, 2, 3]])
+    array([[1., 2.]], dtype=float32)
+    """
+
+    weight: Float32
+    bias: Float32 | None = None
+    metric: Metric = "cosine"
+    method: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    format_name: ClassVar[str] = "nearfold.encoder"
+
+    def __post_init__(self) -> None:
+        weight = frozen_array(as_rows(self.weight, "weight"), "weight")
+        bias = None if self.bias is None else frozen_array(np.asarray(self.bias)[None, :], "bias")[0]
+        if bias is not None and bias.shape != (len(weight),):
+            raise DataError(
+                f"bias has shape {bias.shape}; a weight of shape {weight.shape} needs ({len(weight)},)"
+            )
+        object.__setattr__(self, "weight", weight)
+        object.__setattr__(self, "bias", bias)
+        self._freeze_origin()
+
+    @property
+    def n_components(self) -> int:
+        """The number m of reduced dimensions."""
+        return int(self.weight.shape[0])
+
+    @property
+    def n_features(self) -> int:
+        """The number d of dimensions that it takes."""
+        return int(self.weight.shape[1])
+
+    def _apply(self, vectors: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
+        weight = self.weight.astype(vectors.dtype, copy=False)
+        direct = out.dtype == weight.dtype
+        folded = np.matmul(vectors, weight.T, out=out if direct else None)
+        if self.bias is not None:
+            folded += self.bias
+        if not direct:
+            out[...] = folded
+
+    def tensors(self) -> dict[str, Float32]:
+        """Return the weights by name, as `save` writes them."""
+        tensors = {"weight": self.weight}
+        if self.bias is not None:
+            tensors["bias"] = self.bias
+        return tensors
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Encoder:
+        """Read what `save` wrote; nothing in the file is executed.
+
+        Raises
+        ------
+        FileError
+            Missing, truncated, corrupt, not a linear encoder, or written by a later format version.
+        """
+        return cls.from_file(Path(path), read_fold_file(path))
+
+    @classmethod
+    def from_file(cls, path: Path, content: FoldFile) -> Encoder:
+        """Return the encoder that a file's content describes; raises as `load`."""
+        tensors = content.tensors
+        if content.format_name != cls.format_name:
+            raise FileError(f"{path}: holds a non-linear fold; read it with nearfold.load")
+        if not {"weight"} <= tensors.keys() <= {"weight", "bias"}:
+            raise FileError(f"{path}: holds tensors {sorted(tensors)}, an encoder has weight and maybe bias")
+        for name, rank in (("weight", 2), ("bias", 1)):
+            if name in tensors and tensors[name].ndim != rank:
+                raise FileError(
+                    f"{path}: {name} has shape {tensors[name].shape}; an encoder has it of rank {rank}"
+                )
+        encoder: Encoder = content.build(path, cls, weight=tensors["weight"], bias=tensors.get("bias"))
+        return encoder

@@ -1,0 +1,39 @@
+"""Read a saved fold of any kind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nearfold.errors import FileError
+from nearfold.folds.encoder import Encoder
+from nearfold.folds.fold import Fold, FoldFile, read_fold_file
+from nearfold.folds.mlp import MLPEncoder
+
+__all__ = ["fold_of", "load"]
+
+_KINDS: dict[str, type[Encoder] | type[MLPEncoder]] = {
+    kind.format_name: kind for kind in (Encoder, MLPEncoder)
+}
+
+
+def load(path: str | os.PathLike[str]) -> Fold:
+    """Read what `save` of an `Encoder` or `MLPEncoder` wrote; nothing in the file is executed.
+
+    Raises
+    ------
+    FileError
+        Missing, truncated, corrupt, not a fold, or written by a later format version.
+    """
+    return fold_of(Path(path), read_fold_file(path))
+
+
+def fold_of(path: Path, content: FoldFile) -> Fold:
+    """Return the fold that a file's content describes; raises as `load`."""
+    if content.format_name == "nearfold.pipeline":
+        raise FileError(
+            f"{path}: holds a pipeline, not a fold alone; inspect, apply, index and Pipeline.load take it"
+        )
+    if content.format_name not in _KINDS:
+        raise FileError(f"{path}: holds a fold of kind {content.format_name!r}; upgrade nearfold")
+    return _KINDS[content.format_name].from_file(path, content)

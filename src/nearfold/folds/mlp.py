@@ -1,0 +1,148 @@
+"""The non-linear fold: a ReLU network over a linear map, applied with numpy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold._utils.arrays import Float32, Metric, as_rows
+from nearfold.errors import DataError, FileError
+from nearfold.folds.fold import Fold, FoldFile, frozen_array
+
+__all__ = ["MLPEncoder"]
+
+Layer = tuple[Float32, Float32]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MLPEncoder(Fold):
+    """z = S x + W_L relu(... relu(W_1 x + b_1) ...) + b_L, from d to m dimensions.
+
+    Parameters
+    ----------
+    layers
+        (W_i, b_i) from the input to the output; W_i of shape (out_i, in_i), float32, in_1 = d,
+        out_L = m. One pair is a linear map with bias.
+    skip
+        S, shape (m, d), float32: the linear map that the network corrects; None for none.
+    metric, method, parameters, facts
+        As for `Encoder`.
+
+    Raises
+    ------
+    DataError, ParameterError
+        The shapes don't fit, a value is not finite, the metric is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = np.eye(2, 3), np.zeros(2)
+    >>> MLPEncoder([layer, (np.ones((1, 2)), np.ones(1))]).transform([[1, -2, 3]])
+    array([[2.]], dtype=float32)
+    """
+
+    layers: Sequence[Layer]
+    skip: Float32 | None = None
+    metric: Metric = "cosine"
+    method: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    format_name: ClassVar[str] = "nearfold.mlp"
+
+    def __post_init__(self) -> None:
+        layers = tuple(
+            (
+                frozen_array(as_rows(weight, "a layer's weight"), "a layer's weight"),
+                frozen_array(np.asarray(bias)[None, :], "a layer's bias")[0],
+            )
+            for weight, bias in self.layers
+        )
+        if not layers:
+            raise DataError("layers is empty; a network has at least one")
+        width = layers[0][0].shape[1]
+        for number, (weight, bias) in enumerate(layers):
+            if weight.shape[1] != width or bias.shape != (len(weight),):
+                raise DataError(
+                    f"layer {number} has a weight of shape {weight.shape} and a bias of shape {bias.shape} "
+                    f"where its input has {width} numbers"
+                )
+            width = len(weight)
+        skip = None if self.skip is None else frozen_array(as_rows(self.skip, "skip"), "skip")
+        if skip is not None and skip.shape != (width, layers[0][0].shape[1]):
+            raise DataError(
+                f"skip has shape {skip.shape} beside a network from {layers[0][0].shape[1]} to {width}"
+            )
+        object.__setattr__(self, "layers", layers)
+        object.__setattr__(self, "skip", skip)
+        self._freeze_origin()
+
+    @property
+    def n_components(self) -> int:
+        """The number m of reduced dimensions."""
+        return len(self.layers[-1][0])
+
+    @property
+    def n_features(self) -> int:
+        """The number d of dimensions that it takes."""
+        return int(self.layers[0][0].shape[1])
+
+    def _apply(self, vectors: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
+        hidden = vectors
+        last = len(self.layers) - 1
+        for number, (weight, bias) in enumerate(self.layers):
+            hidden = hidden @ weight.T
+            hidden += bias
+            if number < last:
+                # maximum keeps NaN, so a bad row can't hide behind the ReLU.
+                np.maximum(hidden, 0, out=hidden)
+        if self.skip is not None:
+            hidden += vectors @ self.skip.T
+        out[...] = hidden
+
+    def jacobian(self, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return dz/dx at one point x of shape (d,): shape (m, d), float64."""
+        hidden = np.asarray(x, np.float64)
+        slope = np.eye(self.n_features)
+        last = len(self.layers) - 1
+        for number, (weight, bias) in enumerate(self.layers):
+            hidden = weight @ hidden + bias
+            slope = weight @ slope
+            if number < last:
+                active = hidden > 0
+                hidden, slope = hidden * active, slope * active[:, None]
+        total: npt.NDArray[np.float64] = slope if self.skip is None else slope + self.skip
+        return total
+
+    def tensors(self) -> dict[str, Float32]:
+        """Return the weights by name, as `save` writes them."""
+        tensors = {} if self.skip is None else {"skip": self.skip}
+        for number, (weight, bias) in enumerate(self.layers):
+            tensors |= {f"layers.{number}.weight": weight, f"layers.{number}.bias": bias}
+        return tensors
+
+    @classmethod
+    def from_file(cls, path: Path, content: FoldFile) -> MLPEncoder:
+        """Return the fold that a file's content describes.
+
+        Raises
+        ------
+        FileError
+            Tensors are missing, too many, or don't fit together.
+        """
+        tensors = dict(content.tensors)
+        skip, layers = tensors.pop("skip", None), []
+        for number in range(len(tensors) // 2):
+            pair = tensors.pop(f"layers.{number}.weight", None), tensors.pop(f"layers.{number}.bias", None)
+            if pair[0] is None or pair[1] is None or pair[0].ndim != 2 or pair[1].ndim != 1:
+                raise FileError(f"{path}: layer {number} is missing or has tensors of the wrong rank")
+            layers.append(pair)
+        if tensors:
+            raise FileError(f"{path}: holds unknown tensors {sorted(tensors)}; it is no network of ours")
+        encoder: MLPEncoder = content.build(path, cls, layers=layers, skip=skip)
+        return encoder

@@ -1,0 +1,1 @@
+"""Folds in other people's software."""

@@ -1,0 +1,1 @@
+"""Folded columns beside the full ones, in databases."""

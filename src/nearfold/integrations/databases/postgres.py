@@ -1,0 +1,615 @@
+"""PostgreSQL with pgvector: a table of folded vectors beside the table of full ones.
+
+The table of full vectors is only read. An UPDATE that added a column to it would write each full vector
+anew; a table beside is filled by COPY. Beside each fold stands a digest of its vector, by which the server
+tells which vectors changed, without sending them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold._utils.arrays import Float32, Metric
+from nearfold._utils.extras import import_extra
+from nearfold._utils.threads import in_order
+from nearfold.errors import DatabaseError, DataError
+from nearfold.folds.encoder import Encoder
+from nearfold.folds.fold import Fold
+from nearfold.integrations.databases.base import OLDER, Advance, Filled, FoldRows, Note, Sample, Store, Survey
+from nearfold.integrations.databases.pgcopy import HEADER, TRAILER, Batch, batches, pack, unpack
+from nearfold.integrations.databases.pgtable import Table, find_table
+from nearfold.integrations.sql import dollar_quoted, fold_body, fold_statements, quoted, string
+from nearfold.io.lists import first_line
+
+__all__ = ["NAMED", "SCHEMES", "PostgresStore", "open_store"]
+
+SCHEMES = ("postgresql", "postgres")
+NAMED = "postgresql://USER@HOST/NAME"
+
+_OPERATORS: dict[Metric, tuple[str, str]] = {
+    "cosine": ("<=>", "cosine_ops"),
+    "l2": ("<->", "l2_ops"),
+    "ip": ("<#>", "ip_ops"),
+}
+_TYPES = {"float16": "halfvec", "float32": "vector"}
+# Dimensions that an HNSW index of pgvector takes.
+_INDEXED = {"halfvec": 4000, "vector": 2000}
+# Full vectors read and folded at a time, and those whose folds are committed together.
+_BATCH_BYTES = 8 << 20
+_COMMIT_BYTES = 128 << 20
+# A killed run's session ends as soon as the server notices.
+_WAIT = "30s"
+# What the whole session relies on: backslashes are plain, and rows that a policy hides are an error, for
+# their folds would look as if their vectors were gone.
+_SESSION = "SET standard_conforming_strings = on; SET row_security = off"
+# The greatest float32.
+_MOST = float(np.finfo(np.float32).max)
+# Columns of the folded table beside the key.
+_FOLDED, _DIGEST = "folded", "digest"
+
+
+def open_store(
+    where: str, fold: Fold, *, table: str, column: str | None, key: str | None, name: str | None, dtype: str
+) -> PostgresStore:
+    """Connect to a server; `where` is a connection string (postgresql://...).
+
+    Raises
+    ------
+    DatabaseError
+        It can't be reached, or the table or column is missing or unfit.
+    """
+    psycopg = import_extra("psycopg", "pgvector", "migrating in PostgreSQL")
+    connection = _connected(where)
+    try:
+        connection.execute(_SESSION)
+        found = find_table(connection, table, column, key)
+        named = f"{found.name}_folded" if name is None else name
+        return PostgresStore(connection, where, fold, found, named, dtype)
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, psycopg.Error):
+            raise DatabaseError(f"{table}: {first_line(error)}") from error
+        raise
+
+
+def _connected(where: str) -> Any:
+    """Connect, with parameters as the server numbers them: in names a percent sign means nothing then.
+
+    What the client library says of a string that it can't read may repeat its password, so that is told in
+    other words.
+    """
+    psycopg = import_extra("psycopg", "pgvector", "migrating in PostgreSQL")
+    try:
+        known = psycopg.conninfo.conninfo_to_dict(where)
+    except psycopg.Error:
+        known = {}
+    if not known or "@" in str(known.get("host", "")):
+        raise DatabaseError(
+            f"the database's URL can't be read; write {NAMED}, with @ : / ? # and % in a user's name "
+            "or password as "
+            f"%40 %3A %2F %3F %23 and %25"
+        )
+    try:
+        return psycopg.connect(
+            where, autocommit=True, application_name="nearfold", cursor_factory=psycopg.RawCursor
+        )
+    except psycopg.Error as error:
+        said = first_line(error)
+        password = str(known.get("password") or "")
+        said = said.replace(password, "***") if password else said
+        raise DatabaseError(f"can't connect to PostgreSQL: {said}") from None
+
+
+class PostgresStore(Store):
+    """A table of folded vectors beside a table of full ones.
+
+    Parameters
+    ----------
+    connection
+        Open, in autocommit mode, with raw cursors; closed by `close`.
+    where
+        The connection string, for a second connection.
+    fold
+        Whose results go in.
+    table
+        The table of full vectors.
+    name
+        Of the new table, which goes into the same schema.
+    dtype
+        "float16" or "float32".
+    """
+
+    def __init__(self, connection: Any, where: str, fold: Fold, table: Table, name: str, dtype: str) -> None:
+        super().__init__(fold, dtype)
+        self._db = connection
+        self._where = where
+        self._table = table
+        self._name = name
+        self._type = _TYPES[dtype]
+        self._linear = fold if isinstance(fold, Encoder) else None
+        self._target = f"{quoted(table.schema)}.{quoted(name)}"
+        self._function = f"fold_{name.removesuffix('_folded')}"
+        if self._linear is not None:
+            # The longest name of those that are made: refused before anything is.
+            quoted(f"{self._function}_weights")
+        if table.id in (_FOLDED, _DIGEST):
+            raise DatabaseError(
+                f"{table.name}: the id is named {table.id}, as a column of the folded table will be; "
+                "choose another "
+                f"with --id"
+            )
+        self.source_mark = f"{quoted(table.name)}.{quoted(table.column)} by {quoted(table.id)}"
+        self.target_mark = name
+        self._key, self._column = quoted(table.id), quoted(table.column)
+        self._full = f"s.{self._column}" + ("::vector" if table.is_array else "")
+        self._operator, self._ops = _OPERATORS[self.metric]
+        self._note: Note | None = None
+        self.failures = (import_extra("psycopg", "pgvector", "migrating in PostgreSQL").Error,)
+
+    def close(self) -> None:
+        """End the session, and with it the lock."""
+        self._db.close()
+
+    def _value(self, sql: str, *parameters: Any) -> Any:
+        return self._db.execute(sql, parameters or None).fetchone()[0]
+
+    @property
+    def _missing(self) -> str:
+        """The FROM clause of vectors that have no fold."""
+        return (
+            f"FROM {self._table.sql} s WHERE s.{self._column} IS NOT NULL AND NOT EXISTS "
+            f"(SELECT FROM {self._target} f WHERE f.{self._key} = s.{self._key})"
+        )
+
+    @property
+    def _stale(self) -> str:
+        """The FROM clause of vectors that changed since they were folded."""
+        return (
+            f"FROM {self._table.sql} s JOIN {self._target} f ON f.{self._key} = s.{self._key} "
+            f"WHERE s.{self._column} IS NOT NULL AND f.{_DIGEST} IS DISTINCT FROM "
+            f"{_digest(f's.{self._column}')}"
+        )
+
+    @property
+    def _orphans(self) -> str:
+        """The FROM clause of folds that have no vector."""
+        return (
+            f"FROM {self._target} f WHERE NOT EXISTS (SELECT FROM {self._table.sql} s "
+            f"WHERE s.{self._key} = f.{self._key} AND s.{self._column} IS NOT NULL)"
+        )
+
+    def survey(self) -> Survey:
+        """Look at what the catalog holds."""
+        table = self._table
+        rows = self._value(f"SELECT count({self._column}) FROM {table.sql}")
+        if table.heirs:
+            self._check_heirs()
+        note = self._found()
+        if self._linear is not None:
+            self._function_there(self._linear, note)
+        m = self.n_components
+        makes = [f"table {self._target} ({table.id} {table.id_type}, folded {self._type}({m}))"]
+        if self._linear is not None:
+            makes.append(f"function {self._function}(vector), and its table of weights")
+        older = note is not None and not self._has_digests()
+        return Survey(
+            f"{table.schema}.{table.name}.{table.column}",
+            f"{table.schema}.{self._name}",
+            rows,
+            self._value(f"SELECT count(*) FROM {self._target}") if note is not None else 0,
+            table.width or self._measured(),
+            note,
+            makes,
+            f"table {self._target} {OLDER}" if older else None,
+        )
+
+    def _measured(self) -> int:
+        """Return the dimensions of all vectors of a column whose type tells none."""
+        wanted = self._fold.n_features
+        if self._table.is_array:
+            self._check_arrays()
+        odd = self._db.execute(
+            f"SELECT s.{self._key}::text, vector_dims({self._full}::vector) FROM {self._table.sql} s "
+            f"WHERE vector_dims({self._full}::vector) <> $1 LIMIT 1",
+            (wanted,),
+        ).fetchone()
+        if odd is not None:
+            raise DataError(
+                f"{self._table.name}: the vector of {odd[0]!r} has {odd[1]} dimensions, the encoder "
+                f"takes {wanted}; "
+                f"use the vectors it was fitted for"
+            )
+        return wanted
+
+    def _check_arrays(self) -> None:
+        """Refuse arrays that are no vectors: pgvector would, without saying which row's."""
+        array = f"s.{self._column}"
+        odd = self._db.execute(
+            f"SELECT s.{self._key}::text FROM {self._table.sql} s WHERE {array} IS NOT NULL AND "
+            f"(array_ndims({array}) IS DISTINCT FROM 1 OR array_position({array}, NULL) IS NOT NULL OR "
+            # NaN is greater than any number here.
+            f"EXISTS (SELECT FROM unnest({array}) x WHERE abs(x::float8) > {_MOST})) LIMIT 1"
+        ).fetchone()
+        if odd is not None:
+            raise DataError(
+                f"{self._table.name}: the array of {odd[0]!r} is no vector: it is empty, has a null, NaN, "
+                "inf or a number beyond float32 in it, or several dimensions; mend or remove it"
+            )
+
+    def _check_heirs(self) -> None:
+        doubled = self._db.execute(
+            f"SELECT {self._key}::text FROM {self._table.sql} GROUP BY {self._key} HAVING count(*) > "
+            "1 LIMIT 1"
+        ).fetchone()
+        if doubled is not None:
+            raise DatabaseError(
+                f"{self._table.name}: {self._table.id} {doubled[0]!r} is there twice, among the "
+                "tables that inherit "
+                f"from it; migrate each of them by itself"
+            )
+
+    def _found(self) -> Note | None:
+        """Return the note of the table, if there is one; refuse anything else of its name."""
+        found = self._db.execute(
+            "SELECT c.relkind::text, obj_description(c.oid, 'pg_class') FROM pg_class c "
+            "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2",
+            (self._table.schema, self._name),
+        ).fetchone()
+        where = f"table {self._target}"
+        if found is None:
+            if self._value(
+                "SELECT EXISTS (SELECT FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace "
+                # Not the row type of a table that another run has made since.
+                "WHERE n.nspname = $1 AND t.typname = $2 AND (t.typrelid = 0 OR "
+                "(SELECT c.relkind FROM pg_class c WHERE c.oid = t.typrelid) = 'c'))",
+                self._table.schema,
+                self._name,
+            ):
+                raise DatabaseError(f"{where}: a type has that name already; choose another --name")
+            return None
+        kind, text = found
+        note = Note.loads(text if kind == "r" else None, where)
+        wanted = {
+            self._table.id: None,
+            _FOLDED: f"{_TYPES.get(note.dtype)}({note.n_components})",
+            _DIGEST: "bytea",
+        }
+        kinds = {each: of if each != self._table.id else None for each, of in self._columns().items()}
+        if kinds != wanted and not (note.source is None and {**kinds, _DIGEST: "bytea"} == wanted):
+            raise DatabaseError(f"{where}: has other columns than nearfold gave it; choose another --name")
+        return note
+
+    def _columns(self) -> dict[str, str]:
+        """Return the columns of the folded table, and their types without a schema."""
+        rows = self._db.execute(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+            "WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
+            (self._target,),
+        ).fetchall()
+        return {name: kind.rpartition(".")[2] for name, kind in rows}
+
+    def _has_digests(self) -> bool:
+        return _DIGEST in self._columns()
+
+    def _function_there(self, encoder: Encoder, note: Note | None) -> bool:
+        """Return whether the function is there, and does what it should.
+
+        A function or table of weights of that name is refused unless it bears the mark of this very
+        migration, or, from a version that put no marks there, holds what would be written anew.
+        """
+        schema = self._table.schema
+        function, weights = self._qualified(self._function), self._qualified(f"{self._function}_weights")
+        body, said, marked, like = self._db.execute(
+            "SELECT (SELECT prosrc FROM pg_proc WHERE oid = to_regprocedure($1)), "
+            "obj_description(to_regprocedure($1), 'pg_proc'), obj_description(to_regclass($2), 'pg_class'), "
+            "EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace "
+            "WHERE n.nspname = $3 AND p.proname = $4 AND p.oid IS DISTINCT FROM to_regprocedure($1))",
+            (f"{function}(vector)", weights, schema, self._function),
+        ).fetchone()
+        has_weights = self._value("SELECT to_regclass($1) IS NOT NULL", weights)
+        mark = self._mark_of_function
+        wanted = fold_body(self._function, encoder.n_components, schema=schema)
+        if body is None and not has_weights and not like:
+            return False
+        if body in (None, wanted) and {said, marked} <= {None, mark} and mark in (said, marked):
+            if body is not None and has_weights and said == marked:
+                return self._holds(weights, encoder)
+            if (body is None or said == mark) and (not has_weights or marked == mark):
+                return False
+        if (
+            note is not None
+            and note.source is None
+            and body == wanted
+            and has_weights
+            and said is None
+            and marked is None
+            and self._holds(weights, encoder)
+        ):
+            return True
+        raise DatabaseError(
+            f"{schema}.{self._function}: such a function, or its table of weights, is there already; "
+            "choose another "
+            f"--name"
+        )
+
+    def _holds(self, weights: str, encoder: Encoder) -> bool:
+        """Return whether a table of weights holds an encoder's."""
+        try:
+            rows = self._db.execute(f"SELECT weight::text, bias FROM {weights} ORDER BY axis").fetchall()
+        except self.failures:
+            return False
+        bias = np.zeros(len(encoder.weight)) if encoder.bias is None else encoder.bias
+        found = _parsed(tuple(row[0] for row in rows), encoder.n_features)
+        return np.array_equal(found, encoder.weight) and np.allclose([row[1] for row in rows], bias, atol=0)
+
+    @property
+    def _mark_of_function(self) -> str:
+        return f"nearfold for {quoted(self._name)}: folds {self.source_mark}"
+
+    def _qualified(self, name: str) -> str:
+        return f"{quoted(self._table.schema)}.{quoted(name)}"
+
+    def prepare(self, note: Note) -> None:
+        """Take the lock; make table and function."""
+        self._note = note
+        self._db.execute(f"SET lock_timeout = '{_WAIT}'")
+        # As long as this session lasts: two runs at a time would fill in rows twice.
+        self._db.execute("SELECT pg_advisory_lock($1::int, hashtext($2))", (0x6E66, self._target))
+        with self._db.transaction():
+            found = self._found()
+            if found is None:
+                self._db.execute(
+                    f"CREATE TABLE {self._target} ({self._key} {self._table.id_type} NOT NULL, "
+                    f"{_FOLDED} {self._type}({self.n_components}) NOT NULL, {_DIGEST} bytea)"
+                )
+            else:
+                self._check_own()
+                if not self._has_digests():
+                    self._db.execute(f"ALTER TABLE {self._target} ADD COLUMN {_DIGEST} bytea")
+            if self._linear is not None:
+                self._make_function(self._linear, found)
+            # Last, for it says that all of this is there.
+            self._comment(note)
+
+    def _make_function(self, encoder: Encoder, note: Note | None) -> None:
+        mark = self._mark_of_function
+        if not self._function_there(encoder, note):
+            self._db.execute(fold_statements(encoder, self._function, mark, schema=self._table.schema))
+            return
+        function, weights = self._qualified(self._function), self._qualified(f"{self._function}_weights")
+        self._db.execute(
+            f"COMMENT ON FUNCTION {function}(vector) IS {string(mark)}; COMMENT ON TABLE {weights} IS "
+            f"{string(mark)}"
+        )
+
+    def _comment(self, note: Note) -> None:
+        self._db.execute(f"COMMENT ON TABLE {self._target} IS {string(note.dumps())}")
+
+    def _check_own(self) -> None:
+        """Hold the folded table as it is named, and refuse it unless its note is this migration's."""
+        self._db.execute(f"LOCK TABLE {self._target} IN ROW EXCLUSIVE MODE")
+        found = self._found()
+        if found is None or self._note is None:
+            raise DatabaseError(f"table {self._target}: is gone; run it again")
+        self._note.check_same(found, f"table {self._target}")
+
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        """Begin a transaction that writes, after the table was seen to be nearfold's own within it."""
+        with self._db.transaction():
+            self._check_own()
+            yield
+
+    def fill(self, fold: FoldRows, advance: Advance) -> Filled:
+        """Write by COPY, in transactions of many rows."""
+        written = sum(self._folded(self._missing, fold, advance, self._target, ""))
+        if not self._value(f"SELECT EXISTS (SELECT {self._stale})"):
+            return Filled(written, 0)
+        self._db.execute(
+            f"CREATE TEMP TABLE IF NOT EXISTS nearfold_changed AS SELECT * FROM {self._target} LIMIT 0"
+        )
+        changed = "pg_temp.nearfold_changed"
+        replace = (
+            f"UPDATE {self._target} f SET {_FOLDED} = c.{_FOLDED}, {_DIGEST} = c.{_DIGEST} FROM {changed} c "
+            f"WHERE f.{self._key} = c.{self._key}; TRUNCATE {changed}"
+        )
+        # Rows done are not those that were counted as to be folded.
+        return Filled(written, sum(self._folded(self._stale, fold, lambda _rows: None, changed, replace)))
+
+    def _folded(self, source: str, fold: FoldRows, advance: Advance, into: str, then: str) -> Iterator[int]:
+        """Fold the rows of a FROM clause, and yield how many each transaction wrote."""
+        # Results travel on one connection while vectors come on another.
+        with _connected(self._where) as reading:
+            reading.execute(_SESSION)
+            with reading.cursor().copy(
+                f"COPY (SELECT s.{self._key}, {self._full}::vector, {_digest(f's.{self._column}')} {source}) "
+                f"TO STDOUT (FORMAT binary)"
+            ) as rows:
+                folded = in_order(lambda batch: self._packed(batch, fold), batches(rows, _BATCH_BYTES), 2)
+                for group in _groups(folded, max(1, _COMMIT_BYTES // _BATCH_BYTES)):
+                    with self._claimed():
+                        done = self._copied(group, advance, into)
+                        if then:
+                            self._db.execute(then)
+                    yield done
+
+    def _copied(self, group: Iterator[tuple[int, bytes]], advance: Advance, into: str) -> int:
+        copied = 0
+        columns = f"({self._key}, {_FOLDED}, {_DIGEST})"
+        with self._db.cursor().copy(f"COPY {into} {columns} FROM STDIN (FORMAT binary)") as copy:
+            copy.write(HEADER)
+            for rows, content in group:
+                copy.write(content)
+                copied += rows
+                advance(rows)
+            copy.write(TRAILER)
+        return copied
+
+    def _packed(self, batch: Batch, fold: FoldRows) -> tuple[int, bytes]:
+        rows = unpack(batch, self._fold.n_features, self._table.id_bytes, self._table.name)
+        return batch.rows, pack(rows._replace(vectors=fold(rows.vectors)))
+
+    def finish(self, *, index: bool) -> int:
+        """Remove orphans that have a digest, so were written here; add primary key and HNSW index."""
+        with self._claimed():
+            removed = self._db.execute(f"DELETE {self._orphans} AND f.{_DIGEST} IS NOT NULL").rowcount
+            if not self._value(
+                "SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = to_regclass($1) AND indisprimary)",
+                self._target,
+            ):
+                self._db.execute(f"ALTER TABLE {self._target} ADD PRIMARY KEY ({self._key})")
+        if index and not self._indexed():
+            most = _INDEXED[self._type]
+            if self.n_components > most:
+                raise DatabaseError(
+                    f"{self._target}: an HNSW index of {self._type} takes {most} dimensions; fold to fewer, "
+                    f"or use --no-index"
+                )
+            with self._claimed():
+                self._db.execute(
+                    f"CREATE INDEX ON {self._target} USING hnsw ({_FOLDED} {self._type}_{self._ops})"
+                )
+        self._db.execute(f"ANALYZE {self._target}")
+        return int(removed)
+
+    def _indexed(self) -> bool:
+        """Return whether an index answers searches of folds by the metric."""
+        return bool(
+            self._value(
+                "SELECT EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid "
+                "AND a.attnum = i.indkey[0] JOIN pg_opclass o ON o.oid = i.indclass[0] "
+                "WHERE i.indrelid = to_regclass($1) AND i.indisvalid AND i.indpred IS NULL AND "
+                "a.attname = $2 "
+                "AND o.opcname = $3)",
+                self._target,
+                _FOLDED,
+                f"{self._type}_{self._ops}",
+            )
+        )
+
+    def gaps(self) -> tuple[int, int]:
+        """Count by anti-joins."""
+        doubled = self._value(f"SELECT count(*) - count(DISTINCT {self._key}) FROM {self._target}")
+        orphans = self._value(f"SELECT count(*) {self._orphans}")
+        return self._value(f"SELECT count(*) {self._missing}"), doubled + orphans
+
+    def sample(self, count: int, seed: int) -> Sample:
+        """Return the rows whose hashes are lowest."""
+        rows = self._db.execute(
+            f"SELECT {self._full}::vector::text, f.{_FOLDED}::text FROM {self._table.sql} s "
+            f"JOIN {self._target} f USING ({self._key}) WHERE s.{self._column} IS NOT NULL "
+            f'ORDER BY hashtextextended(s.{self._key}::text COLLATE "C", $1) LIMIT $2',
+            (seed, count),
+        ).fetchall()
+        vectors, folded = zip(*rows, strict=True) if rows else ((), ())
+        return Sample(_parsed(vectors, self._fold.n_features), _parsed(folded, self.n_components))
+
+    def exact(self, vector: Float32, k: int) -> npt.NDArray[np.float64]:
+        """Scan the table."""
+        distance = f"{self._full} {self._operator} $1::vector"
+        with self._db.transaction():
+            self._db.execute("SET LOCAL enable_indexscan = off")
+            rows = self._db.execute(
+                f"SELECT {distance} FROM {self._table.sql} s WHERE s.{self._column} IS NOT NULL "
+                f"ORDER BY {distance} LIMIT {k}",
+                (str(vector.tolist()),),
+            ).fetchall()
+        return np.array([row[0] for row in rows])
+
+    def two_stage(self, vector: Float32, folded: Float32, k: int, depth: int) -> npt.NDArray[np.float64]:
+        """Run the query of `recipe`."""
+        given = [str(vector.tolist()), str(folded.tolist())][: 1 if self._linear is not None else 2]
+        with self._db.transaction():
+            self._db.execute(f"SET LOCAL hnsw.ef_search = {_width(depth)}")
+            sql = self._search(k, depth, f"{self._full} {self._operator} $1::vector")
+            rows = self._db.execute(sql, given).fetchall()
+        return np.array([row[0] for row in rows])
+
+    def _search(self, k: int, depth: int, result: str) -> str:
+        fold = "$2::vector" if self._linear is None else f"{self._qualified(self._function)}($1::vector)"
+        # As a subquery it is computed once, before the index is asked, and not for each row again.
+        small = f"(SELECT {fold}::{self._type}({self.n_components}))"
+        return (
+            f"WITH candidates AS MATERIALIZED (\n"
+            f"    SELECT {self._key} FROM {self._target}\n"
+            f"    ORDER BY {_FOLDED} {self._operator} {small} LIMIT {depth}\n"
+            f")\n"
+            f"SELECT {result} FROM candidates JOIN {self._table.sql} s USING ({self._key})\n"
+            f"ORDER BY {self._full} {self._operator} $1::vector LIMIT {k}"
+        )
+
+    def mark(self, note: Note) -> None:
+        """Replace the comment on the table."""
+        with self._claimed():
+            self._comment(note)
+
+    def recipe(self, k: int, depth: int) -> str:
+        """Return SQL: the query, and a trigger that keeps folds in step."""
+        given = "a query vector" + (", $2 its fold" if self._linear is None else "")
+        text = (
+            f"-- Once a session, so that the index finds as many candidates as are asked for:\n"
+            f"SET hnsw.ef_search = {_width(depth)};\n"
+            f"-- $1 is {given}:\n"
+            f"{self._search(k, depth, f's.{self._key}')};\n"
+        )
+        return text + ("" if self._linear is None else self._follow())
+
+    def _follow(self) -> str:
+        """Return what keeps folds in step with vectors that come, change and go."""
+        source, name = self._table.sql, f"{self._function}_follow"
+        vector, fold = f"NEW.{self._column}::vector", self._qualified(self._function)
+        body = f"""
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        DELETE FROM {self._target} WHERE {self._key} = OLD.{self._key};
+    END IF;
+    IF TG_OP <> 'DELETE' AND NEW.{self._column} IS NOT NULL THEN
+        INSERT INTO {self._target} ({self._key}, {_FOLDED}, {_DIGEST})
+        VALUES (NEW.{self._key}, {fold}({vector}), {_digest(vector)});
+    END IF;
+    RETURN NULL;
+END """
+        # A name may hold a line's end, which would end the comment.
+        told = " ".join(self._table.name.split())
+        return f"""
+-- To keep folded vectors in step with {told} from now on (else run migrate again):
+CREATE FUNCTION {self._qualified(name)}() RETURNS trigger LANGUAGE plpgsql AS {dollar_quoted(body, "follow")};
+CREATE TRIGGER {quoted(name)}
+AFTER INSERT OR DELETE OR UPDATE OF {self._key}, {self._column} ON {source}
+FOR EACH ROW EXECUTE FUNCTION {self._qualified(name)}();
+"""
+
+
+def _digest(vector: str) -> str:
+    """Return SQL for 16 bytes of a vector, by which the server sees later whether it changed."""
+    return f"substr(sha256(vector_send({vector}::vector)), 1, 16)"
+
+
+def _width(depth: int) -> int:
+    """Return pgvector's ef_search for so many candidates; it takes at most 1,000."""
+    return min(1000, max(40, 2 * depth))
+
+
+def _groups(items: Iterator[Any], count: int) -> Iterator[Iterator[Any]]:
+    """Yield iterators over `count` items each."""
+    for first in items:
+
+        def group(item: Any = first) -> Iterator[Any]:
+            yield item
+            for _ in range(count - 1):
+                following = next(items, None)
+                if following is None:
+                    return
+                yield following
+
+        yield group()
+
+
+def _parsed(texts: tuple[str, ...], width: int) -> Float32:
+    rows = [np.fromstring(text.strip("[]"), np.float32, sep=",") for text in texts]
+    return np.stack(rows) if rows else np.empty((0, width), np.float32)

@@ -1,0 +1,164 @@
+"""Linear folds as SQL for PostgreSQL with pgvector: a table of weights and a function over it."""
+
+from __future__ import annotations
+
+import os
+
+from nearfold._utils.files import replacing
+from nearfold.errors import ParameterError
+from nearfold.folds.fold import Fold
+from nearfold.integrations.linear import linear_only
+
+__all__ = ["dollar_quoted", "fold_body", "fold_sql", "fold_statements", "quoted", "string", "write_sql"]
+
+# What names are cut off at by PostgreSQL.
+_LONGEST_NAME = 63
+# pgvector's limit for `vector`.
+_MOST_DIMENSIONS = 16_000
+
+
+def quoted(name: str, longest: int = _LONGEST_NAME) -> str:
+    """Return an SQL identifier in quotes.
+
+    Parameters
+    ----------
+    name
+        As it is to be, without quotes.
+    longest
+        Bytes that the database allows; PostgreSQL cuts off what is longer, unsaid.
+
+    Raises
+    ------
+    ParameterError
+        It is empty, too long, or holds a null character.
+    """
+    if not name or "\0" in name or len(name.encode(errors="replace")) > longest:
+        raise ParameterError(f"name={name!r} can't name anything in SQL; use 1 to {longest} bytes")
+    return '"' + name.replace('"', '""') + '"'
+
+
+def string(text: str) -> str:
+    """Return a text as PostgreSQL has it in a statement, whatever the session takes backslashes for."""
+    escaped = text.replace("'", "''")
+    return f"'{escaped}'" if "\\" not in text else "E'" + escaped.replace("\\", "\\\\") + "'"
+
+
+def dollar_quoted(text: str, tag: str) -> str:
+    """Return a text between dollar signs and a tag that it doesn't hold."""
+    while f"${tag}$" in text:
+        tag += "_"
+    return f"${tag}${text}${tag}$"
+
+
+def fold_sql(
+    fold: Fold, name: str = "fold", *, normalize: bool | None = None, schema: str | None = None
+) -> str:
+    """Return statements that make a function `name(vector(d)) -> vector(m)` in PostgreSQL.
+
+    The weights go to a table beside it, `name_weights`, one row an axis. Run it again to put another fold
+    in its place; everything happens in one transaction, which ends without a change where there is a
+    function or table of that name that no such statements made.
+
+    Parameters
+    ----------
+    fold
+        An `Encoder`.
+    name
+        Of the function.
+    normalize
+        Scale folded vectors to norm 1; None not to: pgvector's cosine distance does it itself.
+    schema
+        Where both go; None for the one that comes first in the search path.
+
+    Raises
+    ------
+    ParameterError
+        The fold is a network or too wide, or the name is none.
+    """
+    mark = f"nearfold: fold of {linear_only(fold, 'SQL').n_features} dimensions"
+    return f"BEGIN;\n{fold_statements(fold, name, mark, normalize=normalize, schema=schema)}COMMIT;\n"
+
+
+def fold_body(
+    name: str, n_components: int, *, normalize: bool | None = None, schema: str | None = None
+) -> str:
+    """Return the text of the function of `fold_sql`."""
+    # <#> is the negative inner product.
+    folded = f"array_agg((bias - (weight <#> v))::real ORDER BY axis)::vector({n_components})"
+    result = f"l2_normalize({folded})" if normalize else folded
+    return f"SELECT {result} FROM {_within(schema, f'{name}_weights')}"
+
+
+def _within(schema: str | None, name: str) -> str:
+    return quoted(name) if schema is None else f"{quoted(schema)}.{quoted(name)}"
+
+
+def fold_statements(
+    fold: Fold, name: str, mark: str, *, normalize: bool | None = None, schema: str | None = None
+) -> str:
+    """Return the statements of `fold_sql` without their transaction.
+
+    Parameters
+    ----------
+    fold, name, normalize, schema
+        As for `fold_sql`.
+    mark
+        The comment that both get. What is there and has a comment with another beginning (what stands
+        before its first colon) is somebody else's: the statements fail.
+    """
+    encoder = linear_only(fold, "SQL")
+    d, m = encoder.n_features, encoder.n_components
+    if d > _MOST_DIMENSIONS:
+        raise ParameterError(f"pgvector's vectors have at most {_MOST_DIMENSIONS} dimensions, this fold {d}")
+    function, table = _within(schema, name), _within(schema, f"{name}_weights")
+    rows = ",\n".join(
+        f"({axis}, '[{','.join(map(str, row))}]', {0 if encoder.bias is None else encoder.bias[axis]})"
+        for axis, row in enumerate(encoder.weight)
+    )
+    # As a string in quotes: a name could hold any dollar sign's tag.
+    body = string(fold_body(name, m, normalize=normalize, schema=schema))
+    begins = string(mark.partition(":")[0] + ":%")
+    taken = string(f"{name}: such a function or its table of weights is there, not made by nearfold")
+    check = f"""
+BEGIN
+    IF EXISTS (
+        SELECT FROM (VALUES
+            (to_regclass({string(table)})::oid, 'pg_class'),
+            (to_regprocedure({string(f"{function}(vector)")})::oid, 'pg_proc')
+        ) taken (oid, catalog)
+        WHERE oid IS NOT NULL AND coalesce(obj_description(oid, catalog), '') NOT LIKE {begins}
+    ) THEN
+        RAISE EXCEPTION USING MESSAGE = {taken};
+    END IF;
+END """
+    return f"""\
+CREATE EXTENSION IF NOT EXISTS vector;
+DO {dollar_quoted(check, "nearfold")};
+DROP FUNCTION IF EXISTS {function}(vector);
+DROP TABLE IF EXISTS {table};
+CREATE TABLE {table} (axis int PRIMARY KEY, weight vector({d}) NOT NULL, bias double precision NOT NULL);
+COMMENT ON TABLE {table} IS {string(mark)};
+INSERT INTO {table} VALUES
+{rows};
+CREATE FUNCTION {function}(v vector) RETURNS vector
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+AS {body};
+COMMENT ON FUNCTION {function}(vector) IS {string(mark)};
+"""
+
+
+def write_sql(
+    fold: Fold, path: str | os.PathLike[str], name: str = "fold", *, normalize: bool | None = None
+) -> None:
+    """Write the statements of `fold_sql` to a file, atomically.
+
+    Raises
+    ------
+    ParameterError
+        As `fold_sql`.
+    FileError
+        The file can't be written.
+    """
+    content = fold_sql(fold, name, normalize=normalize)
+    with replacing(path) as file:
+        file.write(content.encode())

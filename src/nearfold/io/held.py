@@ -1,0 +1,83 @@
+"""Rows in memory, of whatever holds them: all of them, or a sample that fits the budget."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from nearfold._utils.arrays import Float32, as_vectors, check_directions
+from nearfold._utils.config import memory_budget
+from nearfold._utils.sampling import sampled_rows
+from nearfold.errors import NearfoldWarning
+from nearfold.io.base import Source
+from nearfold.io.vectors import as_source, checked_rows, read_source
+
+__all__ = ["held_rows"]
+
+# The rows, what they are read through, and what is computed of them.
+_COPIES = 3
+
+
+def held_rows(
+    X: Any,
+    n_rows: int | None = None,
+    *,
+    seed: int = 0,
+    directions: bool = False,
+    column: str | None = None,
+    name: str = "X",
+    min_rows: int = 1,
+) -> Float32:
+    """Return vectors in memory, as float32 of shape (n, d).
+
+    Parameters
+    ----------
+    X
+        As for `as_source`.
+    n_rows
+        Draw a sample of so many rows, where there are more. None takes all, or for files as many as
+        the memory budget allows, and warns where those are not all.
+    seed
+        Of the sample.
+    directions
+        Refuse zero rows, by their numbers in the user's own data.
+    column, name
+        As for `as_source`.
+    min_rows
+        Refuse fewer rows.
+
+    Raises
+    ------
+    DataError
+        A row is not finite, or zero where that is refused, or there are too few rows.
+    FileError
+        The file can't be read.
+
+    Warns
+    -----
+    NearfoldWarning
+        The rows of a file need more than the budget, so a sample stands for them.
+    """
+    array = not isinstance(X, str | Source) and not hasattr(X, "__fspath__")
+    if array and n_rows is None:
+        vectors = as_vectors(X, name, min_rows=min_rows)
+        if directions:
+            check_directions(vectors, name)
+        return vectors
+    source = as_source(X, column, name=name)
+    rows, wanted = source.layout.rows, n_rows
+    if n_rows is None:
+        affordable = memory_budget() // (_COPIES * 4 * source.layout.n_features)
+        if rows > affordable:
+            wanted = max(1, affordable)
+            warnings.warn(
+                f"{source.path}: {wanted:,} rows, drawn at random, stand for its {rows:,}, which need more "
+                f"than the budget of {memory_budget() / 1e6:,.0f}MB; allow more memory for all of them",
+                NearfoldWarning,
+                stacklevel=3,
+            )
+    if wanted is None or wanted >= rows:
+        return as_vectors(read_source(source, directions=directions), name, min_rows=min_rows)
+    chosen = sampled_rows(rows, wanted, seed)
+    vectors = checked_rows(source.take(chosen), chosen, source, directions=directions)
+    return as_vectors(vectors, name, min_rows=min_rows)

@@ -1,0 +1,1 @@
+"""The RAE family: solvers, penalties, and the network."""

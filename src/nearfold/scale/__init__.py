@@ -1,1 +1,0 @@
-"""Work on files of any size: fit, fold and update, on this machine or on a cluster."""

@@ -1,0 +1,88 @@
+"""The engine of this machine: threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold._utils.arrays import check_metric
+from nearfold._utils.threads import blas_threads, in_order
+from nearfold.errors import ParameterError
+from nearfold.io.base import Source
+from nearfold.io.vectors import located_chunks
+from nearfold.scan.budget import chunks_held, least_chunk, scan_bytes
+from nearfold.scan.engine import Progress
+from nearfold.scan.scan import Anchors, Request, Scan
+from nearfold.scan.scanner import Scanner
+
+__all__ = ["LocalEngine"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+Int64 = npt.NDArray[np.int64]
+
+_MAX_CHUNK = 16 << 20
+
+
+class LocalEngine:
+    """Threads of this process.
+
+    Parameters
+    ----------
+    memory
+        Bytes that the process may take; chunks are cut to it.
+    """
+
+    def __init__(self, memory: int) -> None:
+        self._memory = memory
+
+    @property
+    def memory(self) -> int:
+        """The bytes that the process may take."""
+        return self._memory
+
+    def _chunk_bytes(self, rows: int, n_features: int, anchors: Anchors | None) -> int:
+        """Return how large chunks may be beside what a scan of so many rows holds, or refuse the budget."""
+        n_anchors, k, metric = 0, 0, check_metric("cosine")
+        if anchors is not None:
+            n_anchors, k, metric = len(anchors.vectors), anchors.k, anchors.metric
+        held = scan_bytes(rows, n_features, n_anchors, k, blas_threads(), metric)
+        if held > self._memory:
+            needed = -(-held // 1_000_000)
+            raise ParameterError(
+                f"memory={self._memory / 1e6:.0f}MB is too little for this scan, which needs {needed}MB; "
+                f"allow more, or ask for fewer anchors or neighbours"
+            )
+        more = (self._memory - held) // chunks_held(blas_threads())
+        return min(_MAX_CHUNK, least_chunk(n_features) + more)
+
+    def take(self, source: Source, column: str | None, rows: Int64) -> npt.NDArray[Any]:  # noqa: ARG002
+        """Return the rows of these numbers."""
+        return source.take(rows)
+
+    def scan(
+        self,
+        source: Source,
+        column: str | None,  # noqa: ARG002
+        request: Request,
+        anchors: Anchors | None,
+        first_row: int,
+        start: Scan | None,
+        number_from: int = 0,
+    ) -> Iterator[Progress]:
+        """Scan chunk by chunk, the next being read meanwhile."""
+        scanner = Scanner(request, anchors, start=start)
+        with scanner:
+            rows = number_from + source.layout.rows
+            nbytes = self._chunk_bytes(rows, source.layout.n_features, anchors)
+            for chunk, path, row in located_chunks(source, first_row, nbytes=nbytes, finite=False):
+                scanner.see(chunk.vectors, number_from + first_row, path, row)
+                first_row += len(chunk.vectors)
+                yield first_row, scanner.result
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Run one more at a time than there are cores: while it waits for the disk, others compute."""
+        yield from in_order(function, items, blas_threads() + 1)

@@ -1,0 +1,201 @@
+"""A scan under way: threads that each take whole chunks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from nearfold._utils.arrays import Float32, check_directions, check_finite, chunk_rows, normalize_rows
+from nearfold._utils.progress import stage
+from nearfold._utils.sampling import sampled_rows
+from nearfold._utils.threads import blas_threads, dealt_work
+from nearfold.errors import DataError
+from nearfold.scan.moments import RunningMoments, summed
+from nearfold.scan.neighbors import NeighborSearch
+from nearfold.scan.scan import Anchors, Kept, Request, Scan, anchors_of, numbers_of, prepared
+
+__all__ = ["Scanner", "scan_array"]
+
+# Rows carried along are looked through once this many times those needed are held.
+_SLACK = 2.0
+
+# Rows of an array that anchors are compared with first.
+_SAMPLE = 2048
+
+# Rows that are summed, or not, together: enough for a product to run at full speed.
+_BLOCK = 1024
+
+
+def _summed_blocks(first_row: int, n: int, stride: int) -> Iterable[tuple[int, int]]:
+    """Yield which of n rows, numbered from `first_row`, are in every stride-th block, as ranges."""
+    if stride == 1:
+        yield 0, n
+        return
+    for block in range(first_row // _BLOCK, (first_row + n - 1) // _BLOCK + 1):
+        if block % stride == 0:
+            yield max(0, block * _BLOCK - first_row), min(n, (block + 1) * _BLOCK - first_row)
+
+
+def _array_chunks(X: Float32) -> Iterable[Float32]:
+    """Yield views of an array, enough of them for all threads to have some."""
+    step = max(256, min(chunk_rows(X.shape[1], 16 << 20), -(-len(X) // (4 * blas_threads()))))
+    return (X[start : start + step] for start in range(0, len(X), step))
+
+
+class Scanner:
+    """A scan under way; a context in which each chunk is given to a thread.
+
+    Parameters
+    ----------
+    request
+        What is asked.
+    anchors
+        From `anchors_of`; None for moments alone.
+    start
+        What earlier rows gave, where a scan goes on from there.
+    carry
+        Whether the rows that are neighbours are carried along. Where not, `Scan.filled` adds them.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        anchors: Anchors | None,
+        *,
+        start: Scan | None = None,
+        carry: bool = True,
+    ) -> None:
+        self._request, self._carry = request, carry
+        self._shift = anchors.shift if anchors else None
+        n_threads = blas_threads()
+        self._search = None
+        if anchors is not None:
+            found = start.neighbors if start else None
+            self._search = NeighborSearch(
+                anchors.vectors, anchors.k, anchors.metric, n_threads, found, anchors.floor, distinct=True
+            )
+        self._start = start.moments if start else None
+        self._rows = start.rows if start else 0
+        self._sums: list[RunningMoments | None] = [None] * n_threads
+        self._buffers = [np.empty((0, 0), np.float32)] * n_threads
+        self._kept: list[Kept] = [start.kept] if start and start.kept else []
+
+    def __enter__(self) -> Scanner:
+        self._dealing = dealt_work(len(self._sums))
+        self._deal = self._dealing.__enter__()
+        return self
+
+    def __exit__(self, *failure: Any) -> None:
+        self._dealing.__exit__(*failure)
+
+    def see(self, chunk: Float32, first_row: int, name: str = "X", named_row: int | None = None) -> None:
+        """Scan one chunk, soon: `result` waits for it.
+
+        Parameters
+        ----------
+        chunk
+            Shape (n, d), float32, C-contiguous; not to be changed.
+        first_row
+            The number of its first row among all.
+        name, named_row
+            What errors call the data, and the number of the first row there (None: the same).
+        """
+        named = first_row if named_row is None else named_row
+        self._rows += len(chunk)
+        self._deal(partial(self._scan, chunk=chunk, first_row=first_row, name=name, named_row=named))
+
+    def _scan(self, thread: int, chunk: Float32, first_row: int, name: str, named_row: int) -> None:
+        rows = self._prepared(thread, chunk, name, named_row)
+        sums = self._sums[thread] or RunningMoments(chunk.shape[1], self._request.products)
+        self._sums[thread] = sums
+        for low, high in _summed_blocks(first_row, len(rows), self._request.stride):
+            sums.add(rows[low:high], chunk[low:high], name, named_row + low)
+        if self._request.stride > 1 and not np.isfinite(np.ones(len(rows), np.float32) @ rows).all():
+            check_finite(chunk, name, named_row)
+        search = self._search
+        if search is None:
+            return
+        search.look(thread, rows, first_row)
+        if not self._carry:
+            return
+        with search.lock:
+            ids = search.found.ids
+            fresh = np.unique(ids[(ids >= first_row) & (ids < first_row + len(rows))])
+            if len(fresh):
+                self._kept.append(Kept(fresh, rows[fresh - first_row]))
+            if sum(len(piece.ids) for piece in self._kept) > _SLACK * ids.size:
+                self._drop_unneeded()
+
+    def _prepared(self, thread: int, chunk: Float32, name: str, named_row: int) -> Float32:
+        """Return a chunk's rows as the request wants them, in the thread's buffer where they change."""
+        shift = self._shift
+        if not self._request.normalize and shift is None:
+            return chunk
+        buffer = self._buffers[thread]
+        if buffer.shape[0] < len(chunk) or buffer.shape[1] != chunk.shape[1]:
+            buffer = self._buffers[thread] = np.empty(chunk.shape, np.float32)
+        rows = buffer[: len(chunk)]
+        if shift is None:
+            return normalize_rows(chunk, name, first_row=named_row, out=rows)
+        return np.subtract(chunk, shift, out=rows)
+
+    def _drop_unneeded(self) -> None:
+        """Forget rows that were neighbours until nearer ones came."""
+        assert self._search is not None
+        needed = numbers_of(self._search.found)
+        for i, piece in enumerate(self._kept):
+            still = np.isin(piece.ids, needed, assume_unique=True)
+            self._kept[i] = Kept(piece.ids[still], piece.vectors[still])
+
+    def result(self) -> Scan:
+        """Return what was found so far; the scan can go on."""
+        self._deal.wait()
+        running = [part for part in self._sums if part is not None]
+        if self._start is None and not running:
+            raise DataError("no rows: a scan needs at least one")
+        moments = summed(running, self._start)
+        if self._search is None:
+            return Scan(self._rows, moments, shift=self._shift)
+        found = self._search.found.chosen(np.arange(len(self._search.found.ids)))
+        if not self._carry:
+            return Scan(self._rows, moments, found, shift=self._shift)
+        width = self._kept[0].vectors.shape[1]
+        self._kept = [Kept.gathered(self._kept, numbers_of(found), width)]
+        return Scan(self._rows, moments, found, self._kept[0], self._shift)
+
+
+def scan_array(X: Float32, request: Request) -> tuple[Scan, Anchors | None]:
+    """Scan an array of shape (n, d) and return what was found, and the anchors drawn.
+
+    Raises
+    ------
+    DataError
+        A row is not finite, or is zero where rows are normalised.
+    """
+    anchors = None
+    if request.n_anchors:
+        source = X if request.queries is None else request.queries
+        rows = sampled_rows(len(source), request.n_anchors, request.seed)
+        sample = X[sampled_rows(len(X), _SAMPLE, request.seed + 1)]
+        try:
+            anchors = anchors_of(source[rows], None if request.queries is not None else rows, request, sample)
+        except DataError:
+            # Named by the user's number, not by that among those drawn.
+            if request.normalize:
+                check_directions(source, "X" if request.queries is None else "queries")
+                check_directions(X, "X")
+            raise
+    # The rows are at hand: those that are neighbours need not be carried along.
+    scanner, first_row = Scanner(request, anchors, carry=False), 0
+    with stage("scan", len(X)) as advance, scanner:
+        for chunk in _array_chunks(X):
+            scanner.see(chunk, first_row)
+            first_row += len(chunk)
+            advance(len(chunk))
+    scan = scanner.result()
+    if len(needed := scan.needed()):
+        scan = scan.filled([Kept(needed, prepared(X[needed], request, scan.shift))])
+    return scan, anchors

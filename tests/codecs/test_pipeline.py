@@ -1,0 +1,170 @@
+"""Pipelines: names, learning, files."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from nearfold import NearFold, Pipeline, fit_pipeline, load
+from nearfold._utils.arrays import Metric
+from nearfold.codecs.fitting import PipelineFitter
+from nearfold.codecs.rotations import balanced_rotation, opq_rotation, random_rotation
+from nearfold.codecs.spec import parse_spec
+from nearfold.errors import DataError, FileError, ParameterError
+from nearfold.evaluation.ground_truth import Truth
+from nearfold.planning.halving import judged
+
+Vectors = npt.NDArray[np.float32]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("NearFold192,OPQ48", "NearFold192,OPQ48"),
+        ("pca96,sq8", "PCA96,SQ8"),
+        ("RaBitQ2", "RaBitQ2"),
+        ("OPQ24_96,PQ24", "OPQ24_96"),
+        ("NearFold25%, aq24", "NearFold25%,AQ24"),
+        ("NearFold96", "NearFold96,F32"),
+        ("PCA-uncentred96,F16", "PCAUncentred96,F16"),
+        ("randomgaussian32,Binary", "randomgaussian32,Binary"),
+    ],
+)
+def test_names_are_read_and_written(text: str, said: str) -> None:
+    assert str(parse_spec(text)) == said
+    assert parse_spec(said) == parse_spec(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "SQ5", "NearFold", "Foo96,SQ8", "NearFold9,SQ8,PQ4", "PQ0", "PQ24_96", "umap8"]
+)
+def test_other_names_are_refused(text: str) -> None:
+    with pytest.raises(ParameterError):
+        parse_spec(text)
+
+
+SPECS = [
+    "SQ8",
+    "NearFold32,F16",
+    "NearFold32,SQ4",
+    "PCA32,PQ8",
+    "NearFold32,OPQ8",
+    "OPQ8_32",
+    "NearFold32,Binary",
+    "RaBitQ1",
+    "NearFold32,AQ8",
+    "AQ8",
+]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+def test_every_pipeline_finds_neighbours_and_survives_its_file(
+    sample: Vectors, metric: Metric, tmp_path: Path
+) -> None:
+    base, queries = sample[:1200, :64] + 0.05, sample[1200:1300, :64] + 0.05
+    truth = Truth.compute(base, queries, 10, metric)
+    fitter = PipelineFitter(base, metric=metric, effort=0.1)
+    for spec in SPECS:
+        pipeline = fitter.fit(spec)
+        judgement, _ = judged(pipeline, truth, 10, 50)
+        # 1,200 rows: chance is below .01; the coarsest codes here have 32 bits.
+        assert judgement.preservation[10].mean > 0.1, spec
+        pipeline.save(tmp_path / "p.safetensors")
+        again = Pipeline.load(tmp_path / "p.safetensors")
+        assert (again.spec, again.metric, again.n_features) == (pipeline.spec, metric, 64)
+        codes = pipeline.encode(queries)
+        assert codes.shape == (100, pipeline.bytes_per_vector)
+        assert np.array_equal(again.encode(queries), codes)
+        np.testing.assert_array_equal(again.queries(queries), pipeline.queries(queries))
+        assert np.array_equal(pickle.loads(pickle.dumps(pipeline)).encode(queries), codes)
+
+
+def test_learned_codes_keep_more_than_product_codes(sample: Vectors) -> None:
+    base, queries = sample[:1300], sample[1300:]
+    truth = Truth.compute(base, queries, 10, "cosine")
+    fitter = PipelineFitter(base, effort=0.4)
+    learned = judged(fitter.fit("NearFold96,AQ12"), truth, 10, 0)[0]
+    product = judged(fitter.fit("NearFold96,OPQ12"), truth, 10, 0)[0]
+    assert learned.preservation[10].mean > product.preservation[10].mean + 0.02
+
+
+def test_the_same_seed_makes_the_same_pipeline(sample: Vectors) -> None:
+    first, second = (PipelineFitter(sample, effort=0.1).fit("NearFold24,AQ8") for _ in range(2))
+    assert np.array_equal(first.encode(sample), second.encode(sample))
+    other = PipelineFitter(sample, seed=1, effort=0.1).fit("NearFold24,AQ8")
+    assert not np.array_equal(first.encode(sample), other.encode(sample))
+
+
+def test_scale_does_not_matter_for_learning(sample: Vectors) -> None:
+    """Rates are for norm 1: data a thousand times as large learns the same codes."""
+    base = sample[:900, :48]
+    small = PipelineFitter(base, metric="l2", effort=0.1).fit("NearFold24,AQ8")
+    large = PipelineFitter(base * 1000, metric="l2", effort=0.1).fit("NearFold24,AQ8")
+    same = (small.encode(base) == large.encode(base * 1000)).mean()
+    assert same > 0.95
+
+
+def test_bad_input_is_refused(sample: Vectors) -> None:
+    pipeline = PipelineFitter(sample, effort=0.1).fit("PCA16,SQ8")
+    with pytest.raises(DataError, match="384"):
+        pipeline.encode(sample[:, :20])
+    with pytest.raises(DataError, match="zero vector at row 1"):
+        fit_pipeline(sample, "SQ8").encode(np.stack([sample[0], 0 * sample[0]]))
+    with pytest.raises(DataError, match="row 2"):
+        pipeline.encode(np.where(np.arange(4)[:, None] == 2, np.nan, sample[:4]))
+    with pytest.raises(ParameterError, match="uint8"):
+        pipeline.transform(sample, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("spec", "rows", "says"),
+    [
+        ("NearFold20,PQ8", 300, "8 bytes don't divide 20 dimensions"),
+        ("NearFold50%,OPQ7_24", 300, "7 bytes don't divide 24 dimensions"),
+        ("NearFold16,PQ8", 255, "256 rows, there are 255"),
+        ("NearFold16,AQ8", 255, "256 rows, there are 255"),
+        ("NearFold16,AQ24", 300, "24 bytes are more than the 16 dimensions"),
+        ("AQ65", 300, "65 bytes are more than the 64 dimensions"),
+        ("NearFold20,Binary", 300, "8 divides, not 20"),
+        ("NearFold16,OPQ8_32", 300, "can't rotate 16 dimensions to 32"),
+        ("RAEMLP16,AQ8", 300, "fold by a linear method"),
+        ("NearFold64,SQ8", 300, "fewer than the n_features = 64"),
+    ],
+)
+def test_what_does_not_fit_the_base_is_refused_before_anything_is_learned(
+    sample: Vectors, monkeypatch: pytest.MonkeyPatch, spec: str, rows: int, says: str
+) -> None:
+    monkeypatch.setattr(PipelineFitter, "fold", None)
+    with pytest.raises(ParameterError, match=re.escape(says)):
+        fit_pipeline(sample[:rows, :64], spec)
+
+
+def test_files_of_other_kinds_are_told_apart(sample: Vectors, tmp_path: Path) -> None:
+    fold, pipe = tmp_path / "fold.safetensors", tmp_path / "pipe.safetensors"
+    NearFold(8, n_steps=5).fit(sample).encoder_.save(fold)
+    fit_pipeline(sample, "NearFold16,SQ8").save(pipe)
+    with pytest.raises(FileError, match="an encoder alone"):
+        Pipeline.load(fold)
+    with pytest.raises(FileError, match="holds a pipeline"):
+        load(pipe)
+    whole = pipe.read_bytes()
+    for cut in range(0, len(whole), len(whole) // 15):
+        pipe.write_bytes(whole[:cut])
+        with pytest.raises(FileError, match=r"pipe\.safetensors"):
+            Pipeline.load(pipe)
+
+
+def test_rotations_are_orthonormal(rng: np.random.Generator) -> None:
+    rows = rng.standard_normal((600, 16)).astype(np.float32) * np.linspace(3, 0.1, 16, dtype=np.float32)
+    for rotation in (random_rotation(16, 0), balanced_rotation(rows, [4] * 4), opq_rotation(rows, 4, 16)):
+        np.testing.assert_allclose(rotation @ rotation.T, np.eye(16), atol=1e-4)
+    shares = np.var(rows @ balanced_rotation(rows, [4] * 4).T, axis=0).reshape(4, 4)
+    in_order = np.sort(shares.ravel()).reshape(4, 4)
+    assert np.ptp(np.log(shares).sum(axis=1)) < np.ptp(np.log(in_order).sum(axis=1)) / 2
+    assert (shares.max(axis=1) > np.sort(shares.ravel())[-5]).all(), "the largest four are apart"
+    assert balanced_rotation(rows, [3, 3]).shape == (6, 16)

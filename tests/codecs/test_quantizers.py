@@ -1,0 +1,132 @@
+"""Quantisers: bytes, codes there and back, and that an index ranks by what codes stand for."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from nearfold.codecs.quantizers.additive import Additive, decoded, first_codes, home_slices, refine
+from nearfold.codecs.quantizers.base import Quantizer, Score, filled
+from nearfold.codecs.quantizers.product import Product, sign_codebooks
+from nearfold.codecs.quantizers.rabitq import RaBitQ, rabitq_bytes
+from nearfold.codecs.quantizers.scalar import Floats, Scalar
+from nearfold.errors import ParameterError
+
+Vectors = npt.NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def vectors() -> Vectors:
+    return np.random.default_rng(1).standard_normal((400, 16)).astype(np.float32)
+
+
+def additive(vectors: Vectors, groups: int, books: int) -> Additive:
+    rng = np.random.default_rng(2)
+    shape = (groups, books, 256, vectors.shape[1] // groups)
+    return Additive(f"AQ{groups * books}", rng.standard_normal(shape).astype(np.float32))
+
+
+def every(vectors: Vectors) -> list[tuple[Quantizer, int, bool]]:
+    """Return quantisers, their bytes, and whether they can turn codes into vectors."""
+    return [
+        (Floats("F32", 16), 64, True),
+        (Floats("F16", 16), 32, True),
+        (Scalar.train("SQ8", vectors), 16, True),
+        (Scalar.train("SQ6", vectors), 12, True),
+        (Scalar.train("SQ4", vectors), 8, True),
+        (Product.train("PQ4", vectors, 4, 0), 4, True),
+        (Product("Binary", sign_codebooks(vectors)), 2, True),
+        (RaBitQ.train("RaBitQ1", vectors, "ip"), rabitq_bytes("RaBitQ1", 16), False),
+        (RaBitQ.train("RaBitQ4", vectors, "ip"), rabitq_bytes("RaBitQ4", 16), False),
+        (additive(vectors, 2, 2), 4, True),
+    ]
+
+
+def test_codes_have_the_bytes_counted_and_survive_their_tensors(vectors: Vectors) -> None:
+    for quantizer, size, _ in every(vectors):
+        codes = quantizer.encode(vectors)
+        assert codes.dtype == np.uint8
+        assert codes.shape == (400, size), quantizer.name
+        assert quantizer.code_size == size
+        again = type(quantizer).from_tensors(quantizer.name, quantizer.width, quantizer.tensors())
+        assert np.array_equal(again.encode(vectors), codes), quantizer.name
+
+
+@pytest.mark.parametrize("score", ["ip", "l2"])
+def test_an_index_ranks_by_what_codes_stand_for(vectors: Vectors, score: Score) -> None:
+    queries = vectors[:20]
+    for quantizer, _, decodes in every(vectors):
+        if not decodes or (isinstance(quantizer, Additive) and score == "l2"):
+            continue
+        codes = quantizer.encode(vectors)
+        index = filled(quantizer.index(score), codes)
+        scores = index.search(quantizer.asked(queries), 5)[0]
+        meant = quantizer.decode(codes)
+        exact = queries @ meant.T
+        if score == "l2":
+            exact = -np.square(queries[:, None] - meant[None]).sum(axis=2)
+            scores = -scores
+        np.testing.assert_allclose(scores, -np.sort(-exact, axis=1)[:, :5], rtol=1e-3, atol=1e-3)
+
+
+def test_finer_codes_are_nearer(vectors: Vectors) -> None:
+    def error(quantizer: Quantizer) -> float:
+        return float(np.square(quantizer.decode(quantizer.encode(vectors)) - vectors).mean())
+
+    errors = [error(Scalar.train(name, vectors)) for name in ("SQ8", "SQ6", "SQ4")]
+    assert errors == sorted(errors)
+    assert errors[-1] < error(Product("Binary", sign_codebooks(vectors))) < 0.5
+
+
+def test_refining_never_makes_a_code_worse_and_ends_where_no_single_change_helps(vectors: Vectors) -> None:
+    books = np.random.default_rng(3).standard_normal((3, 256, 16)).astype(np.float32)
+    codes = first_codes(vectors, books)
+    before = np.square(vectors - decoded(codes, books)).sum(axis=1)
+    left = refine(vectors, books, codes, 50)
+    np.testing.assert_allclose(left, vectors - decoded(codes, books), atol=1e-4)
+    after = np.square(left).sum(axis=1)
+    assert (after <= before + 1e-4).all()
+    assert after.mean() < 0.9 * before.mean()
+    for j in range(3):
+        others = vectors - decoded(codes, books) + books[j][codes[:, j]]
+        best = np.square(others[:, None] - books[j][None]).sum(axis=2).min(axis=1)
+        np.testing.assert_allclose(after, best, rtol=1e-3, atol=1e-3)
+
+
+def test_home_slices_share_all_dimensions() -> None:
+    slices = home_slices(3, 10)
+    assert [s.stop - s.start for s in slices] == [3, 3, 4]
+    assert (slices[0].start, slices[-1].stop) == (0, 10)
+
+
+def test_signs_stand_for_the_mean_of_their_side(vectors: Vectors) -> None:
+    quantizer = Product("Binary", sign_codebooks(vectors))
+    meant = quantizer.decode(quantizer.encode(vectors))
+    above = vectors[:, 3] > 0
+    sides = vectors[~above, 3].mean(), vectors[above, 3].mean()
+    nearer = np.abs(vectors[:, 3] - sides[1]) < np.abs(vectors[:, 3] - sides[0])
+    np.testing.assert_allclose(meant[:, 3], np.where(nearer, sides[1], sides[0]), rtol=1e-5)
+
+
+def test_what_can_not_be_is_refused(vectors: Vectors) -> None:
+    with pytest.raises(ParameterError, match="inner product"):
+        additive(vectors, 1, 2).index("l2")
+    with pytest.raises(ParameterError, match="graph"):
+        additive(vectors, 1, 2).graph_index(8, "ip")
+    with pytest.raises(ParameterError, match="graph"):
+        Product.train("PQ4", vectors, 4, 0).graph_index(8, "ip")
+    with pytest.raises(ParameterError, match="graph"):
+        RaBitQ.train("RaBitQ1", vectors, "ip").graph_index(8, "ip")
+    with pytest.raises(ParameterError, match="lists"):
+        RaBitQ.train("RaBitQ1", vectors, "ip").lists_index(8, "ip")
+    with pytest.raises(ParameterError, match="turned back"):
+        RaBitQ.train("RaBitQ2", vectors, "ip").decode(np.zeros((1, 30), np.uint8))
+    for kind, tensors in (
+        (Scalar, {"ranges": np.zeros(3, np.float32)}),
+        (Product, {"codebooks": np.zeros((2, 255, 2), np.float32)}),
+        (RaBitQ, {"center": np.zeros(3, np.float32), "l2": np.zeros(1, np.float32)}),
+        (Additive, {"codebooks": np.zeros((1, 2, 256, 3), np.float32)}),
+    ):
+        with pytest.raises((ValueError, KeyError)):
+            kind.from_tensors("SQ8" if kind is Scalar else "RaBitQ1", 16, tensors)

@@ -1,0 +1,172 @@
+"""A fit of files is the fit of their array, whatever interrupts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nearfold import MPAD, PCA, RAE, NearFold
+from nearfold.bulk import fit
+from nearfold.bulk.fit import fit_files
+from nearfold.errors import DataError, FileError, NearfoldError, ParameterError
+from nearfold.io.vectors import open_source
+from nearfold.methods.scanned import ScanFold
+from nearfold.scan.checkpoint import read_state
+from nearfold.scan.engine import Progress
+from nearfold.scan.engines import engine_for
+from nearfold.scan.local import LocalEngine
+
+ENGINE = engine_for(None, 10**9)
+
+ESTIMATORS = {
+    "nearfold cosine": NearFold(24, n_steps=20),
+    "nearfold l2": NearFold(24, n_steps=20, metric="l2", n_anchors=200),
+    "nearfold ip": NearFold(24, n_steps=20, metric="ip", n_anchors=200),
+    "pca": PCA(24),
+    "pca-uncentred": PCA(24, center=False),
+    "rae-exact": RAE(24, solver="exact"),
+}
+
+
+@pytest.fixture(params=["npy", "parquet"])
+def path(request: pytest.FixtureRequest, sample: np.ndarray, tmp_path: Path) -> Path:
+    if request.param == "npy":
+        np.save(tmp_path / "x.npy", sample)
+        return tmp_path / "x.npy"
+    (tmp_path / "parts").mkdir()
+    for i, rows in enumerate(np.array_split(sample, 4)):
+        table = pa.table({"v": pa.array(list(rows), pa.list_(pa.float32()))})
+        pq.write_table(table, tmp_path / "parts" / f"{i}.parquet", row_group_size=100)
+    return tmp_path / "parts"
+
+
+def close(one: np.ndarray, other: np.ndarray) -> bool:
+    return bool(np.abs(one - other).max() <= 1e-4 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_files_give_what_arrays_give(name: str, path: Path, sample: np.ndarray) -> None:
+    estimator = ESTIMATORS[name]
+    expected = estimator.fit(sample).encoder_
+    encoder = fit_files(estimator, open_source(path), ENGINE, watch=True)
+    assert close(encoder.weight, expected.weight)
+    assert (encoder.bias is None) == (expected.bias is None)
+    assert estimator.transform(sample[:3]).shape == (3, 24)
+    facts = {key: value for key, value in encoder.facts.items() if isinstance(value, int)}
+    assert facts == {key: value for key, value in expected.facts.items() if isinstance(value, int)}
+    assert [entry["rows"] for entry in encoder.facts["watch"]] == [500]
+
+
+def test_queries_of_another_kind(path: Path, sample: np.ndarray, rng: np.random.Generator) -> None:
+    queries = sample[:200] + 0.02 * rng.standard_normal((200, sample.shape[1])).astype(np.float32)
+    for metric in ("cosine", "l2"):
+        estimator = NearFold(24, n_steps=20, metric=metric)
+        expected = estimator.fit(sample, queries=queries).encoder_.weight
+        assert close(fit_files(estimator, open_source(path), ENGINE, queries=queries).weight, expected)
+    with pytest.raises(ParameterError, match="queries are for NearFold"):
+        fit_files(PCA(24), open_source(path), ENGINE, queries=queries)
+    with pytest.raises(DataError, match="queries has 3 dimensions"):
+        fit_files(NearFold(24), open_source(path), ENGINE, queries=queries[:, :3])
+
+
+class Stopping(LocalEngine):
+    """An engine that is stopped behind some chunks."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__(10**9)
+        self._after = after
+
+    def scan(self, *arguments: Any, **options: Any) -> Iterator[Progress]:
+        for i, progress in enumerate(super().scan(*arguments, **options)):
+            yield progress
+            if i == self._after:
+                raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["nearfold cosine", "nearfold l2", "pca"])
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_fit_that_was_stopped_goes_on(
+    name: str, after: int, path: Path, sample: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "_WRITE_SECONDS", 0.0)
+    monkeypatch.setattr(fit, "_WRITE_SHARE", 0)
+    monkeypatch.setattr("nearfold.io.vectors.chunk_rows", lambda *_: 256)
+    estimator, state = ESTIMATORS[name], tmp_path / "scan.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        fit_files(estimator, open_source(path), Stopping(after), state=state)
+    begun = read_state(state)
+    assert 0 < begun.done < begun.rows == len(sample)
+    seen: list[int] = []
+
+    class Watching(LocalEngine):
+        def scan(self, *arguments: Any, **options: Any) -> Iterator[Progress]:
+            seen.append(arguments[4])
+            return super().scan(*arguments, **options)
+
+    encoder = fit_files(estimator, open_source(path), Watching(10**9), state=state)
+    assert seen == [begun.done]
+    assert close(encoder.weight, estimator.fit(sample).encoder_.weight)
+    again = fit_files(estimator, open_source(path), Watching(10**9), state=state)
+    assert seen == [begun.done]
+    np.testing.assert_array_equal(again.weight, encoder.weight)
+
+
+def test_a_state_of_other_work_is_refused(path: Path, sample: np.ndarray, tmp_path: Path) -> None:
+    state = tmp_path / "scan.safetensors"
+    fit_files(NearFold(24, n_steps=5, n_anchors=100), open_source(path), ENGINE, state=state)
+    with pytest.raises(FileError, match="the scan of other parameters"):
+        fit_files(NearFold(24, n_steps=5, n_anchors=101), open_source(path), ENGINE, state=state)
+    np.save(tmp_path / "other.npy", sample[::-1])
+    other = open_source(tmp_path / "other.npy")
+    with pytest.raises(FileError, match="the scan of other vectors"):
+        fit_files(NearFold(24, n_steps=5, n_anchors=100), other, ENGINE, state=state)
+    np.save(tmp_path / "fewer.npy", sample[:-1])
+    fewer = open_source(tmp_path / "fewer.npy")
+    with pytest.raises(FileError, match="the scan of 1500 rows, not 1499"):
+        fit_files(NearFold(24, n_steps=5, n_anchors=100), fewer, ENGINE, state=state)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 5000])
+def test_a_damaged_state_is_refused(size: int, path: Path, tmp_path: Path) -> None:
+    state = tmp_path / "scan.safetensors"
+    fit_files(NearFold(24, n_steps=5, n_anchors=100), open_source(path), ENGINE, state=state)
+    state.write_bytes(state.read_bytes()[:size])
+    with pytest.raises(FileError, match=r"scan\.safetensors"):
+        read_state(state)
+    PCA(4).fit(np.random.default_rng(0).standard_normal((9, 8))).encoder_.save(state)
+    with pytest.raises(FileError, match="not a scan"):
+        read_state(state)
+
+
+def test_bad_rows_are_named_with_their_file(tmp_path: Path, sample: np.ndarray) -> None:
+    rows = sample.copy()
+    rows[1100, 7] = np.inf
+    for i, part in enumerate(np.array_split(rows, 3)):
+        np.save(tmp_path / f"{i}.npy", part)
+    for estimator in (PCA(24), NearFold(24, n_anchors=100)):
+        with pytest.raises(DataError, match=r"(2\.npy holds .* row 100|holds .* row 1100), column 7"):
+            fit_files(estimator, open_source(tmp_path), ENGINE)
+    rows[1100] = 0
+    np.save(tmp_path / "2.npy", rows[1000:])
+    with pytest.raises(NearfoldError, match=r"2\.npy has a zero vector at row 100,"):
+        fit_files(NearFold(24, n_anchors=100), open_source(tmp_path), ENGINE)
+
+
+def test_memory_is_a_budget(path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"memory=260MB is too little for this scan, which needs \d+MB"):
+        fit_files(NearFold(24), open_source(path), engine_for(None, 260 * 10**6))
+    assert fit_files(NearFold(24, n_anchors=20, n_steps=5), open_source(path), engine_for(None, 280 * 10**6))
+
+
+def test_what_needs_all_rows_says_so(path: Path) -> None:
+    assert not fit.scans(RAE(24), open_source(path))
+    assert not fit.scans(MPAD(24), open_source(path))
+    assert not isinstance(MPAD(24), ScanFold)
+    with pytest.raises(ParameterError, match="needs all rows in memory"):
+        fit_files(RAE(24), open_source(path), ENGINE)
