@@ -26,7 +26,12 @@ class Config(NamedTuple):
     scheduler: str | None = None
 
 
-_UNCHANGED: Any = object()
+class _Unchanged:
+    def __repr__(self) -> str:
+        return "unchanged"
+
+
+_UNCHANGED: Any = _Unchanged()
 
 # What `set_config` set, for the whole process.
 _everywhere = [Config()]
