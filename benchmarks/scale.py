@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.table import Table
 
 from nearfold import Encoder, NearFold
-from nearfold.bulk.fit import fit_files
 from nearfold.io.vectors import open_source
 from nearfold.scan.dask import DaskEngine
 
@@ -35,7 +34,6 @@ import sys, time
 from nearfold import NearFold
 from nearfold.io.vectors import open_source
 from nearfold._utils.progress import reporting
-from nearfold.bulk.fit import fit_files
 class Clock:
     def start(self, label, total, unit):
         started = time.perf_counter()
@@ -45,7 +43,7 @@ class Clock:
         return (lambda steps: None), finish
 with reporting(Clock()):
     fold = NearFold(int(sys.argv[2]), n_anchors=int(sys.argv[3]))
-    fit_files(fold, open_source(sys.argv[1]))
+    fold.fit(open_source(sys.argv[1])).encoder_
 """
 
 
@@ -189,12 +187,12 @@ def clustering(bench: Bench) -> None:
     vectors = bench.vectors(MILLION)
     local = Encoder.load(bench.fold(MILLION)).weight
     started = time.perf_counter()
-    fit_files(NearFold(DIMS), open_source(vectors))
+    NearFold(DIMS).fit(open_source(vectors))
     bench.say("fit by threads, in a running process", f"{time.perf_counter() - started:.1f} s")
     options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
     with LocalCluster(**options) as cluster, Client(cluster) as client:
         started = time.perf_counter()
-        spread = fit_files(NearFold(DIMS), open_source(vectors), DaskEngine(client)).weight
+        spread = NearFold(DIMS).fit(open_source(vectors), ENGINE__=DaskEngine(client)).encoder_.weight
         seconds = time.perf_counter() - started
     difference = float(np.linalg.norm(spread - local) / np.linalg.norm(local))
     bench.say("Dask, 2 worker processes: |W - W local| / |W local|", f"{difference:.1e}, {seconds:.1f} s")

@@ -28,7 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from nearfold import Encoder, Pipeline, SearchIndex, fit_pipeline, fold_folder
+from nearfold import Encoder, Pipeline, SearchIndex, fit_pipeline
+from nearfold.bulk.apply import apply
 from nearfold.errors import NearfoldError
 from nearfold.io.base import Chunk, Layout
 from nearfold.io.vectors import open_sink
@@ -197,13 +198,13 @@ def killed_folders(counts: Counts, rounds: int, rng: random.Random) -> None:
         (folder / "in").mkdir()
         for part in range(6):
             np.save(folder / "in" / f"{part}.npy", X[: 400 * (part + 1)])
-        fold_folder(ENCODER, folder / "in", folder / "whole")
+        apply(ENCODER, folder / "in", folder / "whole")
         wanted = left(folder / "whole")
         for _ in range(rounds):
             shutil.rmtree(folder / "out", ignore_errors=True)
             with files_of_at_most(rng.randrange(100_000)), suppress(NearfoldError):
-                fold_folder(ENCODER, folder / "in", folder / "out")
-            fold_folder(ENCODER, folder / "in", folder / "out")
+                apply(ENCODER, folder / "in", folder / "out")
+            apply(ENCODER, folder / "in", folder / "out")
             lost += left(folder / "out") != wanted
     counts.told("folders gone on with after a full disk", rounds, lost)
 

@@ -31,7 +31,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nearfold import Encoder, MLPEncoder, NearFold, Pipeline, SearchIndex, fit_pipeline, load, read_state
-from nearfold.bulk.fit import fit_files
 from nearfold.errors import NearfoldError
 from nearfold.io.base import Chunk, Layout
 from nearfold.io.vectors import FORMATS, open_sink, open_source, read_source
@@ -237,7 +236,7 @@ def make_network(path: Path) -> None:
 
 def make_state(path: Path) -> None:
     np.save(path.with_suffix(".npy"), X)
-    fit_files(NearFold(4), path.with_suffix(".npy"), state=path)
+    NearFold(4).fit(path.with_suffix(".npy"), checkpoint=path)
 
 
 def make_index(path: Path) -> None:

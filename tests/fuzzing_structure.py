@@ -16,15 +16,17 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from nearfold import Encoder, NearFold, load
-from nearfold.bulk.fit import fit_files
-from nearfold.bulk.folder import fold_folder, verify_folder
+from nearfold.bulk import folder as shards
+from nearfold.bulk.apply import apply
+from nearfold.bulk.folder import verify_folder
 from nearfold.bulk.manifest import MANIFEST
-from nearfold.bulk.update import update_files
+from nearfold.bulk.update import update
 from nearfold.codecs.codec import Pipeline, load_any
 from nearfold.codecs.fitting import PipelineFitter
 from nearfold.codecs.verification import verify_file
@@ -33,7 +35,7 @@ from nearfold.evaluation.drift import compare_with_training, readable_facts
 from nearfold.folds.fold import Fold, read_safetensors
 from nearfold.folds.origin import DIGEST, sealed
 from nearfold.io.vectors import read_vectors
-from nearfold.scan.checkpoint import read_state
+from nearfold.scan.checkpoint import ScanCheckpoint
 from nearfold.scan.local import LocalEngine
 
 from .fuzzing import Target, X, main, make_network
@@ -259,19 +261,21 @@ def read_fold(path: Path) -> None:
 def make_checkpoint(path: Path) -> None:
     np.save(path.with_suffix(".npy"), X)
     estimator = NearFold(4, n_steps=3, n_anchors=30, n_neighbors=5)
-    fit_files(estimator, path.with_suffix(".npy"), state=path).save(path.with_suffix(".fold"), card=False)
+    estimator.fit(path.with_suffix(".npy"), checkpoint=path).encoder_.save(
+        path.with_suffix(".fold"), card=False
+    )
 
 
 def read_checkpoint(path: Path) -> None:
     """Read a scan and add rows to it."""
     with watched(path):
-        state = read_state(path)
+        state = ScanCheckpoint.load(path)
         new = path.with_name("new.npy")
         np.save(new, ROWS[:40])
         known = load(path.with_name("sound.fold"))
         assert isinstance(known, Encoder)
-        updated = update_files(known, state, new, LocalEngine(10**9))
-        assert np.isfinite(updated.encoder.weight).all()
+        updated = update(known, state, new)
+        assert np.isfinite(updated.fold.weight).all()
 
 
 class _Interrupted(LocalEngine):
@@ -296,12 +300,15 @@ def _inputs(home: Path) -> Path:
 
 
 def make_folder(path: Path) -> None:
-    fold_folder(FOLD, _inputs(path.parent), path, LocalEngine(10**9))
+    apply(FOLD, _inputs(path.parent), path)
 
 
 def make_unfinished(path: Path) -> None:
-    with contextlib.suppress(FileError):
-        fold_folder(FOLD, _inputs(path.parent), path, _Interrupted(10**9))
+    with (
+        contextlib.suppress(FileError),
+        mock.patch.object(shards, "engine_for", return_value=_Interrupted(10**9)),
+    ):
+        apply(FOLD, _inputs(path.parent), path)
 
 
 def mutate_folder(path: Path, rng: random.Random) -> None:
@@ -349,7 +356,7 @@ def read_folder(path: Path) -> None:
         verified = None
         with contextlib.suppress(NearfoldError):
             verified = verify_folder(path)
-        done = fold_folder(FOLD, inputs, path, LocalEngine(10**9))
+        done = apply(FOLD, inputs, path)
         verify_folder(path)
         assert done.rows == 35
         if verified is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nearfold import PCA, Encoder, fit_files
+from nearfold import PCA, Encoder
 from nearfold.evaluation.drift import Figures, with_figures
 
 Vectors = npt.NDArray[np.float32]
@@ -47,7 +47,7 @@ def test_the_fingerprint_is_of_the_data_alone(tmp_path: Path, clusters: Vectors)
         for encoder in (
             PCA(4).fit(clusters).encoder_,
             PCA(2, metric="l2").fit(clusters.astype(np.float64)).encoder_,
-            fit_files(PCA(3), tmp_path / "x.npy"),
+            PCA(3).fit(tmp_path / "x.npy").encoder_,
             PCA(4).fit(changed).encoder_,
             PCA(4).fit(clusters[:-1]).encoder_,
         )

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nearfold import Pipeline, fit_pipeline, fold_folder
+from nearfold import Pipeline, fit_pipeline
 from nearfold._utils.files import replacing
+from nearfold.bulk.apply import apply
 from nearfold.errors import FileError
 from tests import faulting
 from tests.faulting import ENCODER, WRITERS, X, files_of_at_most, left
@@ -58,11 +59,11 @@ def test_shards_that_are_there_stay_and_the_next_run_goes_on(tmp_path: Path) -> 
     for part in range(4):
         np.save(tmp_path / "in" / f"{part}.npy", X[: 500 * (part + 1)])
     with files_of_at_most(40_000), pytest.raises(FileError, match="can't be written"):
-        fold_folder(ENCODER, tmp_path / "in", tmp_path / "out")
+        apply(ENCODER, tmp_path / "in", tmp_path / "out")
     assert 0 < len([name for name in left(tmp_path / "out") if name.endswith(".npy")]) < 4
-    done = fold_folder(ENCODER, tmp_path / "in", tmp_path / "out")
-    assert (done.shards, done.rows) == (4, 5000)
-    assert done.written < 4
+    done = apply(ENCODER, tmp_path / "in", tmp_path / "out")
+    assert (done.files, done.rows) == (4, 5000)
+    assert done.new_files < 4
 
 
 @pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="nothing is refused to root")
@@ -114,10 +115,10 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for part in range(2):
         np.save(tmp_path / "in" / f"{part}.npy", X)
-    fold_folder(ENCODER, tmp_path / "in", tmp_path / "out")
+    apply(ENCODER, tmp_path / "in", tmp_path / "out")
     for path in (tmp_path / "out").rglob("*.npy"):
         os.utime(path, (0, 0))
-    assert fold_folder(ENCODER, tmp_path / "in", tmp_path / "out").written == 0
+    assert apply(ENCODER, tmp_path / "in", tmp_path / "out").new_files == 0
 
 
 def test_a_fork_folds_as_its_parent(tmp_path: Path) -> None:

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 
 from nearfold import Encoder, MLPEncoder, NearFold, Pipeline, SearchIndex, load, load_sample
-from nearfold.bulk.fit import fit_files
-from nearfold.bulk.folder import fold_folder
-from nearfold.bulk.update import update_files
+from nearfold.bulk.apply import apply
+from nearfold.bulk.update import update
 from nearfold.codecs.fitting import PipelineFitter
 from nearfold.io.vectors import open_source, read_vectors
-from nearfold.scan.checkpoint import read_state
+from nearfold.scan.checkpoint import ScanCheckpoint
 from nearfold.version import __version__
 
 KEPT = Path(__file__).with_name("kept")
@@ -77,13 +76,11 @@ def test_an_index(kept: Path) -> None:
 
 
 def test_a_scan_that_is_updated(kept: Path, tmp_path: Path) -> None:
-    state = read_state(kept / "scan.safetensors")
+    state = ScanCheckpoint.load(kept / "scan.safetensors")
     assert (state.rows, state.done) == (200, 200)
     np.save(tmp_path / "more.npy", vectors(slice(400, 500)))
-    update = update_files(
-        Encoder.load(kept / "scanned.safetensors"), state, open_source(tmp_path / "more.npy")
-    )
-    assert update.state.rows == 300
+    updated = update(Encoder.load(kept / "scanned.safetensors"), state, open_source(tmp_path / "more.npy"))
+    assert updated.checkpoint.rows == 300
 
 
 def test_a_folded_folder(kept: Path) -> None:
@@ -111,12 +108,12 @@ def write(folder: Path) -> None:
     np.save(folder / "index.npy", index.search(asked, 5).ids)
     np.save(folder / "base.npy", base[:200].astype(np.float16))
     estimator = NearFold(4, n_steps=30, n_anchors=50)
-    fit_files(estimator, open_source(folder / "base.npy"), state=folder / "scan.safetensors").save(
+    estimator.fit(open_source(folder / "base.npy"), checkpoint=folder / "scan.safetensors").encoder_.save(
         folder / "scanned.safetensors"
     )
     (folder / "shards").mkdir()
     np.save(folder / "shards" / "0.npy", vectors(slice(100)))
-    fold_folder(load(folder / "encoder.safetensors"), folder / "shards", folder / "folded")
+    apply(load(folder / "encoder.safetensors"), folder / "shards", folder / "folded")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ import pytest
 
 from nearfold import PCA, NearFold, SearchIndex, compare, fit_pipeline, plan, sweep
 from nearfold._utils.progress import reporting
-from nearfold.bulk.file import fold_file
-from nearfold.bulk.fit import fit_files
+from nearfold.bulk.apply import apply
 from nearfold.evaluation.streamed import evaluate_source
 from nearfold.io.vectors import open_source
 from nearfold.methods.registry import METHODS, make
@@ -84,7 +83,7 @@ def test_judging(sample: np.ndarray) -> None:
 def test_files(sample: np.ndarray, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", sample[:, :32])
     source = open_source(tmp_path / "x.npy")
-    assert "scan" in recorded(lambda: fit_files(NearFold(8, n_steps=5), source))
+    assert "scan" in recorded(lambda: NearFold(8, n_steps=5).fit(source).encoder_)
     fold = PCA(8).fit(sample[:, :32]).encoder_
-    assert recorded(lambda: fold_file(fold, source, tmp_path / "z.npy")) == {"fold"}
+    assert recorded(lambda: apply(fold, source, tmp_path / "z.npy")) == {"fold"}
     assert "search" in recorded(lambda: evaluate_source(fold, source, sample[:50, :32] + 0.01))

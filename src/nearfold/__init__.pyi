@@ -1,9 +1,10 @@
 from ._utils.config import config_context as config_context
 from ._utils.config import get_config as get_config
 from ._utils.config import set_config as set_config
-from .bulk.fit import fit_files as fit_files
-from .bulk.folder import fold_folder as fold_folder
-from .bulk.update import update_files as update_files
+from .bulk.apply import apply as apply
+from .bulk.folder import Written as Written
+from .bulk.update import Update as Update
+from .bulk.update import update as update
 from .codecs.codec import Pipeline as Pipeline
 from .codecs.fitting import fit_pipeline as fit_pipeline
 from .errors import NearfoldError as NearfoldError
@@ -16,9 +17,9 @@ from .evaluation.streamed import hold_out_rows as hold_out_rows
 from .evaluation.sweep import sweep as sweep
 from .folds.encoder import Encoder as Encoder
 from .folds.fold import Fold as Fold
-from .folds.loading import load as load
 from .folds.mlp import MLPEncoder as MLPEncoder
 from .io.vectors import open_source as open_source
+from .loading import load as load
 from .methods.lpp import LPP as LPP
 from .methods.manifold import UMAP as UMAP
 from .methods.manifold import Isomap as Isomap
@@ -33,8 +34,7 @@ from .methods.truncation import Truncation as Truncation
 from .methods.whitening import Whitening as Whitening
 from .planning.plan import plan as plan
 from .sample import load_sample as load_sample
-from .scan.checkpoint import read_state as read_state
-from .scan.engines import engine_for as engine_for
+from .scan.checkpoint import ScanCheckpoint as ScanCheckpoint
 from .scan.moments import Moments as Moments
 from .search.index import SearchIndex as SearchIndex
 from .verification import verify as verify
@@ -59,17 +59,18 @@ __all__ = [
     "NearfoldWarning",
     "Pipeline",
     "RandomProjection",
+    "ScanCheckpoint",
     "SearchIndex",
     "Truncation",
+    "Update",
     "Whitening",
+    "Written",
+    "apply",
     "compare",
     "config_context",
-    "engine_for",
     "evaluate",
     "evaluate_source",
-    "fit_files",
     "fit_pipeline",
-    "fold_folder",
     "get_config",
     "hold_out_rows",
     "inspect_fold",
@@ -77,9 +78,8 @@ __all__ = [
     "load_sample",
     "open_source",
     "plan",
-    "read_state",
     "set_config",
     "sweep",
-    "update_files",
+    "update",
     "verify",
 ]

@@ -12,7 +12,7 @@ from nearfold.bulk.manifest import MANIFEST as FOLDED
 from nearfold.codecs.verification import verify_file
 from nearfold.errors import FileError, ParameterError
 from nearfold.folds.fold import read_metadata
-from nearfold.scan.checkpoint import SCAN_FORMAT, read_state
+from nearfold.scan.checkpoint import SCAN_FORMAT, ScanCheckpoint
 from nearfold.search.storage import MANIFEST as INDEX
 from nearfold.search.storage import verify_index
 
@@ -54,7 +54,7 @@ def verify(path: str | os.PathLike[str], *, base: str | os.PathLike[str] | None 
             )
         return {"kind": "folded folder", **verify_folder(target)._asdict()}
     if read_metadata(target).get("format") == SCAN_FORMAT:
-        state = read_state(target)
+        scanned = ScanCheckpoint.load(target)
         size, digest = checksum(target)
-        return {"kind": "scan", "rows": state.rows, "done": state.done, "bytes": size, "sha256": digest}
+        return {"kind": "scan", "rows": scanned.rows, "done": scanned.done, "bytes": size, "sha256": digest}
     return verify_file(target)._asdict()

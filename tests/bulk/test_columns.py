@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nearfold import Encoder
-from nearfold.bulk.file import fold_file
-from nearfold.bulk.folder import fold_folder
+from nearfold.bulk.apply import apply
 from nearfold.errors import FileError, NearfoldWarning
 from nearfold.io.columns import columns_as
 from nearfold.io.vectors import open_source
@@ -32,7 +31,7 @@ def both(folder: Path, first: Any, second: Any, out: str = "o.parquet") -> pa.Ta
     (folder / "in").mkdir()
     made(folder / "in" / "0.parquet", len(first), c=first)
     made(folder / "in" / "1.parquet", len(second), c=second)
-    fold_file(ENCODER, open_source(folder / "in"), folder / out)
+    apply(ENCODER, open_source(folder / "in"), folder / out)
     if out.endswith("parquet"):
         return pq.read_table(folder / out)
     return pa.ipc.open_file(folder / out).read_all()
@@ -102,8 +101,8 @@ def test_types_that_conflict_are_refused_by_file_and_column(name: str, tmp_path:
     assert not (tmp_path / "o.parquet").exists()
     # Whoever doesn't write the columns isn't held up by them; in a folder each file keeps its own.
     with pytest.warns(NearfoldWarning, match="left out"):
-        fold_file(ENCODER, open_source(tmp_path / "in"), tmp_path / "o.npy")
-    assert fold_folder(ENCODER, tmp_path / "in", tmp_path / "out").rows == 2
+        apply(ENCODER, open_source(tmp_path / "in"), tmp_path / "o.npy")
+    assert apply(ENCODER, tmp_path / "in", tmp_path / "out").rows == 2
     for file, column in zip(("0.parquet", "1.parquet"), CONFLICTS[name], strict=True):
         assert pq.read_table(tmp_path / "out" / file).column("c").to_pylist() == column.to_pylist()
 
@@ -132,7 +131,7 @@ def test_columns_that_some_files_lack_are_null_there(out: str, tmp_path: Path) -
     made(tmp_path / "in" / "2.parquet", url=["u", "v", "w"], id=pa.array([4, 5, 6], pa.int16()))
     made(tmp_path / "in" / "3.parquet", words=pa.array(["x", "y", "z"]).dictionary_encode())
     source = open_source(tmp_path / "in")
-    fold_file(ENCODER, source, tmp_path / out)
+    apply(ENCODER, source, tmp_path / out)
     table = (
         pq.read_table(tmp_path / out)
         if out.endswith("parquet")
@@ -153,7 +152,7 @@ def test_columns_that_must_not_be_null_may_be_where_a_file_lacks_them(tmp_path: 
     schema = pa.schema([pa.field("emb", vectors.type), pa.field("id", pa.int64(), nullable=False)])
     pq.write_table(pa.table([vectors, pa.array([5])], schema=schema), tmp_path / "in" / "a.parquet")
     made(tmp_path / "in" / "b.parquet", 1)
-    fold_file(ENCODER, open_source(tmp_path / "in"), tmp_path / "o.parquet")
+    apply(ENCODER, open_source(tmp_path / "in"), tmp_path / "o.parquet")
     assert pq.read_table(tmp_path / "o.parquet").column("id").to_pylist() == [5, None]
 
 
@@ -163,17 +162,17 @@ def test_a_column_with_the_name_of_the_vectors_is_refused(tmp_path: Path) -> Non
     table = pa.table({"vec": pa.array([[1.0] * 4]), "emb": ["text"]})
     pq.write_table(table, tmp_path / "in" / "1.parquet")
     with pytest.raises(FileError, match=r"1\.parquet: column 'emb' has the name of the vectors"):
-        fold_file(ENCODER, open_source(tmp_path / "in"), tmp_path / "o.parquet")
+        apply(ENCODER, open_source(tmp_path / "in"), tmp_path / "o.parquet")
 
 
 def test_a_folder_keeps_columns_though_its_first_file_has_none(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     np.save(tmp_path / "in" / "0.npy", np.ones((2, 4), np.float32))
     made(tmp_path / "in" / "1.parquet", id=[1, 2, 3])
-    fold_folder(ENCODER, tmp_path / "in", tmp_path / "out")
+    apply(ENCODER, tmp_path / "in", tmp_path / "out")
     assert pq.read_table(tmp_path / "out" / "1.parquet").column("id").to_pylist() == [1, 2, 3]
     with pytest.warns(NearfoldWarning, match="the columns id"):
-        fold_folder(ENCODER, tmp_path / "in", tmp_path / "npy", suffix=".npy")
+        apply(ENCODER, tmp_path / "in", tmp_path / "npy", format="npy")
 
 
 def test_a_column_that_changed_since_the_folder_was_opened_is_refused() -> None:
@@ -190,5 +189,5 @@ def test_an_output_among_the_inputs_is_refused(tmp_path: Path) -> None:
     for out in (tmp_path / "elsewhere.npy", tmp_path / "in" / "1.npy", tmp_path / "in" / "0.npy"):
         before = out.read_bytes()
         with pytest.raises(FileError, match="the input"):
-            fold_file(ENCODER, open_source(tmp_path / "in"), out)
+            apply(ENCODER, open_source(tmp_path / "in"), out)
         assert out.read_bytes() == before

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +22,13 @@ import pytest
 
 from nearfold import Encoder
 from nearfold._utils.files import held
-from nearfold.bulk.folder import Folded, VerifiedFolder, fold_folder, verify_folder
+from nearfold.bulk import folder as folders
+from nearfold.bulk.apply import apply
+from nearfold.bulk.folder import VerifiedFolder, Written, verify_folder
 from nearfold.bulk.manifest import MANIFEST
-from nearfold.errors import FileError, NearfoldError
+from nearfold.errors import FileError
 from nearfold.io.vectors import open_source, read_vectors
-from nearfold.scan.engines import engine_for
 from nearfold.scan.local import LocalEngine
-
-ENGINE = engine_for(None, 10**9)
 
 
 @pytest.fixture
@@ -53,8 +53,12 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def fold(encoder: Encoder, source: Path, out: Path, **options: Any) -> Folded:
-    return fold_folder(encoder, open_source(source), out, options.pop("engine", ENGINE), **options)
+def fold(encoder: Encoder, source: Path, out: Path, **options: Any) -> Written:
+    engine = options.pop("engine", None)
+    if engine is None:
+        return apply(encoder, open_source(source), out, **options)
+    with mock.patch.object(folders, "engine_for", return_value=engine):
+        return apply(encoder, open_source(source), out, **options)
 
 
 class Stopping(LocalEngine):
@@ -73,7 +77,7 @@ class Stopping(LocalEngine):
 
 def test_files_keep_names_order_and_columns(encoder: Encoder, parts: Path, tmp_path: Path) -> None:
     done = fold(encoder, parts, tmp_path / "out")
-    assert done == Folded(171, 5, 5, ())
+    assert done == Written(171, 5, 5, ())
     names = ["0.parquet", "1.parquet", "2.parquet", "4.parquet", "deep/3.parquet"]
     assert sorted(content(tmp_path / "out")) == [*names[:4], MANIFEST, names[4]]
     for name in names:
@@ -105,7 +109,7 @@ def test_one_file_becomes_parts(
     fold(encoder, tmp_path / "x.npy", tmp_path / "out")
     assert sorted(content(tmp_path / "out")) == [MANIFEST, *(f"part-0000{i}.npy" for i in range(4))]
     np.testing.assert_allclose(read_vectors(tmp_path / "out"), X @ encoder.weight.T, rtol=1e-4, atol=1e-5)
-    fold(encoder, tmp_path / "x.npy", tmp_path / "pq", suffix=".parquet")
+    fold(encoder, tmp_path / "x.npy", tmp_path / "pq", format="parquet")
     assert "part-00003.parquet" in content(tmp_path / "pq")
 
 
@@ -123,14 +127,14 @@ def test_a_run_that_failed_is_gone_on_with(after: int, encoder: Encoder, parts: 
     if after < 5:
         with pytest.raises(FileError, match="disk full"):
             fold(encoder, parts, tmp_path / "out", engine=Stopping(after))
-    assert fold(encoder, parts, tmp_path / "out").written == 5 - after % 5
+    assert fold(encoder, parts, tmp_path / "out").new_files == 5 - after % 5
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
 def test_a_finished_run_does_nothing(encoder: Encoder, parts: Path, tmp_path: Path) -> None:
     fold(encoder, parts, tmp_path / "out")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")}
-    assert fold(encoder, parts, tmp_path / "out", engine=Stopping(0)) == Folded(171, 5, 0, ())
+    assert fold(encoder, parts, tmp_path / "out", engine=Stopping(0)) == Written(171, 5, 0, ())
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")} == before
 
 
@@ -145,7 +149,7 @@ def test_what_a_kill_leaves_is_removed(encoder: Encoder, parts: Path, tmp_path: 
         journal.write(b'{"source": "2.par')
     (out / f".{token}.4.parquet").write_bytes(b"half")
     (out / "0.parquet").rename(out / f".{token}.0.parquet")
-    assert fold(encoder, parts, out).written == 3
+    assert fold(encoder, parts, out).new_files == 3
     assert content(out) == content(tmp_path / "whole")
 
 
@@ -171,7 +175,7 @@ def test_a_file_that_is_not_of_the_run_is_left_alone(encoder: Encoder, parts: Pa
         fold(encoder, parts, out)
     assert (out / "0.parquet").read_bytes() == kept[:-1] + b"!"
     (out / "0.parquet").unlink()
-    assert fold(encoder, parts, out).written == 4
+    assert fold(encoder, parts, out).new_files == 4
     assert (out / "0.parquet").read_bytes() == kept
 
 
@@ -203,7 +207,7 @@ def test_a_journal_of_others_is_left_alone(
     done = tmp_path / "done"
     fold(encoder, parts, done)
     (done / ".journal.jsonl").write_bytes(found)
-    assert fold(encoder, parts, done).written == 0
+    assert fold(encoder, parts, done).new_files == 0
     assert (done / ".journal.jsonl").read_bytes() == found
 
 
@@ -371,7 +375,7 @@ def test_two_inputs_of_one_output_are_refused(
         with path.open("wb") as file:
             np.save(file, rows) if name.endswith("npy") else np.savez(file, v=rows)
     with pytest.raises(FileError, match=r"would become .* in the output, as .*in/.* would; rename one"):
-        fold(encoder, tmp_path / "in", tmp_path / "out", suffix=suffix)
+        fold(encoder, tmp_path / "in", tmp_path / "out", format=suffix)
     assert not (tmp_path / "out").exists()
 
 
@@ -381,7 +385,7 @@ def test_names_that_are_one_on_the_disk_are_refused(
     (tmp_path / "in").mkdir()
     for name in ("a.npy", "A.npy", "\u00e9.npy", "e\u0301.npy"):
         np.save(tmp_path / "in" / name, np.ones((3, 8), np.float32))
-    assert fold(encoder, tmp_path / "in", tmp_path / "out").shards == 4
+    assert fold(encoder, tmp_path / "in", tmp_path / "out").files == 4
     # A disk that takes case for nothing.
     exists = Path.exists
     monkeypatch.setattr(
@@ -444,14 +448,10 @@ def test_bad_shards_are_named_or_set_aside(encoder: Encoder, parts: Path, tmp_pa
     whole = (parts / "2.parquet").read_bytes()
     (parts / "2.parquet").write_bytes(whole[:2600] + b"\xff" * 1500 + whole[4100:])
     (parts / "5.parquet").write_bytes(whole[:300])
-    unreadable: list[tuple[str, NearfoldError]] = []
-    source = open_source(parts, on_bad=lambda name, error: unreadable.append((name, error)))
-    with pytest.raises(FileError, match=r"2\.parquet: truncated or damaged .*--skip-bad"):
-        fold_folder(encoder, source, tmp_path / "out", ENGINE)
-    done = fold_folder(
-        encoder, source, tmp_path / "out", ENGINE, suffix=None, skip_bad=True, unreadable=unreadable
-    )
-    assert (done.rows, done.shards) == (81, 4)
+    with pytest.raises(FileError, match=r"5\.parquet"):
+        apply(encoder, parts, tmp_path / "out")
+    done = apply(encoder, parts, tmp_path / "out", skip_bad=True)
+    assert (done.rows, done.files) == (81, 4)
     assert [entry.source for entry in done.set_aside] == ["5.parquet", "2.parquet", "nan.npy"]
     assert "row 13, column 2" in str(done.set_aside[2].error)
     manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())

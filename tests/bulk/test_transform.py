@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nearfold import Encoder
-from nearfold.bulk.file import fold_file
+from nearfold.bulk.apply import apply
 from nearfold.errors import FileError, NearfoldError, NearfoldWarning
 from nearfold.io.vectors import open_source, read_vectors
 
@@ -31,8 +31,8 @@ def test_many_chunks_make_one_file(
     monkeypatch.setattr("nearfold.io.vectors._CHUNK_BYTES", 1)
     X = rng.standard_normal((1000, 8)).astype(np.float32)
     np.save(tmp_path / "x.npy", X)
-    layout = fold_file(encoder, open_source(tmp_path / "x.npy"), tmp_path / f"z{suffix}", dtype)
-    assert layout[:3] == (1000, 3, np.dtype(dtype))
+    written = apply(encoder, open_source(tmp_path / "x.npy"), tmp_path / f"z{suffix}", dtype=dtype)
+    assert written == (1000, 1, 1, ())
     np.testing.assert_allclose(
         read_vectors(tmp_path / f"z{suffix}"), X @ encoder.weight.T, rtol=2e-3, atol=2e-3
     )
@@ -45,13 +45,13 @@ def test_other_columns_ride_along(encoder: Encoder, rng: np.random.Generator, tm
         {"id": range(10), "v": pa.array(list(X), pa.list_(pa.float32())), "text": list("abcdefghij")}
     )
     pq.write_table(table, tmp_path / "x.parquet")
-    fold_file(encoder, open_source(tmp_path / "x.parquet"), tmp_path / "z.parquet")
+    apply(encoder, open_source(tmp_path / "x.parquet"), tmp_path / "z.parquet")
     folded = pq.read_table(tmp_path / "z.parquet")
     assert folded.column("id").to_pylist() == list(range(10))
     assert folded.column("text").to_pylist() == list("abcdefghij")
     assert folded.schema.field("v").type == pa.list_(pa.float32(), 3)
     with pytest.warns(NearfoldWarning, match="id, text"):
-        fold_file(encoder, open_source(tmp_path / "x.parquet"), tmp_path / "z.npy")
+        apply(encoder, open_source(tmp_path / "x.parquet"), tmp_path / "z.npy")
 
 
 def test_bad_input_leaves_nothing(encoder: Encoder, tmp_path: Path) -> None:
@@ -61,9 +61,9 @@ def test_bad_input_leaves_nothing(encoder: Encoder, tmp_path: Path) -> None:
     np.save(tmp_path / "narrow.npy", X[:, :5])
     before = set(tmp_path.iterdir())
     with pytest.raises(NearfoldError, match=r"x\.npy holds NaN.*row 7, column 3"):
-        fold_file(encoder, open_source(tmp_path / "x.npy"), tmp_path / "z.npy")
+        apply(encoder, open_source(tmp_path / "x.npy"), tmp_path / "z.npy")
     with pytest.raises(NearfoldError, match="5 dimensions, the encoder takes 8"):
-        fold_file(encoder, open_source(tmp_path / "narrow.npy"), tmp_path / "z.npy")
+        apply(encoder, open_source(tmp_path / "narrow.npy"), tmp_path / "z.npy")
     with pytest.raises(FileError, match="is the input itself"):
-        fold_file(encoder, open_source(tmp_path / "x.npy"), tmp_path / "x.npy")
+        apply(encoder, open_source(tmp_path / "x.npy"), tmp_path / "x.npy")
     assert set(tmp_path.iterdir()) == before

@@ -210,7 +210,7 @@ def test_a_log_goes_into_a_log_alone(fold: Path, run: Run, tmp_path: Path) -> No
 
 
 def test_a_card_replaces_cards_alone(base: Path, run: Run, tmp_path: Path) -> None:
-    fit = ("fit", base, "--method", "pca", "-d", "4", "-o", "f.safetensors", "--no-watch")
+    fit = ("fit", base, "--method", "pca", "-d", "4", "-o", "f.safetensors", "--no-drift-baseline")
     (tmp_path / "f.card.md").write_text("# Mine\n\nnotes\n")
     ended = run(*fit)
     assert ended.returncode == 0
@@ -228,7 +228,7 @@ def test_saved_encoders_replace_their_own_alone(base: Path, run: Run, tmp_path: 
     for seed in (0, 1):
         assert run(*compare, "--seed", seed).returncode == 0
     path = home / "pca-cosine-4.safetensors"
-    mine = run("fit", base, "--method", "pca", "-d", "4", "-o", path, "--no-watch")
+    mine = run("fit", base, "--method", "pca", "-d", "4", "-o", path, "--no-drift-baseline")
     assert mine.returncode == 0
     before = tree(tmp_path)
     ended = run(*compare)

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from distributed import LocalCluster
 
-from nearfold import Encoder, read_state
+from nearfold import Encoder
+from nearfold.scan.checkpoint import ScanCheckpoint
 
 from .conftest import Run
 
@@ -36,7 +37,7 @@ def parts(tmp_path: Path, sample: np.ndarray) -> Path:
 
 
 def fitted(run: Run, *more: str) -> dict[str, object]:
-    options = ("-d", "48", "-o", "f", "-p", "n_steps=30", "--state", "scan", "--json")
+    options = ("-d", "48", "-o", "f", "-p", "n_steps=30", "--checkpoint", "scan", "--json")
     done = run("fit", "parts", *options, *more)
     assert done.returncode == 0, done.stderr
     facts: dict[str, object] = json.loads(done.stdout)["facts"]
@@ -46,9 +47,9 @@ def fitted(run: Run, *more: str) -> dict[str, object]:
 def test_a_folder_from_fit_to_drift(parts: Path, run: Run, tmp_path: Path) -> None:
     assert fitted(run)["rows"] == 1200
     applied = json.loads(run("apply", "f", "parts", "-o", "folded", "--json").stdout)
-    assert (applied["rows"], applied["shards"], applied["written"]) == (1200, 3, 3)
+    assert (applied["rows"], applied["files"], applied["new_files"]) == (1200, 3, 3)
     again = json.loads(run("apply", "f", "parts", "-o", "folded", "--json").stdout)
-    assert again["written"] == 0
+    assert again["new_files"] == 0
     ids = pq.read_table(tmp_path / "folded").column("id").to_pylist()
     assert ids == list(range(1200))
     judged = json.loads(run("eval", "f", "parts", "--json").stdout)
@@ -66,18 +67,18 @@ def test_a_folder_from_fit_to_drift(parts: Path, run: Run, tmp_path: Path) -> No
 def test_update(parts: Path, run: Run, tmp_path: Path) -> None:
     fitted(run)
     tried = json.loads(
-        run("update", "f", "other.npy", "--state", "scan", "-o", "g", "--dry-run", "--json").stdout
+        run("update", "f", "other.npy", "--checkpoint", "scan", "-o", "g", "--dry-run", "--json").stdout
     )
     assert (tried["refitted"], tried["written"], tried["rows"]) == (True, False, [1200, 1800])
     assert not (tmp_path / "g").exists()
-    done = run("update", "f", "other.npy", "--state", "scan", "-o", "g")
+    done = run("update", "f", "other.npy", "--checkpoint", "scan", "-o", "g")
     assert done.returncode == 0, done.stderr
     assert "1200 -> 1800" in done.stdout
-    assert read_state(tmp_path / "scan").rows == 1800
+    assert ScanCheckpoint.load(tmp_path / "scan").rows == 1800
     assert Encoder.load(tmp_path / "g").facts["rows"] == 1800
-    doubled = run("update", "g", "other.npy", "--state", "scan", "-o", "g")
+    doubled = run("update", "g", "other.npy", "--checkpoint", "scan", "-o", "g")
     assert (doubled.returncode, doubled.stderr.count("\n")) == (2, 1)
-    kept = run("update", "g", "later.npy", "--state", "scan", "-o", "h", "--min-gain", "1", "--json")
+    kept = run("update", "g", "later.npy", "--checkpoint", "scan", "-o", "h", "--min-gain", "1", "--json")
     assert json.loads(kept.stdout)["refitted"] is False
     assert (tmp_path / "h").read_bytes() == (tmp_path / "g").read_bytes()
 
@@ -98,8 +99,8 @@ def test_options_that_do_not_fit(parts: Path, run: Run, monkeypatch: pytest.Monk
     monkeypatch.setattr("nearfold.scan.dask._CONNECT", "1s")
     for arguments, says in (
         (
-            ("fit", "parts", "-o", "g", "--method", "rae", "--state", "s"),
-            "--state, --scheduler",
+            ("fit", "parts", "-o", "g", "--method", "rae", "--checkpoint", "s"),
+            "--checkpoint is for methods that scan",
         ),
         (("fit", "parts", "-o", "g", "--method", "rae", "--memory", "1MB"), "--memory, or give --rows"),
         (("fit", "parts", "-o", "g", "--memory", "much"), "--memory 'much'"),
@@ -108,7 +109,7 @@ def test_options_that_do_not_fit(parts: Path, run: Run, monkeypatch: pytest.Monk
         (("apply", "f", "parts", "-o", "z", "--format", "txt"), ".txt can't be written"),
         (("apply", "f", "parts", "-o", "z", "--scheduler", "tcp://127.0.0.1:9"), "no Dask scheduler answers"),
         (("drift", "f", "parts/0.parquet"), "give at least 500"),
-        (("update", "f", "later.npy", "--state", "copy", "-o", "g"), "not a scan"),
+        (("update", "f", "later.npy", "--checkpoint", "copy", "-o", "g"), "not a scan"),
     ):
         if arguments[0] != "fit" and not (parts.parent / "f").exists():
             fitted(run)
@@ -142,7 +143,19 @@ def test_a_cluster(parts: Path, run: Run, tmp_path: Path) -> None:
 def test_a_killed_fit_goes_on(sample: np.ndarray, process: Run, tmp_path: Path) -> None:
     """A state is written at the end of a scan; training that is killed begins with it."""
     np.save(tmp_path / "x.npy", sample)
-    command = [sys.executable, "-m", "nearfold", "fit", "x.npy", "-d", "48", "-o", "f", "--state", "scan"]
+    command = [
+        sys.executable,
+        "-m",
+        "nearfold",
+        "fit",
+        "x.npy",
+        "-d",
+        "48",
+        "-o",
+        "f",
+        "--checkpoint",
+        "scan",
+    ]
     slow = subprocess.Popen([*command, "-p", "n_steps=100000"], cwd=tmp_path)
     while not (tmp_path / "scan").exists() and slow.poll() is None:
         time.sleep(0.01)

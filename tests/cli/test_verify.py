@@ -29,7 +29,7 @@ def written(run: Run, base: Path, fold: Path, tmp_path: Path) -> dict[str, Path]
     lines = (
         ("index", "pipeline.safetensors", base, "-o", "index"),
         ("apply", fold, base, "-o", "folded"),
-        ("fit", base, "-d", "8", "--state", "scan.safetensors", "-o", "other.safetensors"),
+        ("fit", base, "-d", "8", "--checkpoint", "scan.safetensors", "-o", "other.safetensors"),
     )
     for line in lines:
         ended = run(*line)

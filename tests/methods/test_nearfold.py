@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from nearfold import PCA, NearFold, evaluate, load_sample
 from nearfold._utils.arrays import METRICS, Metric
-from nearfold.bulk.fit import fit_files
 from nearfold.errors import NearfoldError
 from nearfold.folds.encoder import Encoder
 from nearfold.methods.nearfold import default_anchors
@@ -159,7 +158,7 @@ def test_copies_take_nothing_from_what_is_learned(tmp_path: Path) -> None:
     least = max(recall(once) - 0.02, recall(PCA(48, metric="cosine").fit(X).encoder_))
     assert recall(learned) >= least
     np.save(tmp_path / "x.npy", X)
-    from_file = fit_files(learner, tmp_path / "x.npy")
+    from_file = learner.fit(tmp_path / "x.npy").encoder_
     np.testing.assert_allclose(from_file.weight, learned.weight, atol=1e-4)
 
 

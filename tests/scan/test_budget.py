@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nearfold import NearFold, fit_files
+from nearfold import NearFold, config_context
 from nearfold._utils.memory import memory_limit
 from nearfold._utils.threads import blas_threads
 from nearfold.errors import NearfoldWarning
 from nearfold.methods.nearfold import default_anchors
 from nearfold.scan.budget import affordable_anchors, scan_bytes
-from nearfold.scan.engines import engine_for
 
 WIDTHS = (384, 768, 1536, 3072, 4096)
 
@@ -48,8 +47,9 @@ def test_fewer_anchors_are_said(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((2_000, 64)).astype(np.float32)
     np.save(tmp_path / "x.npy", rows)
     memory = scan_bytes(2_000, 64, 100, 65, blas_threads())
-    with pytest.warns(NearfoldWarning, match=r"neighbourhoods of \d+ anchors, not of 2000|not of 3000"):
-        fit_files(NearFold(8, n_steps=2), tmp_path / "x.npy", engine_for(None, memory))
+    told = pytest.warns(NearfoldWarning, match=r"neighbourhoods of \d+ anchors, not of 2000|not of 3000")
+    with config_context(memory=memory), told:
+        NearFold(8, n_steps=2).fit(tmp_path / "x.npy")
 
 
 def test_a_container_s_limit_counts(tmp_path: Path) -> None:

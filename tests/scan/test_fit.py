@@ -11,18 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nearfold import MPAD, PCA, RAE, NearFold
-from nearfold.bulk import fit
-from nearfold.bulk.fit import fit_files
-from nearfold.errors import DataError, FileError, NearfoldError, ParameterError
+from nearfold import PCA, RAE, NearFold, config_context
+from nearfold.errors import DataError, FileError, NearfoldError, NearfoldWarning, ParameterError
+from nearfold.evaluation.drift import add_drift_stats
 from nearfold.io.vectors import open_source
-from nearfold.methods.scanned import ScanFold
-from nearfold.scan.checkpoint import read_state
+from nearfold.scan import scanning
+from nearfold.scan.checkpoint import ScanCheckpoint
 from nearfold.scan.engine import Progress
-from nearfold.scan.engines import engine_for
 from nearfold.scan.local import LocalEngine
-
-ENGINE = engine_for(None, 10**9)
 
 ESTIMATORS = {
     "nearfold cosine": NearFold(24, n_steps=20),
@@ -54,7 +50,8 @@ def close(one: np.ndarray, other: np.ndarray) -> bool:
 def test_files_give_what_arrays_give(name: str, path: Path, sample: np.ndarray) -> None:
     estimator = ESTIMATORS[name]
     expected = estimator.fit(sample).encoder_
-    encoder = fit_files(estimator, open_source(path), ENGINE, watch=True)
+    source = open_source(path)
+    encoder = add_drift_stats(estimator.fit(source).encoder_, estimator, source)
     assert close(encoder.weight, expected.weight)
     assert (encoder.bias is None) == (expected.bias is None)
     assert estimator.transform(sample[:3]).shape == (3, 24)
@@ -68,11 +65,11 @@ def test_queries_of_another_kind(path: Path, sample: np.ndarray, rng: np.random.
     for metric in ("cosine", "l2"):
         estimator = NearFold(24, n_steps=20, metric=metric)
         expected = estimator.fit(sample, queries=queries).encoder_.weight
-        assert close(fit_files(estimator, open_source(path), ENGINE, queries=queries).weight, expected)
-    with pytest.raises(ParameterError, match="queries are for NearFold"):
-        fit_files(PCA(24), open_source(path), ENGINE, queries=queries)
+        assert close(estimator.fit(open_source(path), queries=queries).encoder_.weight, expected)
+    with pytest.raises(TypeError, match="queries"):
+        PCA(24).fit(open_source(path), queries=queries)  # type: ignore[call-arg]
     with pytest.raises(DataError, match="queries has 3 dimensions"):
-        fit_files(NearFold(24), open_source(path), ENGINE, queries=queries[:, :3])
+        NearFold(24).fit(open_source(path), queries=queries[:, :3])
 
 
 class Stopping(LocalEngine):
@@ -94,54 +91,57 @@ class Stopping(LocalEngine):
 def test_a_fit_that_was_stopped_goes_on(
     name: str, after: int, path: Path, sample: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "_WRITE_SECONDS", 0.0)
-    monkeypatch.setattr(fit, "_WRITE_SHARE", 0)
+    monkeypatch.setattr(scanning, "_WRITE_SECONDS", 0.0)
+    monkeypatch.setattr(scanning, "_WRITE_SHARE", 0)
     monkeypatch.setattr("nearfold.io.vectors.chunk_rows", lambda *_: 256)
     estimator, state = ESTIMATORS[name], tmp_path / "scan.safetensors"
+    monkeypatch.setattr(scanning, "engine_for", lambda _: Stopping(after))
     with pytest.raises(KeyboardInterrupt):
-        fit_files(estimator, open_source(path), Stopping(after), state=state)
-    begun = read_state(state)
+        estimator.fit(open_source(path), checkpoint=state)
+    begun = ScanCheckpoint.load(state)
     assert 0 < begun.done < begun.rows == len(sample)
     seen: list[int] = []
 
     class Watching(LocalEngine):
         def scan(self, *arguments: Any, **options: Any) -> Iterator[Progress]:
-            seen.append(arguments[4])
+            seen.append(arguments[3])
             return super().scan(*arguments, **options)
 
-    encoder = fit_files(estimator, open_source(path), Watching(10**9), state=state)
+    monkeypatch.setattr(scanning, "engine_for", lambda _: Watching(10**9))
+    encoder = estimator.fit(open_source(path), checkpoint=state).encoder_
     assert seen == [begun.done]
+    again = estimator.fit(open_source(path), checkpoint=state).encoder_
+    monkeypatch.undo()
     assert close(encoder.weight, estimator.fit(sample).encoder_.weight)
-    again = fit_files(estimator, open_source(path), Watching(10**9), state=state)
     assert seen == [begun.done]
     np.testing.assert_array_equal(again.weight, encoder.weight)
 
 
 def test_a_state_of_other_work_is_refused(path: Path, sample: np.ndarray, tmp_path: Path) -> None:
     state = tmp_path / "scan.safetensors"
-    fit_files(NearFold(24, n_steps=5, n_anchors=100), open_source(path), ENGINE, state=state)
+    NearFold(24, n_steps=5, n_anchors=100).fit(open_source(path), checkpoint=state)
     with pytest.raises(FileError, match="the scan of other parameters"):
-        fit_files(NearFold(24, n_steps=5, n_anchors=101), open_source(path), ENGINE, state=state)
+        NearFold(24, n_steps=5, n_anchors=101).fit(open_source(path), checkpoint=state)
     np.save(tmp_path / "other.npy", sample[::-1])
     other = open_source(tmp_path / "other.npy")
     with pytest.raises(FileError, match="the scan of other vectors"):
-        fit_files(NearFold(24, n_steps=5, n_anchors=100), other, ENGINE, state=state)
+        NearFold(24, n_steps=5, n_anchors=100).fit(other, checkpoint=state)
     np.save(tmp_path / "fewer.npy", sample[:-1])
     fewer = open_source(tmp_path / "fewer.npy")
     with pytest.raises(FileError, match="the scan of 1500 rows, not 1499"):
-        fit_files(NearFold(24, n_steps=5, n_anchors=100), fewer, ENGINE, state=state)
+        NearFold(24, n_steps=5, n_anchors=100).fit(fewer, checkpoint=state)
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 5000])
 def test_a_damaged_state_is_refused(size: int, path: Path, tmp_path: Path) -> None:
     state = tmp_path / "scan.safetensors"
-    fit_files(NearFold(24, n_steps=5, n_anchors=100), open_source(path), ENGINE, state=state)
+    NearFold(24, n_steps=5, n_anchors=100).fit(open_source(path), checkpoint=state)
     state.write_bytes(state.read_bytes()[:size])
     with pytest.raises(FileError, match=r"scan\.safetensors"):
-        read_state(state)
+        ScanCheckpoint.load(state)
     PCA(4).fit(np.random.default_rng(0).standard_normal((9, 8))).encoder_.save(state)
     with pytest.raises(FileError, match="not a scan"):
-        read_state(state)
+        ScanCheckpoint.load(state)
 
 
 def test_bad_rows_are_named_with_their_file(tmp_path: Path, sample: np.ndarray) -> None:
@@ -151,22 +151,26 @@ def test_bad_rows_are_named_with_their_file(tmp_path: Path, sample: np.ndarray) 
         np.save(tmp_path / f"{i}.npy", part)
     for estimator in (PCA(24), NearFold(24, n_anchors=100)):
         with pytest.raises(DataError, match=r"(2\.npy holds .* row 100|holds .* row 1100), column 7"):
-            fit_files(estimator, open_source(tmp_path), ENGINE)
+            estimator.fit(open_source(tmp_path))
     rows[1100] = 0
     np.save(tmp_path / "2.npy", rows[1000:])
     with pytest.raises(NearfoldError, match=r"2\.npy has a zero vector at row 100,"):
-        fit_files(NearFold(24, n_anchors=100), open_source(tmp_path), ENGINE)
+        NearFold(24, n_anchors=100).fit(open_source(tmp_path))
 
 
 def test_memory_is_a_budget(path: Path) -> None:
-    with pytest.raises(ParameterError, match=r"memory=260MB is too little for this scan, which needs \d+MB"):
-        fit_files(NearFold(24), open_source(path), engine_for(None, 260 * 10**6))
-    assert fit_files(NearFold(24, n_anchors=20, n_steps=5), open_source(path), engine_for(None, 280 * 10**6))
+    refused = pytest.raises(
+        ParameterError, match=r"memory=260MB is too little for this scan, which needs \d+MB"
+    )
+    with config_context(memory="260MB"), refused:
+        NearFold(24).fit(open_source(path))
+    with config_context(memory="280MB"):
+        assert NearFold(24, n_anchors=20, n_steps=5).fit(open_source(path)).encoder_
 
 
-def test_what_needs_all_rows_says_so(path: Path) -> None:
-    assert not fit.scans(RAE(24), open_source(path))
-    assert not fit.scans(MPAD(24), open_source(path))
-    assert not isinstance(MPAD(24), ScanFold)
-    with pytest.raises(ParameterError, match="needs all rows in memory"):
-        fit_files(RAE(24), open_source(path), ENGINE)
+def test_what_holds_its_rows_says_so(path: Path, sample: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="holds its rows in memory"):
+        RAE(24, n_steps=5).fit(open_source(path), checkpoint=tmp_path / "scan")
+    assert close(RAE(24, n_steps=5).fit(path).encoder_.weight, RAE(24, n_steps=5).fit(sample).encoder_.weight)
+    with config_context(memory=1_000_000), pytest.warns(NearfoldWarning, match=r"\d+ rows, drawn at random"):
+        assert RAE(24, n_steps=5).fit(path).encoder_.facts["rows"] < len(sample)

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from nearfold._utils.arrays import METRICS, Metric, normalize_rows
 from nearfold._utils.sampling import sampled_rows
 from nearfold.errors import DataError
+from nearfold.io.npy import HeldSource
 from nearfold.scan.scan import Anchors, Request, Scan, anchors_of
-from nearfold.scan.scanner import Scanner, scan_array
+from nearfold.scan.scanner import Scanner
+from nearfold.scan.scanning import scan_source
 
 
 def request(metric: Metric, queries: np.ndarray | None = None) -> Request:
@@ -48,7 +50,7 @@ def test_parts_make_the_whole(metric: Metric, cut: int, step: int, seed: int) ->
     X = np.random.default_rng(seed).standard_normal((300, 5)).astype(np.float32) + 1
     wanted = request(metric)
     anchors = drawn(X, wanted)
-    whole, _ = scan_array(X, wanted)
+    whole, *_ = scan_source(HeldSource("X", X), wanted)
     parts = scanned(X, wanted, anchors, 0, cut, step) + scanned(X, wanted, anchors, cut, 300, step)
     equal(whole, parts, anchors)
 
@@ -61,7 +63,7 @@ def test_a_scan_goes_on_where_it_stopped(rng: np.random.Generator) -> None:
     scanner = Scanner(wanted, anchors, start=early)
     with scanner:
         scanner.see(X[200:], 200)
-    equal(scan_array(X, wanted)[0], scanner.result(), anchors)
+    equal(scan_source(HeldSource("X", X), wanted)[0], scanner.result(), anchors)
 
 
 def test_rows_no_longer_needed_are_dropped(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +71,7 @@ def test_rows_no_longer_needed_are_dropped(rng: np.random.Generator, monkeypatch
     wanted = request("l2")
     # Without a floor many rows are neighbours for a while.
     anchors = replace(drawn(X, wanted), floor=None)
-    whole, _ = scan_array(X, wanted)
+    whole, *_ = scan_source(HeldSource("X", X), wanted)
     dropped = []
     plain = Scanner._drop_unneeded
 
@@ -85,7 +87,7 @@ def test_rows_no_longer_needed_are_dropped(rng: np.random.Generator, monkeypatch
 
 def test_moments_and_blocks_are_those_of_the_data(rng: np.random.Generator) -> None:
     X = (rng.standard_normal((400, 4)) + 50).astype(np.float32)
-    scan, anchors = scan_array(X, request("l2"))
+    scan, anchors, *_ = scan_source(HeldSource("X", X), request("l2"))
     np.testing.assert_allclose(scan.mean, X.mean(axis=0, dtype=np.float64), rtol=1e-6)
     np.testing.assert_allclose(
         scan.moments.covariance, np.cov(X.T.astype(float), bias=True), rtol=1e-4, atol=1e-5
@@ -102,7 +104,7 @@ def test_blocks_hold_different_rows(
     distinct: int, shape: tuple[int, int], metric: Metric, rng: np.random.Generator
 ) -> None:
     base = np.repeat(rng.standard_normal((50, 4)).astype(np.float32)[:distinct], 50 // distinct, axis=0)
-    scan, anchors = scan_array(base, request(metric))
+    scan, anchors, *_ = scan_source(HeldSource("X", base), request(metric))
     blocks = scan.blocks(anchors)
     assert blocks.index.shape == shape
     for block in blocks.index:
@@ -114,7 +116,7 @@ def test_a_scan_of_copies_is_that_of_the_rows(metric: Metric, rng: np.random.Gen
     rows = rng.standard_normal((300, 5)).astype(np.float32) + 1
     X = rows[rng.permutation(np.concatenate([np.arange(300), np.arange(300), np.full(900, 7)]))]
     wanted = request(metric)
-    whole, anchors = scan_array(X, wanted)
+    whole, anchors, *_ = scan_source(HeldSource("X", X), wanted)
     assert len(np.unique(anchors.vectors, axis=0)) == len(anchors.vectors)
     parts = scanned(X, wanted, anchors, 700, 1500, 90) + scanned(X, wanted, anchors, 0, 700, 211)
     equal(whole, parts, anchors)
@@ -130,7 +132,7 @@ def test_a_scan_of_copies_is_that_of_the_rows(metric: Metric, rng: np.random.Gen
 
 def test_blocks_of_queries_hold_base_rows(rng: np.random.Generator) -> None:
     base, queries = (rng.standard_normal((n, 4)).astype(np.float32) for n in (50, 9))
-    scan, anchors = scan_array(base, request("cosine", queries))
+    scan, anchors, *_ = scan_source(HeldSource("X", base), request("cosine", queries))
     blocks = scan.blocks(anchors)
     assert blocks.foreign
     rows, asked = normalize_rows(base), normalize_rows(queries)

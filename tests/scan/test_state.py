@@ -19,18 +19,17 @@ from safetensors.numpy import save_file
 
 from nearfold import PCA, NearFold
 from nearfold._utils.files import held_file
-from nearfold.bulk.fit import fit_files
-from nearfold.bulk.update import update_files
+from nearfold.bulk.update import update
 from nearfold.errors import FileError
 from nearfold.folds.encoder import Encoder
 from nearfold.folds.fold import read_safetensors
 from nearfold.folds.origin import DIGEST, sealed
-from nearfold.scan.checkpoint import ScanState, read_state, write_state
-from nearfold.scan.engines import engine_for
+from nearfold.io.npy import HeldSource
+from nearfold.scan.checkpoint import ScanCheckpoint
 from nearfold.scan.scan import Request
-from nearfold.scan.scanner import Scanner, scan_array
+from nearfold.scan.scanner import Scanner
+from nearfold.scan.scanning import scan_source
 
-ENGINE = engine_for(None, 10**9)
 X = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32) + 1
 KINDS: dict[str, Any] = {
     "cosine": NearFold(2, n_steps=5, n_anchors=20, n_neighbors=6),
@@ -44,7 +43,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scans")
     np.save(folder / "x.npy", X)
     for name, estimator in KINDS.items():
-        fit_files(estimator, folder / "x.npy", ENGINE, state=folder / name).save(folder / f"{name}.fold")
+        estimator.fit(folder / "x.npy", checkpoint=folder / name).encoder_.save(folder / f"{name}.fold")
     return folder
 
 
@@ -186,12 +185,12 @@ def test_what_means_nothing_is_refused(
     name: str, what: str, change: Change, scans: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(FileError, match="odd"):
-        read_state(written(scans / name, tmp_path / "odd", change))
+        ScanCheckpoint.load(written(scans / name, tmp_path / "odd", change))
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_sound_scans_are_read_and_written_again(name: str, scans: Path, tmp_path: Path) -> None:
-    write_state(tmp_path / "again", read_state(written(scans / name, tmp_path / "same", lambda t, s: None)))
+    ScanCheckpoint.load(written(scans / name, tmp_path / "same", lambda t, s: None)).save(tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == (scans / name).read_bytes()
 
 
@@ -200,7 +199,7 @@ def test_content_that_changed_is_noticed(scans: Path, tmp_path: Path) -> None:
     data[-2] ^= 1
     (tmp_path / "s").write_bytes(data)
     with pytest.raises(FileError, match="its content has changed"):
-        read_state(tmp_path / "s")
+        ScanCheckpoint.load(tmp_path / "s")
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -212,7 +211,7 @@ def test_a_scan_of_other_data_is_not_gone_on_with(name: str, scans: Path, tmp_pa
     state = tmp_path / "s"
     state.write_bytes((scans / name).read_bytes())
     with pytest.raises(FileError, match="other vectors"):
-        fit_files(KINDS[name], tmp_path / "y.npy", ENGINE, state=state)
+        KINDS[name].fit(tmp_path / "y.npy", checkpoint=state)
     assert state.read_bytes() == (scans / name).read_bytes()
 
 
@@ -220,26 +219,26 @@ def grown(scans: Path, folder: Path, seed: int) -> Any:
     """Return the scan with 50 more rows."""
     new = folder / f"{seed}.npy"
     np.save(new, np.random.default_rng(seed).standard_normal((50, 8)).astype(np.float32))
-    return update_files(Encoder.load(scans / "cosine.fold"), read_state(scans / "cosine"), new, ENGINE).state
+    return update(Encoder.load(scans / "cosine.fold"), ScanCheckpoint.load(scans / "cosine"), new).checkpoint
 
 
 def test_rows_that_somebody_added_meanwhile_are_not_lost(scans: Path, tmp_path: Path) -> None:
     state = tmp_path / "s"
     state.write_bytes((scans / "cosine").read_bytes())
     first, second = grown(scans, tmp_path, 1), grown(scans, tmp_path, 2)
-    write_state(state, first)
+    first.save(state)
     kept = state.read_bytes()
     with pytest.raises(FileError, match="holds rows that this scan lacks"):
-        write_state(state, second)
+        second.save(state)
     with pytest.raises(FileError, match="holds rows that this scan lacks"):
-        write_state(state, read_state(scans / "cosine"))
+        ScanCheckpoint.load(scans / "cosine").save(state)
     assert state.read_bytes() == kept
-    write_state(state, first)
+    first.save(state)
     # What is no scan is not written over either.
     for name in ("x.npy", "cosine.fold"):
         before = (scans / name).read_bytes()
         with pytest.raises(FileError, match=name):
-            write_state(scans / name, first)
+            first.save(scans / name)
         assert (scans / name).read_bytes() == before
 
 
@@ -248,16 +247,16 @@ def test_a_scan_is_held_from_reading_to_writing(scans: Path, tmp_path: Path) -> 
     state.write_bytes((scans / "cosine").read_bytes())
     np.save(tmp_path / "new.npy", X[:50] * 3)
     command = [sys.executable, "-m", "nearfold", "update", scans / "cosine.fold", tmp_path / "new.npy"]
-    command += ["--state", state, "-o", tmp_path / "out", "-q"]
+    command += ["--checkpoint", state, "-o", tmp_path / "out", "-q"]
     with held_file(state):
         # Whoever holds it may ask again.
-        write_state(state, read_state(state))
+        ScanCheckpoint.load(state).save(state)
         refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "another run is changing it" in refused.stderr
     assert not (tmp_path / "out").exists()
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
-    assert read_state(state).rows == 250
+    assert ScanCheckpoint.load(state).rows == 250
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.npy", "out", "out.card.md", "s"]
 
 
@@ -292,11 +291,10 @@ def test_an_encoder_of_another_method_is_refused(scans: Path, tmp_path: Path) ->
     np.save(tmp_path / "new.npy", X[:50] * 3)
     for encoder, state in (("cosine", "moments"), ("moments", "cosine"), ("l2", "cosine")):
         with pytest.raises(FileError, match="not that of this encoder"):
-            update_files(
+            update(
                 Encoder.load(scans / f"{encoder}.fold"),
-                read_state(scans / state),
+                ScanCheckpoint.load(scans / state),
                 tmp_path / "new.npy",
-                ENGINE,
             )
 
 
@@ -304,7 +302,7 @@ def test_an_encoder_of_another_method_is_refused(scans: Path, tmp_path: Path) ->
 def test_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "s")
     with pytest.raises(FileError, match="is a pipe"):
-        read_state(tmp_path / "s")
+        ScanCheckpoint.load(tmp_path / "s")
     with pytest.raises(FileError, match="is a pipe"):
         Encoder.load(tmp_path / "s")
 
@@ -312,12 +310,12 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
 def test_marks_of_rows_that_are_not_kept_are_gone_on_with(rng: np.random.Generator, tmp_path: Path) -> None:
     X = np.repeat(rng.standard_normal((60, 8)).astype(np.float32), 5, axis=0)[rng.permutation(300)]
     wanted = Request("cosine", normalize=True, products=np.float32, n_anchors=20, k=6)
-    whole, anchors = scan_array(X, wanted)
+    whole, anchors, *_ = scan_source(HeldSource("X", X), wanted)
     early = Scanner(wanted, anchors, carry=False)
     with early:
         early.see(X[:120], 0)
-    write_state(tmp_path / "s", ScanState(wanted, anchors, 300, 120, early.result()))
-    again = read_state(tmp_path / "s")
+    ScanCheckpoint(wanted, anchors, 300, 120, early.result()).save(tmp_path / "s")
+    again = ScanCheckpoint.load(tmp_path / "s")
     late = Scanner(again.request, again.anchors, start=again.scan, carry=False)
     with late:
         late.see(X[120:], 120)

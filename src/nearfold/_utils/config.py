@@ -23,7 +23,7 @@ class Config(NamedTuple):
 
     memory: int | None = None
     n_threads: int | None = None
-    scheduler: str | None = None
+    scheduler: Any = None
 
 
 class _Unchanged:
@@ -65,7 +65,7 @@ def set_config(
     *,
     memory: int | str | None = _UNCHANGED,
     n_threads: int | None = _UNCHANGED,
-    scheduler: str | None = _UNCHANGED,
+    scheduler: Any = _UNCHANGED,
 ) -> None:
     """Change the settings of the whole process; what is not given stays as it is.
 
@@ -77,9 +77,9 @@ def set_config(
     n_threads : int or None, optional
         The number of threads that one call may use. The default, None, is what the numerical libraries use,
         which is one for each core unless OMP_NUM_THREADS and its like say otherwise.
-    scheduler : str or None, optional
-        The address of the Dask scheduler whose cluster does the work, such as "tcp://host:8786". The
-        default, None, is this machine. It needs the extra `dask`.
+    scheduler : str, distributed.Client or None, optional
+        The Dask cluster that does the work on files: the address of its scheduler, such as
+        "tcp://host:8786", or a client of it. The default, None, is this machine. It needs the extra `dask`.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def config_context(
     *,
     memory: int | str | None = _UNCHANGED,
     n_threads: int | None = _UNCHANGED,
-    scheduler: str | None = _UNCHANGED,
+    scheduler: Any = _UNCHANGED,
 ) -> Iterator[None]:
     """Change the settings for the calls inside a `with` block; what is not given stays as it is.
 

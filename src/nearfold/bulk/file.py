@@ -24,7 +24,7 @@ from nearfold.io.ipc import SUFFIXES as IPC
 from nearfold.io.location import Location
 from nearfold.io.vectors import checked_chunks, located_chunks, open_sink
 
-__all__ = ["check_output", "fold_file", "folded_chunks", "folded_layout", "keeps_columns"]
+__all__ = ["apply_to_file", "check_output", "folded_chunks", "folded_layout", "keeps_columns"]
 
 
 def keeps_columns(suffix: str) -> bool:
@@ -47,7 +47,7 @@ def check_output(encoder: Applied, source: Source, out: str, suffix: str) -> Non
     """Refuse vectors that the encoder does not take, and to write over them; warn of columns lost."""
     have = source.layout
     check_width(source.path, have.n_features, encoder.n_features)
-    if Location.of(source.path).holds(out):
+    if not source.in_memory and Location.of(source.path).holds(out):
         raise FileError(f"{out}: is the input itself; name another output")
     if have.others is not None and not keeps_columns(suffix):
         warnings.warn(
@@ -89,43 +89,18 @@ def _fold_located(
 
 def _local_paths(source: Source) -> list[Path]:
     """Return what of a source lies on this machine: it and its files, which may be links out of it."""
+    if source.in_memory:
+        return []
     places = [Location.of(path).local for path in {source.path, *(part.path for part in source.parts)}]
     return [place for place in places if place is not None]
 
 
-def fold_file(
-    encoder: Applied, source: Source, out: str | os.PathLike[str], dtype: npt.DTypeLike = np.float32
-) -> Layout:
+def apply_to_file(encoder: Applied, source: Source, out: Path, dtype: npt.DTypeLike) -> Layout:
     """Fold every vector of `source` and write the result to one file, in order.
 
-    Memory is bounded by some chunks of rows, except for .npz, which is read whole. Other columns
-    go from Parquet or Arrow to Parquet or Arrow. Where the files of a folder have different ones, the
-    result has all: null where a file lacks one, of a type that holds every file's values.
-
-    Parameters
-    ----------
-    encoder
-        Of the source's d dimensions.
-    source
-        From `open_source`.
-    out
-        A file whose ending names its format; it appears whole, or not at all.
-    dtype
-        Of the folded vectors: float32, float16 or float64.
-
-    Returns
-    -------
-    The layout of what was written.
-
-    Raises
-    ------
-    DataError
-        The source's width is not the encoder's, or a row is not finite.
-    FileError
-        A file can't be read or written, `out` is the source or one of its files, or types of a column
-        conflict between files.
+    Memory is bounded by some chunks of rows, except for .npz, which is read whole. See `apply`.
     """
-    suffix = Path(out).suffix.lower()
+    suffix = out.suffix.lower()
     check_output(encoder, source, os.fspath(out), suffix)
     layout = folded_layout(encoder, source, source.layout.rows, suffix, dtype)
     others = layout.others is not None

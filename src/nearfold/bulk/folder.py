@@ -1,4 +1,4 @@
-"""Fold vectors shard by shard into a folder; a run that was killed is gone on with."""
+"""Fold vectors shard by shard into a folder; a run that was killed is resumed."""
 
 from __future__ import annotations
 
@@ -22,36 +22,37 @@ from nearfold.codecs.codec import Applied
 from nearfold.errors import FileError, NearfoldError
 from nearfold.io.base import Source
 from nearfold.io.location import Location
-from nearfold.io.vectors import WRITABLE, as_source, open_sink, open_source
+from nearfold.io.npy import HeldSource
+from nearfold.io.vectors import WRITABLE, as_source, open_sink
 from nearfold.scan.engine import Engine
 from nearfold.scan.engines import engine_for
 from nearfold.scan.shards import absolute
 
-__all__ = ["Folded", "VerifiedFolder", "fold_folder", "verify_folder"]
+__all__ = ["VerifiedFolder", "Written", "apply_to_folder", "verify_folder"]
 
 # float32 bytes of input that make one output file, where the input is one file.
 _SHARD_BYTES = 128 << 20
 
 
-class Folded(NamedTuple):
-    """What a run into a folder came to.
+class Written(NamedTuple):
+    """What `apply` came to.
 
     Parameters
     ----------
-    rows
-        Folded rows in the folder.
-    shards
+    rows : int
+        Folded rows in the output.
+    files : int
         Its files.
-    written
-        How many of them this run wrote; the others were there.
-    set_aside
+    new_files : int
+        How many of them this run wrote. The others were there, from an earlier run.
+    set_aside : tuple of Entry
         Inputs that could not be read, with the reason.
     """
 
     rows: int
-    shards: int
-    written: int
-    set_aside: tuple[Entry, ...]
+    files: int
+    new_files: int
+    set_aside: tuple[Entry, ...] = ()
 
 
 class VerifiedFolder(NamedTuple):
@@ -82,7 +83,7 @@ class _Task(NamedTuple):
     """A shard to fold, wherever that is done."""
 
     encoder: Applied
-    path: str
+    source: str | Source
     column: str | None
     shard: Entry
     out: str
@@ -93,62 +94,26 @@ class _BadInputError(Exception):
     """A shard could not be read or folded; its output was not at fault."""
 
 
-def fold_folder(
+def apply_to_folder(
     encoder: Applied,
-    source: str | os.PathLike[str] | Source,
-    out: str | os.PathLike[str],
-    engine: Engine | None = None,
+    source: Source,
+    folder: Path,
     *,
-    column: str | None = None,
-    suffix: str | None = None,
-    dtype: npt.DTypeLike = np.float32,
-    skip_bad: bool = False,
-    unreadable: Sequence[tuple[str, NearfoldError]] = (),
-) -> Folded:
-    """Fold a source shard by shard into a folder; a run that was killed is gone on with.
+    suffix: str | None,
+    dtype: npt.DTypeLike,
+    skip_bad: bool,
+    unreadable: Sequence[tuple[str, NearfoldError]],
+) -> Written:
+    """Fold a source shard by shard into a folder; a run that was killed is resumed. See `apply`.
 
-    A folder's files keep their names; one file becomes part-00000, part-00001, ... Order and other
-    columns are kept. The folder has a manifest with a checksum a file. Only one run at a time can
-    write to it, and a finished one is left as it is, once every file is found to be what its
-    checksum says. No file that the folder's own record doesn't name is ever replaced.
-
-    Parameters
-    ----------
-    encoder
-        Of the source's d dimensions.
-    source
-        A file, a folder of files, a URL, or what `open_source` made of one.
-    column
-        The column of vectors, where there are several.
-    out
-        The folder; missing, empty, or of an earlier run of the same.
-    engine
-        From `engine_for`; None for this machine with half of its memory.
-    suffix
-        The format of the files, such as ".parquet"; None for the input's own, or Parquet where that
-        can't be written.
-    dtype
-        Of the folded vectors: float32, float16 or float64.
-    skip_bad
-        Set inputs aside that can't be read or folded, and count them, instead of stopping.
-    unreadable
-        Inputs that could not even be opened, to be noted.
-
-    Raises
-    ------
-    DataError
-        The source's width is not the encoder's, or a row is not finite.
-    FileError
-        An input can't be read; two inputs would become one file; the folder is held by another run,
-        has something else in it or a shard that has changed, lies in the input folder or around it,
-        or can't be written.
+    A folder's files keep their names; one file becomes part-00000, part-00001, ... The folder has a manifest
+    with a checksum a file. `unreadable` are inputs that could not even be opened, to be noted.
     """
-    source, engine = as_source(source, column), engine or engine_for()
-    folder = Path(out)
+    engine = engine_for(source)
     suffix = suffix or _suffix_of(source)
     if suffix not in WRITABLE:
         raise FileError(f"{folder}: {suffix} can't be written; use {', '.join(WRITABLE)}")
-    check_output(encoder, source, os.fspath(out), suffix)
+    check_output(encoder, source, os.fspath(folder), suffix)
     _check_apart(source, folder)
     pieces = _pieces(source, suffix)
     check_names(pieces)
@@ -167,8 +132,8 @@ def fold_folder(
             tasks = [
                 _Task(
                     encoder,
-                    absolute(piece.path),
-                    column,
+                    source if source.in_memory else absolute(piece.path),
+                    piece.column,
                     piece.shard,
                     str(ledger.hidden(piece.shard).absolute()),
                     np.dtype(dtype).name,
@@ -179,10 +144,10 @@ def fold_folder(
             noted = [Entry(_name(source, name), 0, 0, None, error=str(error)) for name, error in unreadable]
             ledger.finish(noted)
     kept = [entry for entry in ledger.entries.values() if entry.file is not None]
-    return Folded(
+    return Written(
         rows=sum(entry.stop - entry.start for entry in kept),
-        shards=len(kept),
-        written=written,
+        files=len(kept),
+        new_files=written,
         set_aside=tuple(ledger.set_aside),
     )
 
@@ -193,7 +158,7 @@ def verify_folder(folder: str | os.PathLike[str]) -> VerifiedFolder:
     Parameters
     ----------
     folder
-        What `fold_folder` wrote.
+        What `apply` wrote.
 
     Raises
     ------
@@ -242,7 +207,7 @@ def _fold_shard(task: _Task) -> Entry:
     out, start, stop = Path(task.out), task.shard.start, task.shard.stop
     try:
         try:
-            source = open_source(task.path, task.column)
+            source = as_source(task.source, task.column)
         except NearfoldError as error:
             raise _BadInputError(str(error)) from error
         layout = folded_layout(task.encoder, source, stop - start, out.suffix.lower(), task.dtype)
@@ -269,12 +234,12 @@ def _pieces(source: Source, suffix: str) -> list[Piece]:
         rows = max(1, _SHARD_BYTES // (4 * source.layout.n_features))
         name = _name(source, source.path)
         return [
-            Piece(source.path, Entry(name, start, stop, f"part-{i:05d}{suffix}"))
+            Piece(source.path, source.column_name, Entry(name, start, stop, f"part-{i:05d}{suffix}"))
             for i, (start, stop) in enumerate(source.pieces(rows))
         ]
     names = [_name(source, part.path) for part in source.parts]
     return [
-        Piece(part.path, Entry(name, 0, part.layout.rows, out))
+        Piece(part.path, part.column_name, Entry(name, 0, part.layout.rows, out))
         for part, name, out in zip(source.parts, names, output_names(names, suffix), strict=True)
     ]
 
@@ -286,7 +251,7 @@ def _name(source: Source, path: str) -> str:
 
 
 def _suffix_of(source: Source) -> str:
-    suffix = Location.of(source.parts[0].path).suffix
+    suffix = ".npy" if source.in_memory else Location.of(source.parts[0].path).suffix
     if suffix not in (".npy", ".parquet", ".arrow", ".feather"):
         return ".parquet"
     # In a folder of several formats, what holds the columns of all.
@@ -295,7 +260,7 @@ def _suffix_of(source: Source) -> str:
 
 def _check_apart(source: Source, folder: Path) -> None:
     """Refuse a folder for the output that lies in the input's, or around it: its files would be read too."""
-    mine = Location.of(source.path).local
+    mine = None if source.in_memory else Location.of(source.path).local
     if mine is None or not mine.is_dir():
         return
     inner, outer = folder.resolve(), mine.resolve()
@@ -318,6 +283,8 @@ def _sha256(value: Any) -> str:
 
 def _state_of(source: Source) -> str:
     """Return a digest of the inputs' sizes, columns and, on this machine, times of change."""
+    if isinstance(source, HeldSource):
+        return hashlib.sha256(source.array.data).hexdigest()
     states = []
     for part in source.parts:
         local = Location.of(part.path).local

@@ -21,13 +21,14 @@ class Piece(NamedTuple):
 
     Parameters
     ----------
-    path
-        Of the input, as `open_source` takes it.
+    path, column
+        The input, as `open_source` takes it.
     shard
         Its rows, and where they go.
     """
 
     path: str
+    column: str | None
     shard: Entry
 
 

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nearfold._utils.arrays import check_width
 from nearfold._utils.progress import stage
 from nearfold._utils.sampling import sampled_rows
-from nearfold.bulk.fit import with_neighbors
 from nearfold.errors import FileError, ParameterError
 from nearfold.evaluation.bounds import null_space_energy, row_space
-from nearfold.evaluation.drift import IN_SAMPLE_ROWS, SAMPLE_SIZES, figures_of, with_figures
+from nearfold.evaluation.drift import IN_SAMPLE_ROWS, figures_of, with_figures
 from nearfold.folds.encoder import Encoder
 from nearfold.io.base import Source
 from nearfold.io.vectors import as_source, checked_rows
 from nearfold.methods.objective import check_told_apart, loss_of_fold, score_spread
 from nearfold.methods.registry import make
 from nearfold.methods.scanned import ScanFold
-from nearfold.scan.checkpoint import ScanState, input_digests
+from nearfold.scan.checkpoint import ScanCheckpoint, input_digests
 from nearfold.scan.copies import distinct_rows
 from nearfold.scan.engine import Engine
 from nearfold.scan.engines import engine_for
 from nearfold.scan.neighbors import Neighbors, nearest
 from nearfold.scan.scan import Anchors, Kept, Scan, prepared
+from nearfold.scan.scanning import SAMPLED_ROWS, with_neighbors
 
-__all__ = ["Update", "update_files"]
+__all__ = ["Update", "update"]
 
 Int64 = np.typing.NDArray[np.int64]
 
@@ -41,10 +41,10 @@ class Update(NamedTuple):
 
     Parameters
     ----------
-    encoder
+    fold : Encoder
         The one before, or one learned again from all rows.
-    state
-        The scan of all rows.
+    checkpoint : ScanCheckpoint
+        The scan of all rows, to be saved.
     refitted
         Whether the encoder is a new one.
     rows
@@ -54,59 +54,58 @@ class Update(NamedTuple):
         that of blocks held back from learning; for others the share of the energy that is dropped.
     """
 
-    encoder: Encoder
-    state: ScanState
+    fold: Encoder
+    checkpoint: ScanCheckpoint
     refitted: bool
     rows: int
     loss_before: float
     loss_after: float
 
 
-def update_files(
-    encoder: Encoder,
-    state: ScanState,
-    source: str | os.PathLike[str] | Source,
-    engine: Engine | None = None,
-    *,
-    column: str | None = None,
-    min_gain: float = 0.05,
+def update(
+    fold: Encoder, checkpoint: ScanCheckpoint | str | os.PathLike[str], X: Any, *, min_gain: float = 0.05
 ) -> Update:
-    """Merge the scan of new rows into that of the old ones; refit where held-out loss falls enough.
+    """Add new rows to what a fold was learned from, and learn again where held-out loss falls enough.
 
-    The old rows are not read: their moments and the anchors' neighbours among them are in the state.
+    The old rows are not read: their moments and the anchors' neighbours among them are in the checkpoint.
     Anchors drawn from the new rows look for neighbours among those and the old rows that are kept.
 
     Parameters
     ----------
-    encoder
-        What was learned from the rows of the state.
-    state
-        A finished scan, as `fit_files` writes it.
-    source
-        The new rows: a file, a folder of files, a URL, or what `open_source` made of one.
-    column
-        The column of vectors, where there are several.
-    engine
-        From `engine_for`; None for this machine with half of its memory.
-    min_gain
-        By which share of itself held-out loss must fall for the encoder to be replaced: who
-        replaces it folds everything again.
+    fold : Encoder
+        What was learned from the rows of the checkpoint.
+    checkpoint : ScanCheckpoint or path
+        The finished scan of those rows, which `fit(..., checkpoint=...)` keeps. It is not changed: save the
+        result's own.
+    X : array-like, path, URL or Source
+        The new rows alone, shape (n, d).
+    min_gain : float, default=0.05
+        The share of itself by which held-out loss must fall for the fold to be replaced. Whoever replaces
+        a fold has to fold everything again.
+
+    Returns
+    -------
+    Update
+        The fold, as it was or learned again, and the checkpoint of all rows.
 
     Raises
     ------
     DataError
         The new rows are not as wide, not finite, or zero under cosine.
     FileError
-        The scan is unfinished or not this encoder's, or new files were counted before.
+        The scan is unfinished or not that of this fold, or new files were counted before.
     ParameterError
-        The encoder's method can't learn from a scan.
+        The fold's method can't learn from a scan.
     """
-    source, engine = as_source(source, column), engine or engine_for()
+    encoder = fold
+    state = checkpoint if isinstance(checkpoint, ScanCheckpoint) else ScanCheckpoint.load(checkpoint)
+    source = as_source(X)
+    engine = engine_for(source)
     if state.scan is None or state.done < state.rows or state.sample is None:
         raise FileError("the scan is not finished; run the fit that began it to its end")
     check_width(source.path, source.layout.n_features, encoder.n_features)
     if state.scan.moments.n_features != encoder.n_features or state.request.metric != encoder.metric:
-        raise FileError("the scan is not that of this encoder; give the state that its fit wrote")
+        raise FileError("the scan is not that of this encoder; give the checkpoint that its fit wrote")
     estimator = make(encoder.method, encoder.n_components, **_parameters(encoder))
     if not isinstance(estimator, ScanFold):
         raise ParameterError(f"method {encoder.method} can't be updated: it needs all rows at once")
@@ -115,9 +114,9 @@ def update_files(
     if doubled := [part.path for part, d in zip(source.parts, digests, strict=True) if d in state.inputs]:
         raise FileError(f"{doubled[0]}: is in the scan already; give new rows alone")
     total = state.rows + source.layout.rows
-    anchors, start, sample = _grown(state, source, column, engine, total)
-    scan = _scan_new_rows(state, source, column, engine, anchors, start)
-    grown = ScanState(state.request, anchors, total, total, scan, sample, state.inputs + digests)
+    anchors, start, sample = _grown(state, source, engine, total)
+    scan = _scan_new_rows(state, source, engine, anchors, start)
+    grown = ScanCheckpoint(state.request, anchors, total, total, scan, sample, state.inputs + digests)
     before, after = _held_out_losses(encoder, estimator, grown)
     if not after < before * (1 - min_gain):
         return Update(encoder, grown, False, source.layout.rows, before, after)
@@ -128,7 +127,7 @@ def update_files(
     return Update(learned, grown, True, source.layout.rows, before, after)
 
 
-def _check_asked(estimator: ScanFold, encoder: Encoder, state: ScanState) -> None:
+def _check_asked(estimator: ScanFold, encoder: Encoder, state: ScanCheckpoint) -> None:
     """Refuse a scan in which an encoder's method does not find what it learns from."""
     asked, have = estimator.scan_request(state.rows, encoder.n_components), state.request
     if (
@@ -136,7 +135,7 @@ def _check_asked(estimator: ScanFold, encoder: Encoder, state: ScanState) -> Non
         or asked.normalize != have.normalize
         or (asked.n_anchors > 0) != (state.anchors is not None)
     ):
-        raise FileError("the scan is not that of this encoder; give the state that its fit wrote")
+        raise FileError("the scan is not that of this encoder; give the checkpoint that its fit wrote")
 
 
 def _parameters(encoder: Encoder) -> dict[str, object]:
@@ -148,7 +147,7 @@ def _parameters(encoder: Encoder) -> dict[str, object]:
 
 
 def _grown(
-    state: ScanState, source: Source, column: str | None, engine: Engine, total: int
+    state: ScanCheckpoint, source: Source, engine: Engine, total: int
 ) -> tuple[Anchors | None, Scan, Kept]:
     """Return anchors and drift sample of the grown whole, and what is known of the anchors' neighbours.
 
@@ -157,15 +156,13 @@ def _grown(
     assert state.scan is not None
     assert state.sample is not None
     seed, old = state.request.seed, state.anchors
-    watched_rows = sampled_rows(total, SAMPLE_SIZES[-1], seed + 1)
+    watched_rows = sampled_rows(total, SAMPLED_ROWS, seed + 1)
     moving = old is not None and old.rows is not None
     rows = sampled_rows(total, state.request.n_anchors, seed) if moving else np.empty(0, np.int64)
     wanted = np.union1d(rows, watched_rows)
     wanted = wanted[wanted >= state.rows]
     numbers = wanted - state.rows
-    drawn = checked_rows(
-        engine.take(source, column, numbers), numbers, source, directions=state.request.normalize
-    )
+    drawn = checked_rows(engine.take(source, numbers), numbers, source, directions=state.request.normalize)
     fresh = Kept(wanted, drawn)
     width = source.layout.n_features
     sample = Kept.gathered([state.sample, fresh], watched_rows, width)
@@ -199,24 +196,23 @@ def _nearest_kept(vectors: np.typing.NDArray[np.float32], kept: Kept, anchors: A
 
 
 def _scan_new_rows(
-    state: ScanState,
+    state: ScanCheckpoint,
     source: Source,
-    column: str | None,
     engine: Engine,
     anchors: Anchors | None,
     start: Scan,
 ) -> Scan:
     before, finish = 0, None
     with stage("scan", source.layout.rows) as advance:
-        for progress in engine.scan(source, column, state.request, anchors, 0, start, state.rows):
+        for progress in engine.scan(source, state.request, anchors, 0, start, state.rows):
             done, finish = progress
             advance(done - before)
             before = done
     assert finish is not None
-    return with_neighbors(finish(), source, column, engine, state.request, start.kept, state.rows)
+    return with_neighbors(finish(), source, engine, state.request, start.kept, state.rows)
 
 
-def _held_out_losses(encoder: Encoder, estimator: ScanFold, state: ScanState) -> tuple[float, float]:
+def _held_out_losses(encoder: Encoder, estimator: ScanFold, state: ScanCheckpoint) -> tuple[float, float]:
     """Return the loss of the encoder as it is and of one learned again, where neither was fitted."""
     assert state.scan is not None
     scan, anchors, request = state.scan, state.anchors, state.request

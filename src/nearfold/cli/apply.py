@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,12 +15,9 @@ from nearfold.cli.options import (
     Memory,
     Quiet,
     Scheduler,
-    parse_bytes,
+    configured,
 )
 from nearfold.cli.paths import Mark
-
-if TYPE_CHECKING:
-    from nearfold.errors import NearfoldError
 
 __all__ = ["apply"]
 
@@ -73,54 +70,40 @@ def apply(
     Order and other columns are kept.
 
     Into a folder, the work is done shard by shard, with a manifest of checksums: a run that was
-    killed is gone on with by running it again.
+    killed is resumed by running it again.
     """
     import numpy as np
 
-    from nearfold.bulk.file import fold_file
-    from nearfold.bulk.folder import fold_folder
+    from nearfold.bulk.apply import apply as applied
     from nearfold.cli.console import print_json, print_mapping, showing_progress
     from nearfold.codecs.codec import Pipeline, load_any
     from nearfold.errors import ParameterError
-    from nearfold.io.vectors import FORMATS, open_source
-    from nearfold.scan.engines import engine_for
+    from nearfold.io.vectors import open_source
 
     loaded = load_any(encoder)
-    budget = parse_bytes("--memory", memory)
     target = "uint8" if isinstance(loaded, Pipeline) else dtype.value
     into_folder = out.is_dir() or out.suffix == ""
     if not into_folder and (shard_format or skip_bad or scheduler):
         raise ParameterError(
             f"--format, --skip-bad and --scheduler are for output to a folder of shards; {out} is a file"
         )
-    unreadable: list[tuple[str, NearfoldError]] = []
     results: dict[str, Any] = {"out": str(out)}
-    with showing_progress(quiet or as_json):
-        source = open_source(
-            vectors,
-            column,
-            on_bad=(lambda name, error: unreadable.append((name, error))) if skip_bad else None,
+    with showing_progress(quiet or as_json), configured(memory, scheduler):
+        source = open_source(vectors, column, on_bad=(lambda *_: None) if skip_bad else None)
+        written = applied(
+            loaded,
+            vectors if skip_bad else source,
+            out,
+            column=column,
+            dtype=target,
+            format=shard_format,
+            skip_bad=skip_bad,
         )
-        if into_folder:
-            suffix = None if shard_format is None else f".{shard_format.removeprefix('.').lower()}"
-            folded = fold_folder(
-                loaded,
-                source,
-                out,
-                engine_for(scheduler, budget),
-                column=column,
-                suffix=suffix,
-                dtype=target,
-                skip_bad=skip_bad,
-                unreadable=unreadable,
-            )
-            results |= {"rows": folded.rows, "shards": folded.shards, "written": folded.written}
-            if skip_bad:
-                results["set_aside"] = [entry.as_dict() for entry in folded.set_aside]
-        else:
-            if out.suffix.lower() not in FORMATS:
-                raise ParameterError(f"{out}: can't tell its format from its name; use {', '.join(FORMATS)}")
-            results["rows"] = fold_file(loaded, source, out, target).rows
+    results["rows"] = written.rows
+    if into_folder:
+        results |= {"files": written.files, "new_files": written.new_files}
+    if skip_bad:
+        results["set_aside"] = [entry.as_dict() for entry in written.set_aside]
     bytes_before = source.layout.n_features * source.layout.dtype.itemsize
     bytes_after = loaded.n_components * np.dtype(target).itemsize
     results |= {

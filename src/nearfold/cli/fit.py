@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +19,7 @@ from nearfold.cli.options import (
     Quiet,
     Scheduler,
     Seed,
-    parse_bytes,
+    configured,
     parse_parameters,
 )
 from nearfold.cli.paths import Mark
@@ -27,8 +27,6 @@ from nearfold.cli.paths import Mark
 if TYPE_CHECKING:
     from nearfold._utils.arrays import Float32
     from nearfold.folds.fold import Fold
-    from nearfold.io.base import Source
-    from nearfold.methods.base import FoldEstimator
 
 __all__ = ["fit", "print_fit"]
 
@@ -59,12 +57,12 @@ def fit(
         typer.Option(help="Learn from a sample of so many rows, in memory.", min=2),
     ] = None,
     param: Params = None,
-    state: Annotated[
+    checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Keep the scan here: a killed fit goes on from it, `update` starts from it."),
+        typer.Option(help="Keep the scan here: a killed fit is resumed, `update` adds new rows to it."),
         Mark.changes,
     ] = None,
-    watch: Annotated[
+    drift_baseline: Annotated[
         bool, typer.Option(help="Note what `drift` compares with: another fit, below 50,000 rows.")
     ] = True,
     memory: Memory = DEFAULT_MEMORY,
@@ -75,18 +73,18 @@ def fit(
 ) -> None:
     """Learn an encoder from vectors and save it.
 
-    nearfold, pca, whitening and rae-exact learn from one scan, in bounded memory, here or on a cluster;
-    other methods hold all rows, or a sample of --rows.
+    nearfold, pca, whitening and rae-exact learn from one scan, in bounded memory, here or on a cluster. Other
+    methods hold their rows in memory: of a file that needs more than --memory they draw a sample.
     """
-    from nearfold.bulk.fit import fit_files, scans
     from nearfold.cli.console import showing_progress
     from nearfold.cli.inputs import read_queries
     from nearfold.errors import ParameterError
+    from nearfold.evaluation.drift import add_drift_stats
+    from nearfold.io.held import held_rows
     from nearfold.io.vectors import open_source
     from nearfold.methods.registry import METHODS, make
-    from nearfold.scan.engines import engine_for
+    from nearfold.methods.scanned import ScanFold
 
-    budget = parse_bytes("--memory", memory)
     estimator = make(
         method, dimensions, **{"random_state": seed, "metric": metric.value, **parse_parameters(param)}
     )
@@ -94,50 +92,22 @@ def fit(
         raise ParameterError(f"--queries is for method nearfold; {method} learns from the base alone")
     if not METHODS[method].saves:
         raise ParameterError(f"a fold by {method} can't be saved; `nearfold compare` judges it")
-    with showing_progress(quiet or as_json):
+    cosine = estimator.metric == "cosine"
+    with showing_progress(quiet or as_json), configured(memory, scheduler):
         source = open_source(base, column)
-        encoder: Fold
-        seen = None
-        if rows is None and scans(estimator, source):
-            cosine = estimator.metric == "cosine"
-            asked = (
-                None if queries is None else read_queries(queries, column, query_column, directions=cosine)
-            )
-            engine = engine_for(scheduler, budget)
-            encoder = fit_files(
-                estimator, source, engine, column=column, queries=asked, state=state, watch=watch
-            )
-        else:
-            if state is not None or scheduler is not None or queries is not None:
-                raise ParameterError(
-                    f"--state, --scheduler and --queries are for methods that scan all rows of a file; "
-                    f"{method} {'with --rows ' if rows else ''}learns from rows in memory"
-                )
-            encoder, seen = _fit_in_memory(estimator, source, rows, seed, budget, watch=watch)
-    encoder.save(out)
-    print_fit(encoder, out, seen, as_json=as_json)
-
-
-def _fit_in_memory(
-    estimator: FoldEstimator, source: Source, rows: int | None, seed: int, budget: int, *, watch: bool
-) -> tuple[Fold, Float32]:
-    """Fit to all rows, or a sample of them, if memory allows it; return the fold and the rows."""
-    from nearfold.cli.inputs import rows_in_memory
-    from nearfold.errors import ParameterError
-    from nearfold.evaluation.drift import held_back_figures, with_figures
-
-    layout = source.layout
-    wanted = layout.rows if rows is None else min(rows, layout.rows)
-    # The rows, what they are read through, and what methods compute from them.
-    needed = 3 * wanted * layout.n_features * 4
-    if needed > budget:
-        raise ParameterError(
-            f"this method holds its rows in memory: {wanted} need some {needed / 1e9:.1f}GB; allow it "
-            f"with --memory, or give --rows, or use a method that scans (nearfold, pca, whitening, rae-exact)"
-        )
-    vectors = rows_in_memory(source, rows, seed, directions=estimator.metric == "cosine" and rows is not None)
-    fold = estimator.fit(vectors).encoder_
-    return with_figures(fold, held_back_figures(estimator, vectors)) if watch else fold, vectors
+        X = source if rows is None else held_rows(source, rows, seed=seed, directions=cosine)
+        options: dict[str, Any] = {}
+        if queries is not None:
+            options["queries"] = read_queries(queries, column, query_column, directions=cosine)
+        if checkpoint is not None:
+            if not issubclass(METHODS[method].estimator, ScanFold):
+                raise ParameterError(f"--checkpoint is for methods that scan their data; {method} does not")
+            options["checkpoint"] = checkpoint
+        fold = estimator.fit(X, **options).encoder_
+        if drift_baseline:
+            fold = add_drift_stats(fold, estimator, X, queries=options.get("queries"))
+    fold.save(out)
+    print_fit(fold, out, as_json=as_json)
 
 
 def print_fit(encoder: Fold, out: Path, seen: Float32 | None = None, *, as_json: bool) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from nearfold._utils.memory import default_budget
+from nearfold._utils.config import bytes_of, config_context
 from nearfold.cli.paths import Mark
 from nearfold.errors import ParameterError
 
@@ -33,7 +33,7 @@ __all__ = [
     "Scheduler",
     "Seed",
     "Seeds",
-    "parse_bytes",
+    "configured",
     "parse_floats",
     "parse_numbers",
     "parse_parameters",
@@ -108,17 +108,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 DEFAULT_MEMORY: str | None = None
 """Half of the memory there is: see `nearfold.memory`."""
 
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
-
-def parse_bytes(name: str, text: str | None) -> int:
-    """Return a number of bytes, written as 1500000, 800MB or 1.5GB; None gives the default budget."""
-    if text is None:
-        return default_budget()
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)?\s*", text.upper())
-    if match is None:
-        raise ParameterError(f"{name} {text!r} must be a number of bytes, such as 800MB or 4GB")
-    return int(float(match[1]) * _UNITS[match[2] or "B"])
+def configured(memory: str | None, scheduler: str | None = None) -> AbstractContextManager[None]:
+    """Return the context in which the library keeps to --memory and works on --scheduler."""
+    budget = None if memory is None else bytes_of(memory, "--memory")
+    return config_context(memory=budget, scheduler=scheduler)
 
 
 def parse_numbers(name: str, text: str) -> list[int]:

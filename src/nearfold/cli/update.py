@@ -14,7 +14,7 @@ from nearfold.cli.options import (
     Memory,
     Quiet,
     Scheduler,
-    parse_bytes,
+    configured,
 )
 from nearfold.cli.paths import Mark
 
@@ -28,9 +28,9 @@ def update(
     vectors: Annotated[
         str, typer.Argument(help="New rows alone: a file, a folder or a URL.", metavar="NEW"), Mark.reads
     ],
-    state: Annotated[
+    checkpoint: Annotated[
         Path,
-        typer.Option(help="What `fit --state` kept of the rows so far; the new ones are added to it."),
+        typer.Option(help="What `fit --checkpoint` kept of the rows so far; the new ones are added to it."),
         Mark.changes,
     ],
     out: Annotated[
@@ -50,34 +50,30 @@ def update(
 ) -> None:
     """Add new rows to an encoder's training without reading the old ones; refit only where it helps."""
     from nearfold._utils.files import held_file
-    from nearfold.bulk.update import update_files
+    from nearfold.bulk.update import update as updated
     from nearfold.cli.console import print_json, print_mapping, showing_progress
     from nearfold.folds.encoder import Encoder
     from nearfold.io.vectors import open_source
-    from nearfold.scan.checkpoint import read_state, write_state
-    from nearfold.scan.engines import engine_for
+    from nearfold.scan.checkpoint import ScanCheckpoint
 
-    engine = engine_for(scheduler, parse_bytes("--memory", memory))
     # From reading to writing, so that rows which another run adds meanwhile are not lost.
-    with held_file(state), showing_progress(quiet or as_json):
-        loaded, known = Encoder.load(encoder), read_state(state)
-        found = update_files(
-            loaded, known, open_source(vectors, column), engine, column=column, min_gain=min_gain
-        )
+    with held_file(checkpoint), showing_progress(quiet or as_json), configured(memory, scheduler):
+        loaded, known = Encoder.load(encoder), ScanCheckpoint.load(checkpoint)
+        found = updated(loaded, known, open_source(vectors, column), min_gain=min_gain)
         if not dry_run:
             # The encoder first: a kill between the two leaves the rows uncounted, to be added again.
-            found.encoder.save(out)
-            write_state(state, found.state)
+            found.fold.save(out)
+            found.checkpoint.save(checkpoint)
     results = {
         "encoder": str(out),
         "refitted": found.refitted,
-        "rows": [known.rows, found.state.rows],
+        "rows": [known.rows, found.checkpoint.rows],
         "held_out_loss": [found.loss_before, found.loss_after],
         "written": not dry_run,
     }
     if as_json:
         print_json(results)
         return
-    results["rows"] = f"{known.rows} -> {found.state.rows}"
+    results["rows"] = f"{known.rows} -> {found.checkpoint.rows}"
     results["held_out_loss"] = f"{found.loss_before:.5f} as it is, {found.loss_after:.5f} refitted"
     print_mapping(results)

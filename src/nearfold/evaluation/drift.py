@@ -15,15 +15,20 @@ import numpy as np
 from sklearn.base import clone
 
 from nearfold._utils.arrays import Float32, check_width, normalize_rows
+from nearfold._utils.config import memory_budget
 from nearfold._utils.sampling import sampled_rows
+from nearfold._utils.threads import blas_threads
 from nearfold.errors import DataError, FileError, NearfoldWarning, ParameterError
 from nearfold.evaluation.bounds import null_space_energy, row_space
 from nearfold.evaluation.ground_truth import Truth, warn_of_copies
 from nearfold.evaluation.recall import judge
 from nearfold.folds.encoder import Encoder
 from nearfold.folds.fold import Fold
+from nearfold.io.held import held_rows
+from nearfold.io.vectors import as_source, checked_rows
 from nearfold.methods.base import AnyFold, FoldEstimator
 from nearfold.methods.objective import loss_of_fold
+from nearfold.scan.budget import scan_bytes
 from nearfold.scan.moments import Moments
 from nearfold.scan.neighbors import nearest_others
 
@@ -32,6 +37,7 @@ __all__ = [
     "SAMPLE_SIZES",
     "Drift",
     "Figures",
+    "add_drift_stats",
     "compare_with_training",
     "figures_of",
     "held_back_figures",
@@ -138,6 +144,47 @@ def held_back_figures(estimator: FoldEstimator, X: Float32, **fit_options: Any) 
         # Parameters that all rows just allow, the rest of them may not.
         return []
     return figures_of(fold, asked)
+
+
+def add_drift_stats(fold: AnyFold, estimator: FoldEstimator, X: Any, *, queries: Any = None) -> AnyFold:
+    """Return a fold whose facts hold what `drift` compares new rows with.
+
+    From 50,000 rows on the fold's own figures on a sample of its data serve. Below that a clone of the
+    estimator is fitted to four fifths of the rows and measured on the others, for a fold keeps the rows it
+    was learned from better than any others.
+
+    Parameters
+    ----------
+    fold : Fold
+        What `estimator` learned from X.
+    estimator : FoldEstimator
+        Its parameters are those of the second fit.
+    X : array-like, path, URL or Source
+        The data that the fold was learned from, shape (n, d).
+    queries : array-like, optional
+        The queries that it was learned for, shape (q, d).
+
+    Warns
+    -----
+    NearfoldWarning
+        The memory budget is too small for the second fit; the fold is returned as it is.
+    """
+    source = as_source(X)
+    rows, width = source.layout.rows, source.layout.n_features
+    if rows >= IN_SAMPLE_ROWS:
+        chosen = sampled_rows(rows, SAMPLE_SIZES[-1], rows)
+        return with_figures(fold, figures_of(fold, checked_rows(source.take(chosen), chosen, source)))
+    needed = 3 * 4 * rows * width + scan_bytes(rows, width, 0, 0, blas_threads())
+    if not source.in_memory and needed > memory_budget():
+        warnings.warn(
+            f"memory={memory_budget() / 1e6:.0f}MB is too little for the second fit that notes what `drift` "
+            f"compares with; it is left out: allow {-(-needed // 1_000_000)}MB for it",
+            NearfoldWarning,
+            stacklevel=2,
+        )
+        return fold
+    options = {} if queries is None else {"queries": queries}
+    return with_figures(fold, held_back_figures(estimator, held_rows(source), **options))
 
 
 def with_figures(fold: AnyFold, figures: Sequence[Figures]) -> AnyFold:

@@ -74,6 +74,12 @@ class Source(ABC):
     random_access: ClassVar[bool] = False
     """Whether `take` reads the rows asked for and little more."""
 
+    column_name: str | None = None
+    """The column that it was opened by, where the user named one."""
+
+    in_memory: ClassVar[bool] = False
+    """Whether it is an array of this process, which no other process can open by its name."""
+
     query_column: str | None = None
     """The column of the queries that belong to these vectors, where the format has a name for it."""
 

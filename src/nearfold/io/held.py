@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import Any
 
@@ -9,6 +10,7 @@ from nearfold._utils.arrays import Float32, as_vectors, check_directions
 from nearfold._utils.config import memory_budget
 from nearfold._utils.sampling import sampled_rows
 from nearfold.errors import NearfoldWarning
+from nearfold.io import npy
 from nearfold.io.base import Source
 from nearfold.io.vectors import as_source, checked_rows, read_source
 
@@ -58,9 +60,8 @@ def held_rows(
     NearfoldWarning
         The rows of a file need more than the budget, so a sample stands for them.
     """
-    array = not isinstance(X, str | Source) and not hasattr(X, "__fspath__")
-    if array and n_rows is None:
-        vectors = as_vectors(X, name, min_rows=min_rows)
+    if n_rows is None and (isinstance(X, npy.HeldSource) or not isinstance(X, str | os.PathLike | Source)):
+        vectors = as_vectors(X.array if isinstance(X, npy.HeldSource) else X, name, min_rows=min_rows)
         if directions:
             check_directions(vectors, name)
         return vectors

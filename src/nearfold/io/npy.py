@@ -16,7 +16,16 @@ from nearfold.io.base import Chunk, Int64, Layout, Source, check_layout
 from nearfold.io.location import Location
 from nearfold.io.records import Head, RecordSource, RowSink, check_no_column
 
-__all__ = ["SUFFIXES", "ArraySink", "ArraySource", "check_array", "read", "read_header", "write"]
+__all__ = [
+    "SUFFIXES",
+    "ArraySink",
+    "ArraySource",
+    "HeldSource",
+    "check_array",
+    "read",
+    "read_header",
+    "write",
+]
 
 # Endings of such files.
 SUFFIXES = (".npy",)
@@ -46,6 +55,12 @@ class ArraySource(Source):
     def take(self, rows: Int64) -> npt.NDArray[Any]:
         """Return a copy of the rows of these numbers."""
         return self.array[rows]
+
+
+class HeldSource(ArraySource):
+    """An array that the user holds, float32, C-contiguous."""
+
+    in_memory = True
 
 
 class ArraySink(RowSink):

@@ -93,12 +93,12 @@ def _open_file(location: Location, column: str | None) -> Source:
         raise FileError(f"{location.name}: {todo}")
     chosen = _format(location.name, location.suffix)
     if location.suffix in _FOLDERS and location.is_folder():
-        return chosen.read(location, column)
+        return _read(chosen, location, column)
     location = location.seen()
     if not location.size():
         raise FileError(f"{location.name}: is an empty file")
     try:
-        return chosen.read(location, column)
+        return _read(chosen, location, column)
     except FileError as error:
         found = other_format(location)
         if found is not None:
@@ -106,6 +106,12 @@ def _open_file(location: Location, column: str | None) -> Source:
                 f"{location.name}: is {found}, though its name ends in {location.suffix}; rename it"
             ) from error
         raise
+
+
+def _read(chosen: Format, location: Location, column: str | None) -> Source:
+    source = chosen.read(location, column)
+    source.column_name = column
+    return source
 
 
 def _open_folder(
@@ -164,7 +170,7 @@ def as_source(X: Any, column: str | None = None, *, name: str = "X") -> Source:
         return X
     if isinstance(X, str | os.PathLike):
         return open_source(X, column)
-    return npy.ArraySource(name, as_vectors(X, name, finite=False), name)
+    return npy.HeldSource(name, as_vectors(X, name, finite=False), name)
 
 
 def as_float32(chunk: Chunk) -> Float32:

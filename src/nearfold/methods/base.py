@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Self, TypeVar
 
@@ -23,6 +24,8 @@ from nearfold._utils.sampling import fingerprint_of, fingerprint_rows
 from nearfold.errors import DataError, ParameterError
 from nearfold.folds.encoder import Encoder
 from nearfold.folds.fold import Fold
+from nearfold.io.base import Source
+from nearfold.io.held import held_rows
 from nearfold.scan.scan import Request
 
 __all__ = [
@@ -31,7 +34,6 @@ __all__ = [
     "LinearFold",
     "check_graph_neighbors",
     "check_rows_for_components",
-    "fingerprinted",
     "sample_rows",
 ]
 
@@ -68,19 +70,23 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         return None
 
-    def fit(self, X: npt.ArrayLike, y: object = None) -> Self:  # noqa: ARG002
-        """Learn the encoder.
+    def fit(self, X: Any, y: object = None) -> Self:  # noqa: ARG002
+        """Learn the fold.
 
         Parameters
         ----------
-        X
-            Shape (n, d), any real dtype; computed in float32.
-        y
-            Ignored; present for pipelines.
+        X : array-like, path, URL or Source
+            The vectors, shape (n, d), of any real dtype: an array, a frame of pandas or polars, a column of
+            vectors; or the name of a file, a folder of files or a URL, or what `open_source` made of one.
+            They are computed with in float32. This method holds them in memory: of files that need more
+            than the memory budget a sample is drawn, and a warning says so.
+        y : object, default=None
+            Ignored; present because pipelines of scikit-learn pass it.
 
         Returns
         -------
-        self, with `encoder_`.
+        self : estimator
+            With `encoder_`.
 
         Raises
         ------
@@ -88,10 +94,18 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             X is not a finite table of vectors, or has too few rows for the parameters.
         ParameterError
             A parameter is out of range for this data.
+        FileError
+            A file can't be read.
+
+        Warns
+        -----
+        NearfoldWarning
+            A sample stands for the rows of a file.
         """
         vectors = self._checked(X)
         fold = self._learn(vectors, resolve_components(self.n_components, vectors.shape[1]))
-        self.encoder_ = fingerprinted(fold, vectors)
+        marks = vectors[fingerprint_rows(len(vectors))]
+        self.encoder_ = fold.with_facts(fingerprint=fingerprint_of(marks, len(vectors)))
         return self
 
     def transform(self, X: npt.ArrayLike) -> Float32:
@@ -117,15 +131,26 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         folded: Float32 = self.encoder_.transform(rows)
         return folded
 
-    def _checked(self, X: npt.ArrayLike) -> Float32:
-        """Return X as vectors, and note its width and column names as scikit-learn does.
+    def _checked(self, X: Any) -> Float32:
+        """Return X as vectors in memory, and note its width and column names as scikit-learn does.
 
-        Whether they are finite is left to `_learn`, whose moments see every value anyway.
+        Whether those of an array are finite is left to `_learn`, whose moments see every value anyway.
         """
-        vectors = as_vectors(X, min_rows=2, finite=False)
-        check_tiny(vectors, check_metric(self.metric), "X")
-        validate_data(self, X, skip_check_array=True)
+        metric = check_metric(self.metric)
+        if isinstance(X, str | os.PathLike | Source):
+            seed = self.get_params(deep=False).get("random_state")
+            drawn = seed if isinstance(seed, int) else 0
+            vectors = held_rows(X, seed=drawn, directions=metric == "cosine", min_rows=2)
+            self._noted(vectors)
+        else:
+            vectors = as_vectors(X, min_rows=2, finite=False)
+            self._noted(X)
+        check_tiny(vectors, metric, "X")
         return vectors
+
+    def _noted(self, X: Any) -> None:
+        """Note the width and the column names of X as scikit-learn does."""
+        validate_data(self, X, skip_check_array=True)
 
     def _learn(self, X: Float32, n_components: int) -> Fold:
         """Return the fold learned from X, or refuse X where a row is not finite."""
@@ -152,11 +177,6 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
-
-
-def fingerprinted(fold: AnyFold, X: Float32) -> AnyFold:
-    """Return a fold whose facts hold a fingerprint of the data X that it was learned from."""
-    return fold.with_facts(fingerprint=fingerprint_of(X[fingerprint_rows(len(X))], len(X)))
 
 
 class LinearFold(FoldEstimator):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Self
+import os
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -11,20 +12,19 @@ from sklearn.utils import check_random_state
 from nearfold._utils.arrays import (
     Float32,
     Metric,
-    as_vectors,
     check_positive,
     check_products,
-    resolve_components,
+    check_width,
 )
-from nearfold.errors import DataError, ParameterError
+from nearfold.errors import ParameterError
 from nearfold.folds.encoder import Encoder
-from nearfold.methods.base import check_rows_for_components, fingerprinted
+from nearfold.io.held import held_rows
+from nearfold.methods.base import check_rows_for_components
 from nearfold.methods.pca import leading_axes
 from nearfold.methods.scanned import ScanFold
 from nearfold.methods.training import train_on_blocks
 from nearfold.scan.moments import Moments
 from nearfold.scan.scan import Anchors, Request, Scan
-from nearfold.scan.scanner import scan_array
 
 __all__ = ["NearFold"]
 
@@ -114,41 +114,65 @@ class NearFold(ScanFold):
         self.learning_rate = learning_rate
         self.random_state = random_state
 
-    def fit(self, X: npt.ArrayLike, y: object = None, *, queries: npt.ArrayLike | None = None) -> Self:  # noqa: ARG002
-        """Learn the encoder.
+    def fit(
+        self,
+        X: Any,
+        y: object = None,  # noqa: ARG002
+        *,
+        queries: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Learn the encoder from one scan of the data, in bounded memory.
 
         Parameters
         ----------
-        X
-            The base, shape (n, d), any real dtype; computed in float32.
-        y
-            Ignored; present for pipelines.
-        queries
-            A sample of queries, shape (q, d), where they differ from the base in kind (text
-            that asks for images): anchors are then queries, their neighbours base rows, and
-            what counts is which base rows a query finds.
+        X : array-like, path, URL or Source
+            The base, shape (n, d), of any real dtype: an array, a frame of pandas or polars, a column of
+            vectors; or the name of a file, a folder of files or a URL, or what `open_source` made of one.
+            It is computed with in float32.
+        y : object, default=None
+            Ignored; present because pipelines of scikit-learn pass it.
+        queries : array-like, path, URL or Source, optional
+            A sample of queries, shape (q, d), where they differ from the base in kind, such as texts that
+            ask for images. Anchors are then queries and their neighbours rows of the base, so that what
+            counts is which rows a query finds. By default anchors are rows of the base.
+        checkpoint : path, optional
+            A file that holds the scan as it goes. An interrupted fit is resumed from it, and `update` adds
+            new rows to a finished one. By default nothing is kept.
 
         Returns
         -------
-        self, with `encoder_`.
+        self : NearFold
+            With `encoder_`.
 
         Raises
         ------
         DataError
-            X or queries is not a finite table of vectors, has too few or only equal rows, or
-            a zero vector under cosine.
+            X or queries are not a finite table of vectors, have too few or only equal rows, or a zero
+            vector under cosine.
         ParameterError
-            A parameter is out of range for this data.
+            A parameter is out of range for this data, or the memory budget is too small.
+        FileError
+            A file can't be read, or the checkpoint belongs to other data or parameters, or another run
+            holds it.
+
+        Warns
+        -----
+        NearfoldWarning
+            The memory budget holds the neighbourhoods of fewer anchors than usual.
         """
-        base = self._checked(X)
-        asked = None if queries is None else as_vectors(queries, "queries")
-        if asked is not None and asked.shape[1] != base.shape[1]:
-            raise DataError(f"queries has {asked.shape[1]} dimensions where X has {base.shape[1]}")
-        n_components = resolve_components(self.n_components, base.shape[1])
-        request = self.scan_request(len(base), n_components, asked)
-        encoder = self.learn_from_scan(*scan_array(base, request), n_components, request)
-        self.encoder_ = fingerprinted(encoder, base)
-        return self
+        source = self._opened(X)
+        held = None if queries is None else held_rows(queries, name="queries")
+        if held is not None:
+            check_width("queries", held.shape[1], source.layout.n_features)
+        return self._fit_source(source, held, checkpoint)
+
+    def _request(self, rows: int, n_components: int, queries: Float32 | None) -> Request:
+        return self.scan_request(rows, n_components, queries)
+
+    @property
+    def _fewer_anchors(self) -> bool:
+        return self.n_anchors is None
 
     def scan_request(self, rows: int, n_components: int, queries: Float32 | None = None) -> Request:
         """Return what to scan for: moments, and the neighbours of a sample."""

@@ -1,4 +1,4 @@
-"""A scan in a file: what an interrupted fit goes on from, and what `update` starts from."""
+"""A scan in a file: what an interrupted fit is resumed from, and what `update` adds to."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from nearfold.scan.checkpoint_arrays import ScanArrays
 from nearfold.scan.scan import Anchors, Kept, Request, Scan
 from nearfold.version import __version__
 
-__all__ = ["SCAN_FORMAT", "ScanState", "input_digests", "read_state", "write_state"]
+__all__ = ["SCAN_FORMAT", "ScanCheckpoint", "input_digests"]
 
 # Rows that tell a file from others.
 _DIGESTED = 64
 
 SCAN_FORMAT, _VERSION = "nearfold.scan", 1
 """What the file of a scan is marked with."""
-_TODO = "give one that `fit --state` wrote"
+_TODO = "give one that `fit --checkpoint` wrote"
 
 
-class ScanState(NamedTuple):
+class ScanCheckpoint(NamedTuple):
     """A scan under way or done.
 
     Parameters
@@ -61,7 +61,7 @@ class ScanState(NamedTuple):
     sample: Kept | None = None
     inputs: tuple[str, ...] = ()
 
-    def continues(self, other: ScanState) -> str | None:
+    def continues(self, other: ScanCheckpoint) -> str | None:
         """Return why work for `other` can't go on from here, or None where it can."""
         if _asked(self.request) != _asked(other.request):
             return "other parameters"
@@ -70,6 +70,72 @@ class ScanState(NamedTuple):
         if _fingerprint(self) != _fingerprint(other):
             return "other vectors"
         return None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the checkpoint as safetensors, atomically, over an earlier one of the same data or a part.
+
+        Raises
+        ------
+        FileError
+            The file can't be written, or is held by another run; or what is there is no scan, or holds rows
+            that this one lacks, because somebody has added them since it was read.
+        """
+        tensors: dict[str, Any] = {}
+        if self.anchors is not None:
+            tensors["anchors"] = self.anchors.vectors
+            tensors["anchor_rows"] = self.anchors.rows
+            tensors["shift"] = self.anchors.shift
+        if (scan := self.scan) is not None:
+            tensors |= {"total": scan.moments.total, "second": scan.moments.second}
+            tensors["count"] = np.array([scan.moments.count])
+            if scan.neighbors is not None:
+                tensors |= {"scores": scan.neighbors.scores, "ids": scan.neighbors.ids}
+                if scan.kept is None:
+                    # Of rows that are not at hand; those of others are made anew.
+                    tensors["marks"] = scan.neighbors.marks
+            if scan.kept is not None:
+                tensors |= {"kept_ids": scan.kept.ids, "kept": scan.kept.vectors}
+        if self.sample is not None:
+            tensors |= {"sample_rows": self.sample.ids, "sample": self.sample.vectors}
+        metadata = {
+            "format": SCAN_FORMAT,
+            "format_version": str(_VERSION),
+            "nearfold": __version__,
+            "request": json.dumps(_asked(self.request), sort_keys=True),
+            "k": str(0 if self.anchors is None else self.anchors.k),
+            "rows": str(self.rows),
+            "done": str(self.done),
+            "inputs": json.dumps(self.inputs),
+        }
+        present = {name: np.ascontiguousarray(t) for name, t in tensors.items() if t is not None}
+        content = safetensors_bytes(present, sealed(present, metadata))
+        with held_file(path):
+            _check_continues(Path(path), self)
+            with replacing(path) as file:
+                file.write(content)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ScanCheckpoint:
+        """Read what `save` wrote; nothing in the file is executed.
+
+        Raises
+        ------
+        FileError
+            Missing, truncated, corrupt, not a scan, written by a later format version, or arrays that
+            don't fit each other.
+        """
+        metadata, tensors = read_safetensors(Path(path))
+        said, request = _checked_metadata(Path(path), metadata)
+        inputs = checked_json(said.inputs, list[Sha256], str(path), _TODO)
+        try:
+            checked = ScanArrays(tensors, request, said.k, said.rows, said.done)
+        except DataError as error:
+            raise FileError(f"{path}: not a usable scan: {error}; {_TODO}") from error
+        if checked.anchors is not None and checked.anchors.rows is None:
+            request = request._replace(queries=checked.anchors.vectors)
+        return cls(
+            request, checked.anchors, said.rows, said.done, checked.scan, checked.sample, tuple(inputs)
+        )
 
 
 def _asked(request: Request) -> dict[str, Any]:
@@ -81,95 +147,28 @@ def _asked(request: Request) -> dict[str, Any]:
     }
 
 
-def _fingerprint(state: ScanState) -> str:
+def _fingerprint(checkpoint: ScanCheckpoint) -> str:
     """Return a digest of what tells one data set from another: rows from all over it, and its files."""
-    digest = hashlib.sha256(repr(state.inputs).encode())
-    if (anchors := state.anchors) is not None:
+    digest = hashlib.sha256(repr(checkpoint.inputs).encode())
+    if (anchors := checkpoint.anchors) is not None:
         digest.update(b"" if anchors.rows is None else anchors.rows.tobytes())
         digest.update(anchors.vectors.tobytes())
-    if (sample := state.sample) is not None:
+    if (sample := checkpoint.sample) is not None:
         digest.update(sample.ids.tobytes() + sample.vectors.tobytes())
     return digest.hexdigest()
 
 
-def write_state(path: str | os.PathLike[str], state: ScanState) -> None:
-    """Write a scan as safetensors, atomically, over an earlier one of the same data or a part of it.
-
-    Raises
-    ------
-    FileError
-        The file can't be written, or is held by another run; or what is there is no scan, or holds rows
-        that this one lacks, because somebody has added them since it was read.
-    """
-    tensors: dict[str, Any] = {}
-    if state.anchors is not None:
-        tensors["anchors"] = state.anchors.vectors
-        tensors["anchor_rows"] = state.anchors.rows
-        tensors["shift"] = state.anchors.shift
-    if (scan := state.scan) is not None:
-        tensors |= {"total": scan.moments.total, "second": scan.moments.second}
-        tensors["count"] = np.array([scan.moments.count])
-        if scan.neighbors is not None:
-            tensors |= {"scores": scan.neighbors.scores, "ids": scan.neighbors.ids}
-            if scan.kept is None:
-                # Of rows that are not at hand; those of others are made anew.
-                tensors["marks"] = scan.neighbors.marks
-        if scan.kept is not None:
-            tensors |= {"kept_ids": scan.kept.ids, "kept": scan.kept.vectors}
-    if state.sample is not None:
-        tensors |= {"sample_rows": state.sample.ids, "sample": state.sample.vectors}
-    metadata = {
-        "format": SCAN_FORMAT,
-        "format_version": str(_VERSION),
-        "nearfold": __version__,
-        "request": json.dumps(_asked(state.request), sort_keys=True),
-        "k": str(0 if state.anchors is None else state.anchors.k),
-        "rows": str(state.rows),
-        "done": str(state.done),
-        "inputs": json.dumps(state.inputs),
-    }
-    present = {name: np.ascontiguousarray(t) for name, t in tensors.items() if t is not None}
-    content = safetensors_bytes(present, sealed(present, metadata))
-    with held_file(path):
-        _check_continues(Path(path), state)
-        with replacing(path) as file:
-            file.write(content)
-
-
-def _check_continues(path: Path, state: ScanState) -> None:
-    """Refuse to write over a file that is no scan, or a scan of rows that `state` lacks."""
+def _check_continues(path: Path, checkpoint: ScanCheckpoint) -> None:
+    """Refuse to write over a file that is no scan, or a scan of rows that `checkpoint` lacks."""
     if not os.path.lexists(path):
         return
     said, _ = _checked_metadata(path, read_metadata(path))
     before = checked_json(said.inputs, list[Sha256], str(path), _TODO)
-    if tuple(before) != state.inputs[: len(before)]:
+    if tuple(before) != checkpoint.inputs[: len(before)]:
         raise FileError(
             f"{path}: holds rows that this scan lacks: it was changed since it was read, or is of other "
             f"data; read it again and add the new rows to it, or name another file"
         )
-
-
-def read_state(path: str | os.PathLike[str]) -> ScanState:
-    """Read what `write_state` wrote; nothing in the file is executed.
-
-    Raises
-    ------
-    FileError
-        Missing, truncated, corrupt, not a scan, written by a later format version, or arrays that
-        don't fit each other.
-    """
-    metadata, tensors = read_safetensors(Path(path))
-    said, request = _checked_metadata(Path(path), metadata)
-    inputs = checked_json(said.inputs, list[Sha256], str(path), _TODO)
-    try:
-        checked = ScanArrays(tensors, request, said.k, said.rows, said.done)
-    except DataError as error:
-        raise FileError(f"{path}: not a usable scan: {error}; {_TODO}") from error
-    if checked.anchors is not None and checked.anchors.rows is None:
-        request = request._replace(queries=checked.anchors.vectors)
-    return ScanState(
-        request, checked.anchors, said.rows, said.done, checked.scan, checked.sample, tuple(inputs)
-    )
 
 
 class _Metadata(msgspec.Struct, frozen=True):
@@ -197,7 +196,7 @@ class _Asked(msgspec.Struct, frozen=True):
 
 def _checked_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[_Metadata, Request]:
     if metadata.get("format") != SCAN_FORMAT:
-        raise FileError(f"{path}: a safetensors file, but not a scan; give one that `fit --state` wrote")
+        raise FileError(f"{path}: a safetensors file, but not a scan; give one that `fit --checkpoint` wrote")
     if metadata.get("format_version") != str(_VERSION):
         raise FileError(f"{path}: a scan of another format version; upgrade nearfold")
     said = checked_values(metadata, _Metadata, str(path), _TODO)

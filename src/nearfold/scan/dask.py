@@ -37,6 +37,9 @@ _CONNECT = "10s"
 
 _EXTRA = "dask"
 
+# Clients of this process by the addresses that they were made for: each call would connect anew.
+_clients: dict[str, Any] = {}
+
 
 class DaskEngine:
     """A Dask cluster.
@@ -45,17 +48,15 @@ class DaskEngine:
     ----------
     client
         A `distributed.Client`.
-    shard_bytes
-        float32 bytes of a task's rows, about.
     """
 
-    def __init__(self, client: Any, shard_bytes: int = _SHARD_BYTES) -> None:
+    def __init__(self, client: Any) -> None:
         self._client = client
-        self._shard_bytes = shard_bytes
+        self._shard_bytes = _SHARD_BYTES
 
     @classmethod
-    def connect(cls, address: str) -> DaskEngine:
-        """Return the engine of the cluster whose scheduler is at `address`.
+    def at(cls, scheduler: Any) -> DaskEngine:
+        """Return the engine of the cluster that a scheduler's address, or a client of it, names.
 
         Raises
         ------
@@ -65,10 +66,16 @@ class DaskEngine:
             Nobody answers there.
         """
         distributed = import_extra("distributed", _EXTRA, "a cluster")
+        if isinstance(scheduler, distributed.Client):
+            return cls(scheduler)
+        known = _clients.get(scheduler)
+        if known is not None and known.status == "running":
+            return cls(known)
         try:
-            return cls(distributed.Client(address, timeout=_CONNECT))
+            _clients[scheduler] = distributed.Client(scheduler, timeout=_CONNECT, set_as_default=False)
         except (OSError, ValueError) as error:
-            raise FileError(f"{address}: no Dask scheduler answers there ({error})") from error
+            raise FileError(f"{scheduler}: no Dask scheduler answers there ({error})") from error
+        return cls(_clients[scheduler])
 
     @property
     def memory(self) -> None:
@@ -108,12 +115,12 @@ class DaskEngine:
         """Run on the workers, some tasks sent ahead."""
         yield from self._results((function, item) for item in items)
 
-    def take(self, source: Source, column: str | None, rows: Int64) -> npt.NDArray[Any]:
+    def take(self, source: Source, rows: Int64) -> npt.NDArray[Any]:
         """Return the rows of these numbers, each shard's read where it lies best."""
         if source.random_access:
             return source.take(rows)
         tasks = []
-        for shard in plan_shards(source, column, self._shard_bytes):
+        for shard in plan_shards(source, self._shard_bytes):
             low, high = np.searchsorted(rows, [shard.first_row, shard.first_row + shard.rows])
             if high > low:
                 tasks.append((shard, rows[low:high] - shard.first_row + shard.start))
@@ -122,7 +129,6 @@ class DaskEngine:
     def scan(
         self,
         source: Source,
-        column: str | None,
         request: Request,
         anchors: Anchors | None,
         first_row: int,
@@ -134,7 +140,7 @@ class DaskEngine:
         Parts come back without the rows that are neighbours, which would be most of the bytes sent;
         the few that are left in the end are read again.
         """
-        shards = [s for s in plan_shards(source, column, self._shard_bytes) if s.first_row >= first_row]
+        shards = [s for s in plan_shards(source, self._shard_bytes) if s.first_row >= first_row]
         sent = self._sent((request, anchors))
         merged = start
         parts = self._results((_scan_shard, shard, sent, number_from) for shard in shards)

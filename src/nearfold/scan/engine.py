@@ -29,14 +29,13 @@ class Engine(Protocol):
         """The bytes that work on this machine may take; None where others do it."""
         ...
 
-    def take(self, source: Source, column: str | None, rows: Int64) -> npt.NDArray[Any]:
+    def take(self, source: Source, rows: Int64) -> npt.NDArray[Any]:
         """Return the rows of these numbers (rising), shape (len(rows), d)."""
         ...
 
     def scan(
         self,
         source: Source,
-        column: str | None,
         request: Request,
         anchors: Anchors | None,
         first_row: int,

@@ -1,8 +1,9 @@
-"""Which engine does the work on shards."""
+"""Which engine does the work on a source: this machine's, or that of a cluster."""
 
 from __future__ import annotations
 
-from nearfold._utils.memory import default_budget
+from nearfold._utils.config import current, memory_budget
+from nearfold.io.base import Source
 from nearfold.scan.dask import DaskEngine
 from nearfold.scan.engine import Engine
 from nearfold.scan.local import LocalEngine
@@ -10,23 +11,20 @@ from nearfold.scan.local import LocalEngine
 __all__ = ["engine_for"]
 
 
-def engine_for(scheduler: str | None = None, memory: int | None = None) -> Engine:
-    """Return the engine of this machine, or of the Dask cluster whose scheduler is at an address.
+def engine_for(source: Source) -> Engine:
+    """Return the engine that the settings of `config_context` name for work on `source`.
 
-    Parameters
-    ----------
-    scheduler
-        Such as "tcp://host:8786"; None for this machine.
-    memory
-        Bytes that the work may take on this machine; None for half of its memory, or of its container's.
+    An array stays on this machine: no other could open it by its name, and it is in memory already, which
+    the budget can't change.
 
     Raises
     ------
     MissingExtraError
-        Dask is not installed.
+        A cluster is asked for, and Dask is not installed.
     FileError
-        Nobody answers at the address.
+        Nobody answers at the scheduler's address.
     """
-    if scheduler is None:
-        return LocalEngine(default_budget() if memory is None else memory)
-    return DaskEngine.connect(scheduler)
+    if source.in_memory:
+        return LocalEngine(None)
+    scheduler = current().scheduler
+    return LocalEngine(memory_budget()) if scheduler is None else DaskEngine.at(scheduler)

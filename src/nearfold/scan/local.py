@@ -25,6 +25,7 @@ R = TypeVar("R")
 Int64 = npt.NDArray[np.int64]
 
 _MAX_CHUNK = 16 << 20
+_LEAST_ROWS = 256
 
 
 class LocalEngine:
@@ -33,19 +34,23 @@ class LocalEngine:
     Parameters
     ----------
     memory
-        Bytes that the process may take; chunks are cut to it.
+        Bytes that the process may take; chunks are cut to it. None where the rows are in memory already.
     """
 
-    def __init__(self, memory: int) -> None:
+    def __init__(self, memory: int | None) -> None:
         self._memory = memory
 
     @property
-    def memory(self) -> int:
-        """The bytes that the process may take."""
+    def memory(self) -> int | None:
+        """The bytes that the process may take, None for any number."""
         return self._memory
 
     def _chunk_bytes(self, rows: int, n_features: int, anchors: Anchors | None) -> int:
         """Return how large chunks may be beside what a scan of so many rows holds, or refuse the budget."""
+        # Enough chunks for all threads to have some.
+        shared = 4 * n_features * max(_LEAST_ROWS, -(-rows // (4 * blas_threads())))
+        if self._memory is None:
+            return min(_MAX_CHUNK, shared)
         n_anchors, k, metric = 0, 0, check_metric("cosine")
         if anchors is not None:
             n_anchors, k, metric = len(anchors.vectors), anchors.k, anchors.metric
@@ -57,16 +62,15 @@ class LocalEngine:
                 f"allow more, or ask for fewer anchors or neighbours"
             )
         more = (self._memory - held) // chunks_held(blas_threads())
-        return min(_MAX_CHUNK, least_chunk(n_features) + more)
+        return min(_MAX_CHUNK, shared, least_chunk(n_features) + more)
 
-    def take(self, source: Source, column: str | None, rows: Int64) -> npt.NDArray[Any]:  # noqa: ARG002
+    def take(self, source: Source, rows: Int64) -> npt.NDArray[Any]:
         """Return the rows of these numbers."""
         return source.take(rows)
 
     def scan(
         self,
         source: Source,
-        column: str | None,  # noqa: ARG002
         request: Request,
         anchors: Anchors | None,
         first_row: int,
@@ -74,7 +78,8 @@ class LocalEngine:
         number_from: int = 0,
     ) -> Iterator[Progress]:
         """Scan chunk by chunk, the next being read meanwhile."""
-        scanner = Scanner(request, anchors, start=start)
+        # Rows of an array that turn out to be neighbours can be taken from it behind the scan.
+        scanner = Scanner(request, anchors, start=start, carry=not source.in_memory)
         with scanner:
             rows = number_from + source.layout.rows
             nbytes = self._chunk_bytes(rows, source.layout.n_features, anchors)

@@ -40,12 +40,12 @@ def absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)  # noqa: PTH100  (a Path would lose what follows ://)
 
 
-def plan_shards(source: Source, column: str | None, nbytes: int) -> list[Shard]:
+def plan_shards(source: Source, nbytes: int) -> list[Shard]:
     """Cut the files of a source where they can be cut, into shards of about `nbytes` of float32."""
     shards, first_row = [], 0
     for part in source.parts:
         rows = max(1, nbytes // (4 * part.layout.n_features))
         for start, stop in part.pieces(rows):
-            shards.append(Shard(absolute(part.path), column, start, stop, first_row + start))
+            shards.append(Shard(absolute(part.path), part.column_name, start, stop, first_row + start))
         first_row += part.layout.rows
     return shards

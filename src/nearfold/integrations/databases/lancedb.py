@@ -41,6 +41,9 @@ __all__ = ["NAMED", "SCHEMES", "LanceStore", "open_store"]
 SCHEMES = ("lancedb",)
 NAMED = "lancedb:FOLDER"
 
+# Rows drawn at a time, at least, to compare their folds.
+_DRAWN = 256
+
 _DISTANCES: dict[Metric, str] = {"cosine": "cosine", "l2": "l2", "ip": "dot"}
 # Below it a scan is as fast as an index.
 _INDEXED_ROWS = 4096
@@ -300,11 +303,17 @@ class LanceStore(Store):
     def sample(self, count: int, seed: int) -> Sample:
         """Return rows at random places."""
         dataset = self._dataset()
-        n = dataset.count_rows()
-        places = np.sort(np.random.default_rng(seed).choice(n, min(n, count), replace=False))
-        rows = dataset.take(places.tolist(), columns=[self._column, self._name])
-        rows = rows.filter(pa.compute.is_valid(rows[self._column]))
-        places = places.tolist()
+        order = np.random.default_rng(seed).permutation(dataset.count_rows())
+        found: list[pa.Table] = []
+        # Rows without a vector are drawn like the others, and others again in their place.
+        for start in range(0, len(order), step := max(count, _DRAWN)):
+            places = np.sort(order[start : start + step]).tolist()
+            rows = dataset.take(places, columns=[self._column, self._name])
+            found.append(rows.filter(pa.compute.is_valid(rows[self._column])))
+            if sum(map(len, found)) >= count:
+                break
+        rows = pa.concat_tables(found).slice(0, count)
+        places = range(len(rows))
         return Sample(self._matrix(rows[self._column], places), self._matrix(rows[self._name], places))
 
     def exact(self, vector: Float32, k: int) -> npt.NDArray[np.float64]:
