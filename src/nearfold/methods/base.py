@@ -15,6 +15,7 @@ from nearfold._utils.arrays import (
     Metric,
     as_rows,
     as_vectors,
+    check_finite,
     check_metric,
     check_tiny,
     resolve_components,
@@ -37,6 +38,9 @@ __all__ = [
 
 
 AnyFold = TypeVar("AnyFold", bound=Fold)
+
+# Singular values of a float32 weight below this share of the largest are what rounding leaves of zero.
+_DEAD = 1e-6
 
 
 class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -145,8 +149,13 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         raise NotImplementedError
 
     @property
-    def _n_features_out(self) -> int:
+    def n_components_(self) -> int:
+        """Number m of reduced dimensions."""
         return self.encoder_.n_components
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components_
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -160,9 +169,64 @@ def fingerprinted(fold: AnyFold, X: Float32) -> AnyFold:
 
 
 class LinearFold(FoldEstimator):
-    """Base of the estimators whose result is one linear `Encoder`."""
+    """Base of the estimators whose result is one linear `Encoder`.
+
+    Attributes
+    ----------
+    encoder_ : Encoder
+        The learned fold.
+    components_ : ndarray of shape (m, d), float32
+        Weight of the encoder: reduced dimension i of a vector is its inner product with row i, plus the
+        encoder's bias where it has one.
+    mean_ : ndarray of shape (d,), float64, or None
+        Mean of the rows, where the estimator centres; other estimators do not have the attribute.
+    """
 
     encoder_: Encoder
+    mean_: npt.NDArray[np.float64] | None
+
+    @property
+    def components_(self) -> Float32:
+        """Weight of the encoder, shape (m, d), float32."""
+        return self.encoder_.weight
+
+    def inverse_transform(self, X: npt.ArrayLike) -> Float32:
+        """Return the vectors of least norm, about the mean where there is one, that fold to these.
+
+        The encoder's pseudo-inverse leads back, which for orthonormal components is their transpose. What
+        lies outside of the span of the components is lost.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, m)
+            Folded vectors of any real dtype; the arithmetic is float64.
+
+        Returns
+        -------
+        ndarray of shape (n, d), float32
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            The estimator is not fitted.
+        DataError
+            X is not a finite table of vectors with m columns.
+        """
+        check_is_fitted(self)
+        folded = as_rows(X).astype(np.float64)
+        if folded.shape[1] != self.n_components_:
+            raise DataError(
+                f"X has {folded.shape[1]} reduced dimensions, but {type(self).__name__} folds to "
+                f"{self.n_components_}"
+            )
+        check_finite(folded)
+        weight = self.components_.astype(np.float64)
+        bias, mean = self.encoder_.bias, getattr(self, "mean_", None)
+        if mean is None and bias is not None:
+            folded -= bias
+        vectors = folded @ np.linalg.pinv(weight, rcond=_DEAD).T
+        # The bias of an estimator that centres moves the mean to zero: zero leads back to the mean.
+        return (vectors if mean is None else vectors + mean).astype(np.float32)
 
     def _encoder(
         self, weight: npt.NDArray[Any], bias: npt.NDArray[Any] | None = None, **facts: Any

@@ -113,6 +113,7 @@ class MDS(LinearFold):
         weight = scipy.linalg.solve(gram, centered.T @ places, assume_a="pos").T
         left = places - centered @ weight.T
         explained = 1 - np.square(left).sum() / max(np.square(places).sum(), np.finfo(float).tiny)
+        self.mean_ = moments.mean * scale
         # Places are near each other in Euclidean distance, whatever the rows were near in.
         return replace(
             self._encoder(

@@ -199,9 +199,10 @@ class NearFold(ScanFold):
             self.blocks_per_step,
             np.random.default_rng(request.seed),
         )
+        self.mean_ = scan.mean if centered else None
         return self._encoder(
             trained.weight,
-            -trained.weight @ scan.mean if centered else None,
+            None if self.mean_ is None else -trained.weight @ self.mean_,
             rows=scan.rows,
             anchors=len(blocks.index),
             neighbors=blocks.index.shape[1] - 1,

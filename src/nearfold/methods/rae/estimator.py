@@ -13,6 +13,7 @@ from nearfold._utils.arrays import Float32, Metric, check_finite, check_positive
 from nearfold.errors import NearfoldWarning, ParameterError
 from nearfold.folds.encoder import Encoder
 from nearfold.methods.base import check_rows_for_components
+from nearfold.methods.moments import MomentFold
 from nearfold.methods.rae.exact import exact_path
 from nearfold.methods.rae.gradient import (
     cosine_rates,
@@ -22,10 +23,9 @@ from nearfold.methods.rae.gradient import (
 )
 from nearfold.methods.rae.regularizers import Regularizer, check_regularizer, penalty
 from nearfold.methods.rae.validation import Validation
-from nearfold.methods.scanned import ScanFold
-from nearfold.scan.moments import Moments
+from nearfold.scan.moments import Moments, Precision
 from nearfold.scan.neighbors import neighbor_differences
-from nearfold.scan.scan import Anchors, Request, Scan
+from nearfold.scan.scan import Request
 
 __all__ = ["LAMBDA_GRID", "RAE"]
 
@@ -37,7 +37,7 @@ class DeadEncoderError(ParameterError):
     """The penalty has zeroed every axis: nothing would be left of the vectors."""
 
 
-class RAE(ScanFold):
+class RAE(MomentFold):
     """Linear autoencoder with Frobenius regularisation; the encoder is kept.
 
     Parameters
@@ -121,23 +121,39 @@ class RAE(ScanFold):
         return self.weight_decay == "auto" or self.regularizer == "laplacian"
 
     def scan_request(self, rows: int, n_components: int) -> Request | None:
-        """Return what the exact optimum needs: moments. Adam, "auto" and "laplacian" need the rows."""
-        self._check(rows, n_components)
-        if self.solver != "exact" or self.weight_decay == "auto" or self.regularizer == "laplacian":
-            return None
-        return Request(self.metric, normalize=False, products=np.float32)
+        """Return what to scan for, which is moments alone; None where the rows themselves are needed.
 
-    def learn_from_scan(
-        self,
-        scan: Scan,
-        anchors: Anchors | None,  # noqa: ARG002
-        n_components: int,
-        request: Request,  # noqa: ARG002
-    ) -> Encoder:
-        """Return the exact optimum."""
+        Parameters
+        ----------
+        rows : int
+            Number of rows that will be learned from.
+        n_components : int
+            Number m of reduced dimensions.
+
+        Returns
+        -------
+        Request or None
+            None for Adam, `weight_decay="auto"` and `regularizer="laplacian"`.
+
+        Raises
+        ------
+        ParameterError
+            A parameter is out of range for so many rows.
+        """
+        self._check(rows, n_components)
+        return super().scan_request(rows, n_components) if self._learns_from_moments() else None
+
+    @property
+    def _products(self) -> Precision:
+        return np.float32
+
+    def _learns_from_moments(self) -> bool:
+        return self.solver == "exact" and not self.learns_metric
+
+    def _learn_from_moments(self, moments: Moments, n_components: int) -> Encoder:
         weight_decay = float(self.weight_decay)
-        facts = {"rows": scan.rows, "weight_decay": weight_decay}
-        return self._exact_optimum(scan.moments, n_components, weight_decay, None, facts)
+        facts = {"rows": moments.count, "weight_decay": weight_decay}
+        return self._exact_optimum(moments, n_components, weight_decay, None, facts)
 
     def _check(self, rows: int, n_components: int) -> None:
         check_regularizer(self.regularizer)
@@ -151,6 +167,9 @@ class RAE(ScanFold):
         self._check(len(X), n_components)
         # The penalty is one of size, whatever the metric: it takes all of vectors that are nothing beside it.
         check_tiny(X, "l2", "X")
+        if self._learns_from_moments():
+            return self._learn_and_count(Moments.of(X, products=self._products), n_components)
+        self._moments = None
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
         if self.weight_decay != "auto":
             return self._learn_with(X, n_components, float(self.weight_decay), rng)
@@ -189,7 +208,7 @@ class RAE(ScanFold):
     ) -> Encoder:
         facts = {"rows": len(X), "weight_decay": weight_decay, **facts}
         if self.solver == "exact":
-            moments = Moments.of(X, products=np.float32)
+            moments = Moments.of(X, products=self._products)
             return self._exact_optimum(moments, n_components, weight_decay, self._differences(X, rng), facts)
         return self._learn_by_adam(X, n_components, weight_decay, rng, facts)
 
@@ -216,7 +235,7 @@ class RAE(ScanFold):
                 f"weight_decay={weight_decay!r} zeroes {fold.dead_modes} of {n_components} axes: "
                 f"those reduced dimensions hold nothing; use a smaller one or fewer dimensions",
                 NearfoldWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
         return self._encoder(fold.weight, **facts, loss=fold.loss, dead_modes=fold.dead_modes)
 
