@@ -1,4 +1,4 @@
-"""What every method shares: scikit-learn's conventions around one fold."""
+"""Base classes of the estimators, which put scikit-learn's conventions around one fold."""
 
 from __future__ import annotations
 
@@ -47,6 +47,15 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     """Base of the estimators; the result of each is one `Fold`.
 
     A subclass learns in `_learn`; everything about names, checks and applying is here.
+
+    Attributes
+    ----------
+    encoder_ : Fold
+        The learned fold.
+    n_components_ : int
+        Number m of reduced dimensions.
+    n_features_in_ : int
+        Number d of dimensions of the rows.
     """
 
     n_components: int | str
@@ -64,6 +73,17 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """Return what to scan so many rows for, or None where the rows themselves are needed.
 
         Methods that return a request can learn from files of any size; see `ScanFold`.
+
+        Parameters
+        ----------
+        rows : int
+            Number of rows that will be learned from.
+        n_components : int
+            Number m of reduced dimensions.
+
+        Returns
+        -------
+        Request or None
 
         Raises
         ------
@@ -99,7 +119,16 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return self
 
     def transform(self, X: npt.ArrayLike) -> Float32:
-        """Fold vectors of shape (n, d) to float32 of shape (n, m).
+        """Fold vectors to m dimensions.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Vectors of any real dtype.
+
+        Returns
+        -------
+        ndarray of shape (n, m), float32
 
         Raises
         ------
@@ -164,7 +193,19 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
 
 def fingerprinted(fold: AnyFold, X: Float32) -> AnyFold:
-    """Return a fold whose facts hold a fingerprint of the data X that it was learned from."""
+    """Return a fold whose facts hold a fingerprint of the data that it was learned from.
+
+    Parameters
+    ----------
+    fold : Fold
+        The learned fold.
+    X : ndarray of shape (n, d), float32
+        All rows that it was learned from.
+
+    Returns
+    -------
+    Fold of the same type
+    """
     return fold.with_facts(fingerprint=fingerprint_of(X[fingerprint_rows(len(X))], len(X)))
 
 
@@ -241,7 +282,18 @@ class LinearFold(FoldEstimator):
 
 
 def check_rows_for_components(rows: int, n_components: int) -> None:
-    """Refuse data whose rows can't span the reduced dimensions."""
+    """Refuse data whose rows can't span the reduced dimensions.
+
+    Parameters
+    ----------
+    rows, n_components : int
+        Number of rows and of reduced dimensions.
+
+    Raises
+    ------
+    ParameterError
+        There are fewer rows than reduced dimensions.
+    """
     if rows < n_components:
         raise ParameterError(
             f"n_components={n_components} needs at least as many rows, X has {rows} sample(s) "
@@ -250,7 +302,18 @@ def check_rows_for_components(rows: int, n_components: int) -> None:
 
 
 def check_graph_neighbors(n_neighbors: int, rows: int) -> None:
-    """Refuse a neighbour graph in which rows have no more others than neighbours are asked for."""
+    """Refuse a neighbour graph in which rows have fewer others than neighbours are asked for.
+
+    Parameters
+    ----------
+    n_neighbors, rows : int
+        Number of neighbours of a row, and of rows.
+
+    Raises
+    ------
+    ParameterError
+        There are not more rows than neighbours.
+    """
     if n_neighbors >= rows:
         raise ParameterError(
             f"n_neighbors={n_neighbors} needs more rows: the graph has {rows} sample(s) (n_samples = {rows})"
@@ -258,7 +321,21 @@ def check_graph_neighbors(n_neighbors: int, rows: int) -> None:
 
 
 def sample_rows(X: Float32, max_rows: int, rng: np.random.RandomState | np.random.Generator) -> Float32:
-    """Return X, or `max_rows` of its rows drawn at random and kept in their order."""
+    """Return X, or some of its rows drawn at random and kept in their order.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float32
+        All rows.
+    max_rows : int
+        Number of rows to return at most.
+    rng : RandomState or Generator
+        Draws the rows.
+
+    Returns
+    -------
+    ndarray of shape (min(n, max_rows), d), float32
+    """
     if len(X) <= max_rows:
         return X
     return X[np.sort(rng.choice(len(X), int(max_rows), replace=False))]

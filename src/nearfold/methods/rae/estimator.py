@@ -1,4 +1,4 @@
-"""RAE, the Regularized Auto-Encoder (arXiv 2509.25839), by Adam as published or exactly."""
+"""RAE (Regularized Auto-Encoder, arXiv 2509.25839), by Adam as published or exactly."""
 
 from __future__ import annotations
 
@@ -38,45 +38,78 @@ class DeadEncoderError(ParameterError):
 
 
 class RAE(MomentFold):
-    """Linear autoencoder with Frobenius regularisation; the encoder is kept.
+    """Linear autoencoder with a regularised encoder and decoder; the encoder is kept.
+
+    It minimises the mean over the d elements of (W_d W_e x - x)^2, plus lambda / 2 times a penalty, which as
+    published is |W_e|^2 + |W_d|^2 (Frobenius). z = W_e x is the fold.
 
     Parameters
     ----------
-    n_components
-        Reduced dimensions m < d: a number, or a share such as "25%".
-    solver
-        "adam": as published, mini-batches and 3,000 steps from a random start.
-        "exact": the same objective's global optimum, from second moments.
-    weight_decay
-        The regularisation lambda, on the scale of the published loss (a mean over elements);
-        "auto" tries a grid from 1e-8 to 1e-1, keeps the one whose encoder preserves most of the
-        ten nearest neighbours of rows held back from training, and learns again from all rows.
-    regularizer
-        "frobenius" as published; "nuclear", "spectral", "orthogonality" or "laplacian" (neighbours
-        drawn together): see `nearfold.methods.rae.regularizers` for each.
-    bias
-        Train biases too (adam only): the paper's formula has none, its authors' code has.
-    n_steps, batch_size, learning_rate, final_learning_rate
-        Of Adam; the rate falls along half a cosine.
-    graph_neighbors
-        Neighbours a row in the graph of "laplacian".
-    metric
-        What the folded vectors will be searched with; used to learn where neighbours are looked
-        for ("auto", "laplacian"), else only noted in the encoder.
-    random_state
-        Seed of the start, the batches and what is held back.
+    n_components : int or str, default="25%"
+        Number m of reduced dimensions, below d, or their share such as "25%".
+    solver : {"adam", "exact"}, default="adam"
+        "adam" trains as published, by mini-batches from a random start. "exact" computes the global optimum
+        of the same objective from second moments, and then has `partial_fit` (but not with "auto" or
+        "laplacian", which need the rows).
+    weight_decay : float or "auto", default=1e-6
+        Regularisation lambda, on the scale of the published loss (a mean over elements). "auto" tries a grid
+        from 1e-8 to 1e-1, takes the one of highest recall@10, as `nearfold.evaluate` reports it, on rows held
+        back from training, and learns again from all rows.
+    regularizer : {"frobenius", "nuclear", "spectral", "orthogonality", "laplacian"}, default="frobenius"
+        Penalty; "laplacian" draws neighbours together. See `nearfold.methods.rae.regularizers` for each.
+    bias : bool, default=False
+        Whether biases are trained too ("adam" only). The paper's formula has none, its authors' code has.
+    n_steps : int, default=3000
+        Number of steps of Adam.
+    batch_size : int, default=128
+        Number of rows in a step of Adam.
+    learning_rate, final_learning_rate : float, default=1e-3 and 1e-5
+        Rates of the first and the last step of Adam, between which the rate falls along half a cosine.
+    graph_neighbors : int, default=10
+        Number of neighbours of a row in the graph of "laplacian".
+    metric : {"cosine", "l2", "ip"}, default="cosine"
+        Metric that the folded vectors will be searched with. It changes what is learned where neighbours are
+        looked for ("auto" and "laplacian"); else it is noted in the encoder alone.
+    random_state : int, RandomState or None, default=0
+        Seed of the start, of the batches and of the rows held back.
 
     Attributes
     ----------
     encoder_ : Encoder
-        Facts: rows; loss (adam: without penalty, of the last batch; exact: with penalty);
-        dead_modes (exact): axes that the penalty has zeroed; weight_decay and validation (auto):
-        the lambda chosen, and P@10 of held-back rows by lambda.
+        The learned fold. Its facts are `rows`; `weight_decay`, the lambda used; `loss` (of the last batch
+        without the penalty for "adam", of all rows with it for "exact"); `dead_modes` ("exact"), the number
+        of axes that the penalty has zeroed; and `validation` ("auto"), the recall@10 by lambda.
+    components_ : ndarray of shape (m, d), float32
+        Weight W_e of the encoder. For "exact" its rows are scaled principal axes, except with "laplacian".
+    n_samples_seen_ : int
+        Number of rows that `fit`, or all calls of `partial_fit` together, have seen; only where there is
+        `partial_fit`.
+    n_components_ : int
+        Number m of reduced dimensions.
+    n_features_in_ : int
+        Number d of dimensions of the rows.
+    feature_names_in_ : ndarray of shape (d,)
+        Names of the columns, where X was a data frame whose columns have names.
+
+    Raises
+    ------
+    ParameterError
+        A parameter is out of range, training diverges, or the penalty zeroes all axes.
+    DataError
+        X is so small that its products vanish in float32, or has too few rows for "auto".
 
     Warns
     -----
     NearfoldWarning
-        The penalty has zeroed some of the m axes (exact).
+        The penalty has zeroed some of the m axes ("exact").
+
+    References
+    ----------
+    Zhang, Zhao, "RAE: a neural network dimensionality reduction method for nearest neighbors preservation in
+    vector search" (KDD 2026, arXiv 2509.25839).
+
+    Kunin et al., "Loss landscapes of regularized linear autoencoders" (ICML 2019, arXiv 1901.08168), for the
+    exact optimum.
 
     Examples
     --------
@@ -270,7 +303,7 @@ class RAE(MomentFold):
         return self._encoder(trained.encoder, trained.encoder_bias, **facts, loss=loss)
 
     def _differences(self, X: Float32, rng: np.random.Generator) -> npt.NDArray[np.float64] | None:
-        """Return the second moments of neighbours' differences, where the regulariser wants them."""
+        """Return the second moments of neighbours' differences, where the regulariser needs them."""
         if self.regularizer != "laplacian":
             return None
         check_positive("graph_neighbors", self.graph_neighbors)
