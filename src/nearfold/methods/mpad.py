@@ -110,8 +110,8 @@ class MPAD(LinearFold):
 
     References
     ----------
-    "MPAD: a new dimension-reduction method for preserving nearest neighbors in high-dimensional vector search"
-    (arXiv 2504.16335).
+    "MPAD: a new dimension-reduction method for preserving nearest neighbors in high-dimensional vector
+    search" (arXiv 2504.16335).
 
     Examples
     --------
