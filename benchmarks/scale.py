@@ -19,9 +19,8 @@ from large import Neighbourhoods, write
 from rich.console import Console
 from rich.table import Table
 
-from nearfold import Encoder, NearFold
+from nearfold import Encoder, NearFold, config_context
 from nearfold.io.vectors import open_source
-from nearfold.scan.dask import DaskEngine
 
 NEARFOLD = str(Path(sys.executable).with_name("nearfold"))
 BARE = [sys.executable, str(Path(__file__).with_name("bare.py"))]
@@ -31,7 +30,7 @@ ANCHORS = 1024
 # What of a fit grows with the rows: the scan. Printed by a process of its own.
 SCAN = """
 import sys, time
-from nearfold import NearFold
+from nearfold import config_context, NearFold
 from nearfold.io.vectors import open_source
 from nearfold._utils.progress import reporting
 class Clock:
@@ -192,7 +191,8 @@ def clustering(bench: Bench) -> None:
     options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
     with LocalCluster(**options) as cluster, Client(cluster) as client:
         started = time.perf_counter()
-        spread = NearFold(DIMS).fit(open_source(vectors), ENGINE__=DaskEngine(client)).encoder_.weight
+        with config_context(scheduler=client):
+            spread = NearFold(DIMS).fit(vectors).encoder_.weight
         seconds = time.perf_counter() - started
     difference = float(np.linalg.norm(spread - local) / np.linalg.norm(local))
     bench.say("Dask, 2 worker processes: |W - W local| / |W local|", f"{difference:.1e}, {seconds:.1f} s")

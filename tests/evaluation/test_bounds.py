@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from nearfold import PCA, Moments
 from nearfold._utils.arrays import METRICS, Metric
 from nearfold.evaluation.bounds import certify, null_space_energy, residual_norms, row_space, score_bounds
-from nearfold.evaluation.ground_truth import Truth, exact_scores
+from nearfold.evaluation.ground_truth import Truth
+from nearfold.scan.exact import exact_scores
 
 
 @given(

@@ -189,7 +189,7 @@ def test_compare_fits_once_where_the_metric_teaches_nothing(
         fits.append(self.metric)
         return original(self, X, n_components)
 
-    monkeypatch.setattr(PCA, "_learn", counted)
+    monkeypatch.setattr(PCA, "learn_from_scan", counted)
     result = compare(sample[:600], n_components=[8], methods=["pca"], metrics=["cosine", "l2", "ip"])
     assert len(fits) == 1
     for entry, metric in zip(result.entries, ("cosine", "l2", "ip"), strict=True):

@@ -8,7 +8,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from nearfold._utils.arrays import METRICS, Metric
 from nearfold.errors import NearfoldError
-from nearfold.evaluation.ground_truth import Truth, exact_scores, search
+from nearfold.evaluation.ground_truth import Truth, search
+from nearfold.scan.exact import exact_scores
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -48,7 +49,7 @@ def test_scores_are_computed_in_pieces(
 
     whole = exact_scores(Rows(), queries, ids, metric)  # type: ignore[arg-type]
     for numbers, pieces in ((100, [100, 80]), (1, [20] * 9)):  # a query has 5 candidates of 4 numbers
-        monkeypatch.setattr("nearfold.evaluation.ground_truth._NUMBERS_AT_ONCE", numbers)
+        monkeypatch.setattr("nearfold.scan.exact._NUMBERS_AT_ONCE", numbers)
         taken.clear()
         np.testing.assert_allclose(exact_scores(Rows(), queries, ids, metric), whole)  # type: ignore[arg-type]
         assert taken == pieces

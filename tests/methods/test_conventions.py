@@ -27,6 +27,7 @@ from nearfold.methods.mpad import MPAD
 from nearfold.methods.random import RandomProjection
 from nearfold.methods.registry import LINEAR, METHODS, make, resolve_methods
 from nearfold.methods.truncation import Truncation
+from nearfold.methods.whitening import Whitening
 
 FAST: dict[str, dict[str, Any]] = {
     "rae": {"n_steps": 40},
@@ -60,6 +61,7 @@ ZERO_VECTOR = {"check_estimators_dtypes": "a zero vector is refused under cosine
     [
         PCA(),
         PCA(center=False),
+        Whitening(),
         RAE(n_steps=40),
         RAE(solver="exact"),
         RAE(solver="exact", weight_decay="auto"),

@@ -11,14 +11,14 @@ import logging
 import os
 import stat
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nearfold._utils.warned import warn
 from nearfold.credentials import redacted_values
-from nearfold.errors import FileError, NearfoldWarning
+from nearfold.errors import FileError
 
 __all__ = ["event", "logging_to"]
 
@@ -50,7 +50,7 @@ class _Appending(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802
         if not self._failed:
             self._failed = True
-            warnings.warn(f"{self.baseFilename}: can't be written any more", NearfoldWarning, stacklevel=2)
+            warn(f"{self.baseFilename}: can't be written any more")
 
 
 def _check_log(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,8 +15,9 @@ from nearfold._utils.arrays import check_finite, check_width
 from nearfold._utils.files import keeping
 from nearfold._utils.progress import stage
 from nearfold._utils.threads import blas_threads, in_order
+from nearfold._utils.warned import warn
 from nearfold.codecs.codec import Applied
-from nearfold.errors import DataError, FileError, NearfoldWarning
+from nearfold.errors import DataError, FileError
 from nearfold.io.base import Chunk, Layout, Source
 from nearfold.io.columns import check_columns, columns_as, without_dictionaries
 from nearfold.io.ipc import SUFFIXES as IPC
@@ -50,11 +50,9 @@ def check_output(encoder: Applied, source: Source, out: str, suffix: str) -> Non
     if not source.in_memory and Location.of(source.path).holds(out):
         raise FileError(f"{out}: is the input itself; name another output")
     if have.others is not None and not keeps_columns(suffix):
-        warnings.warn(
+        warn(
             f"{out}: only Parquet and Arrow keep the columns {', '.join(have.others.names)}; "
-            f"they are left out",
-            NearfoldWarning,
-            stacklevel=3,
+            f"they are left out"
         )
 
 

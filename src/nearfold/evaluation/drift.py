@@ -18,6 +18,7 @@ from nearfold._utils.arrays import Float32, check_width, normalize_rows
 from nearfold._utils.config import memory_budget
 from nearfold._utils.sampling import sampled_rows
 from nearfold._utils.threads import blas_threads
+from nearfold._utils.warned import warn
 from nearfold.errors import DataError, FileError, NearfoldWarning, ParameterError
 from nearfold.evaluation.bounds import null_space_energy, row_space
 from nearfold.evaluation.ground_truth import Truth, warn_of_copies
@@ -176,11 +177,9 @@ def add_drift_stats(fold: AnyFold, estimator: FoldEstimator, X: Any, *, queries:
         return with_figures(fold, figures_of(fold, checked_rows(source.take(chosen), chosen, source)))
     needed = 3 * 4 * rows * width + scan_bytes(rows, width, 0, 0, blas_threads())
     if not source.in_memory and needed > memory_budget():
-        warnings.warn(
+        warn(
             f"memory={memory_budget() / 1e6:.0f}MB is too little for the second fit that notes what `drift` "
-            f"compares with; it is left out: allow {-(-needed // 1_000_000)}MB for it",
-            NearfoldWarning,
-            stacklevel=2,
+            f"compares with; it is left out: allow {-(-needed // 1_000_000)}MB for it"
         )
         return fold
     options = {} if queries is None else {"queries": queries}

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +25,8 @@ import numpy.typing as npt
 from nearfold._utils.arrays import Float32, Metric, as_rows, check_finite, check_metric, chunk_rows
 from nearfold._utils.files import cause, open_regular, replacing
 from nearfold._utils.schema import checked_json
-from nearfold.errors import DataError, FileError, NearfoldWarning, ParameterError
+from nearfold._utils.warned import warn
+from nearfold.errors import DataError, FileError, ParameterError
 from nearfold.folds.card import card_path, card_text, is_card
 from nearfold.folds.origin import (
     DIGEST,
@@ -197,11 +197,7 @@ class Fold(ABC):
     def _save_card(self, path: Path, content: bytes) -> None:
         """Write the card, unless something else has its name: nobody named it."""
         if os.path.lexists(path) and not is_card(path):
-            warnings.warn(
-                f"{path}: is no card of nearfold and stays as it is; the fold is saved without a card",
-                NearfoldWarning,
-                stacklevel=3,
-            )
+            warn(f"{path}: is no card of nearfold and stays as it is; the fold is saved without a card")
             return
         with replacing(path) as file:
             file.write(self._card(content).encode())

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import warnings
-from typing import Any
+from typing import Any, Literal
 
 from nearfold._utils.arrays import Float32, as_vectors, check_directions
 from nearfold._utils.config import memory_budget
 from nearfold._utils.sampling import sampled_rows
-from nearfold.errors import NearfoldWarning
+from nearfold._utils.warned import warn
 from nearfold.io import npy
 from nearfold.io.base import Source
 from nearfold.io.vectors import as_source, checked_rows, read_source
@@ -25,7 +24,7 @@ def held_rows(
     n_rows: int | None = None,
     *,
     seed: int = 0,
-    directions: bool = False,
+    directions: bool | Literal["sampled"] = False,
     column: str | None = None,
     name: str = "X",
     min_rows: int = 1,
@@ -42,7 +41,8 @@ def held_rows(
     seed
         Of the sample.
     directions
-        Refuse zero rows, by their numbers in the user's own data.
+        Refuse zero rows, by their numbers in the user's own data. "sampled" refuses those of a sample
+        alone, in which whoever refuses them later would count by other numbers.
     column, name
         As for `as_source`.
     min_rows
@@ -62,7 +62,7 @@ def held_rows(
     """
     if n_rows is None and (isinstance(X, npy.HeldSource) or not isinstance(X, str | os.PathLike | Source)):
         vectors = as_vectors(X.array if isinstance(X, npy.HeldSource) else X, name, min_rows=min_rows)
-        if directions:
+        if directions is True:
             check_directions(vectors, name)
         return vectors
     source = as_source(X, column, name=name)
@@ -71,14 +71,12 @@ def held_rows(
         affordable = memory_budget() // (_COPIES * 4 * source.layout.n_features)
         if rows > affordable:
             wanted = max(1, affordable)
-            warnings.warn(
+            warn(
                 f"{source.path}: {wanted:,} rows, drawn at random, stand for its {rows:,}, which need more "
-                f"than the budget of {memory_budget() / 1e6:,.0f}MB; allow more memory for all of them",
-                NearfoldWarning,
-                stacklevel=3,
+                f"than the budget of {memory_budget() / 1e6:,.0f}MB; allow more memory for all of them"
             )
     if wanted is None or wanted >= rows:
-        return as_vectors(read_source(source, directions=directions), name, min_rows=min_rows)
+        return as_vectors(read_source(source, directions=directions is True), name, min_rows=min_rows)
     chosen = sampled_rows(rows, wanted, seed)
-    vectors = checked_rows(source.take(chosen), chosen, source, directions=directions)
+    vectors = checked_rows(source.take(chosen), chosen, source, directions=bool(directions))
     return as_vectors(vectors, name, min_rows=min_rows)

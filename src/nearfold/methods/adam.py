@@ -1,7 +1,4 @@
-"""Adam in place on one block of memory, for the small matrices that folds are.
-
-Kingma and Ba, arXiv 1412.6980, algorithm 1, with the coupled weight decay of torch.optim.Adam.
-"""
+"""Adam in place on one block of memory, for the small matrices that folds are."""
 
 from __future__ import annotations
 
@@ -23,19 +20,24 @@ _FLUSH_EVERY = 16
 
 
 class Adam:
-    """The optimiser's state for parameters of one shape.
+    """The optimiser Adam for one array of parameters.
 
-    Usage: write the loss's gradient into `gradient` (all of it), then call `step`.
+    Write the gradient of the loss into all of `gradient`, then call `step`.
 
     Parameters
     ----------
-    parameters
-        Any shape, float32, C-contiguous; updated in place.
-    weight_decay
-        Coupled: lambda * parameters is added to the gradient.
-    scale
-        What `gradient` must be multiplied with to be the loss's gradient. Constant factors
-        of a loss cost nothing when they are given here.
+    parameters : ndarray of any shape, float32
+        Parameters to train, C-contiguous; they are updated in place.
+    weight_decay : float, default=0.0
+        Coupled weight decay lambda: lambda times the parameters is added to the gradient, as
+        `torch.optim.Adam` does.
+    scale : float, default=1.0
+        Factor that makes `gradient` the gradient of the loss. Constant factors of a loss cost nothing when
+        they are given here.
+
+    References
+    ----------
+    Kingma, Ba, "Adam: a method for stochastic optimization" (ICLR 2015, arXiv 1412.6980), algorithm 1.
     """
 
     def __init__(
@@ -54,12 +56,18 @@ class Adam:
 
     @property
     def gradient(self) -> npt.NDArray[np.float32]:
-        """Where the caller writes the gradient; `step` overwrites nothing of it but adds decay."""
+        """Array that the caller writes the gradient into; `step` adds the weight decay to it."""
         gradient: npt.NDArray[np.float32] = self._gradients[0]
         return gradient
 
     def step(self, rate: float) -> None:
-        """Update the parameters with learning rate `rate`."""
+        """Update the parameters.
+
+        Parameters
+        ----------
+        rate : float
+            Learning rate of this step.
+        """
         self._steps += 1
         gradient, square = self._gradients
         first, second = self._moments

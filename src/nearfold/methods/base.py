@@ -1,4 +1,4 @@
-"""What every method shares: scikit-learn's conventions around one fold."""
+"""Base classes of the estimators, which put scikit-learn's conventions around one fold."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from nearfold._utils.arrays import (
     Metric,
     as_rows,
     as_vectors,
+    check_finite,
     check_metric,
     check_tiny,
     resolve_components,
@@ -40,11 +41,23 @@ __all__ = [
 
 AnyFold = TypeVar("AnyFold", bound=Fold)
 
+# Singular values of a float32 weight below this share of the largest are what rounding leaves of zero.
+_DEAD = 1e-6
+
 
 class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Base of the estimators; the result of each is one `Fold`.
 
     A subclass learns in `_learn`; everything about names, checks and applying is here.
+
+    Attributes
+    ----------
+    encoder_ : Fold
+        The learned fold.
+    n_components_ : int
+        Number m of reduced dimensions.
+    n_features_in_ : int
+        Number d of dimensions of the rows.
     """
 
     n_components: int | str
@@ -62,6 +75,17 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """Return what to scan so many rows for, or None where the rows themselves are needed.
 
         Methods that return a request can learn from files of any size; see `ScanFold`.
+
+        Parameters
+        ----------
+        rows : int
+            Number of rows that will be learned from.
+        n_components : int
+            Number m of reduced dimensions.
+
+        Returns
+        -------
+        Request or None
 
         Raises
         ------
@@ -109,7 +133,16 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return self
 
     def transform(self, X: npt.ArrayLike) -> Float32:
-        """Fold vectors of shape (n, d) to float32 of shape (n, m).
+        """Fold vectors to m dimensions.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Vectors of any real dtype.
+
+        Returns
+        -------
+        ndarray of shape (n, m), float32
 
         Raises
         ------
@@ -140,7 +173,8 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         if isinstance(X, str | os.PathLike | Source):
             seed = self.get_params(deep=False).get("random_state")
             drawn = seed if isinstance(seed, int) else 0
-            vectors = held_rows(X, seed=drawn, directions=metric == "cosine", min_rows=2)
+            zeros: Any = "sampled" if metric == "cosine" else False
+            vectors = held_rows(X, seed=drawn, directions=zeros, min_rows=2)
             self._noted(vectors)
         else:
             vectors = as_vectors(X, min_rows=2, finite=False)
@@ -170,8 +204,13 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         raise NotImplementedError
 
     @property
-    def _n_features_out(self) -> int:
+    def n_components_(self) -> int:
+        """Number m of reduced dimensions."""
         return self.encoder_.n_components
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components_
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -180,9 +219,64 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
 
 class LinearFold(FoldEstimator):
-    """Base of the estimators whose result is one linear `Encoder`."""
+    """Base of the estimators whose result is one linear `Encoder`.
+
+    Attributes
+    ----------
+    encoder_ : Encoder
+        The learned fold.
+    components_ : ndarray of shape (m, d), float32
+        Weight of the encoder: reduced dimension i of a vector is its inner product with row i, plus the
+        encoder's bias where it has one.
+    mean_ : ndarray of shape (d,), float64, or None
+        Mean of the rows, where the estimator centres; other estimators do not have the attribute.
+    """
 
     encoder_: Encoder
+    mean_: npt.NDArray[np.float64] | None
+
+    @property
+    def components_(self) -> Float32:
+        """Weight of the encoder, shape (m, d), float32."""
+        return self.encoder_.weight
+
+    def inverse_transform(self, X: npt.ArrayLike) -> Float32:
+        """Return the vectors of least norm, about the mean where there is one, that fold to these.
+
+        The encoder's pseudo-inverse leads back, which for orthonormal components is their transpose. What
+        lies outside of the span of the components is lost.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, m)
+            Folded vectors of any real dtype; the arithmetic is float64.
+
+        Returns
+        -------
+        ndarray of shape (n, d), float32
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            The estimator is not fitted.
+        DataError
+            X is not a finite table of vectors with m columns.
+        """
+        check_is_fitted(self)
+        folded = as_rows(X).astype(np.float64)
+        if folded.shape[1] != self.n_components_:
+            raise DataError(
+                f"X has {folded.shape[1]} reduced dimensions, but {type(self).__name__} folds to "
+                f"{self.n_components_}"
+            )
+        check_finite(folded)
+        weight = self.components_.astype(np.float64)
+        bias, mean = self.encoder_.bias, getattr(self, "mean_", None)
+        if mean is None and bias is not None:
+            folded -= bias
+        vectors = folded @ np.linalg.pinv(weight, rcond=_DEAD).T
+        # The bias of an estimator that centres moves the mean to zero: zero leads back to the mean.
+        return (vectors if mean is None else vectors + mean).astype(np.float32)
 
     def _encoder(
         self, weight: npt.NDArray[Any], bias: npt.NDArray[Any] | None = None, **facts: Any
@@ -197,7 +291,18 @@ class LinearFold(FoldEstimator):
 
 
 def check_rows_for_components(rows: int, n_components: int) -> None:
-    """Refuse data whose rows can't span the reduced dimensions."""
+    """Refuse data whose rows can't span the reduced dimensions.
+
+    Parameters
+    ----------
+    rows, n_components : int
+        Number of rows and of reduced dimensions.
+
+    Raises
+    ------
+    ParameterError
+        There are fewer rows than reduced dimensions.
+    """
     if rows < n_components:
         raise ParameterError(
             f"n_components={n_components} needs at least as many rows, X has {rows} sample(s) "
@@ -206,7 +311,18 @@ def check_rows_for_components(rows: int, n_components: int) -> None:
 
 
 def check_graph_neighbors(n_neighbors: int, rows: int) -> None:
-    """Refuse a neighbour graph in which rows have no more others than neighbours are asked for."""
+    """Refuse a neighbour graph in which rows have fewer others than neighbours are asked for.
+
+    Parameters
+    ----------
+    n_neighbors, rows : int
+        Number of neighbours of a row, and of rows.
+
+    Raises
+    ------
+    ParameterError
+        There are not more rows than neighbours.
+    """
     if n_neighbors >= rows:
         raise ParameterError(
             f"n_neighbors={n_neighbors} needs more rows: the graph has {rows} sample(s) (n_samples = {rows})"
@@ -214,7 +330,21 @@ def check_graph_neighbors(n_neighbors: int, rows: int) -> None:
 
 
 def sample_rows(X: Float32, max_rows: int, rng: np.random.RandomState | np.random.Generator) -> Float32:
-    """Return X, or `max_rows` of its rows drawn at random and kept in their order."""
+    """Return X, or some of its rows drawn at random and kept in their order.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float32
+        All rows.
+    max_rows : int
+        Number of rows to return at most.
+    rng : RandomState or Generator
+        Draws the rows.
+
+    Returns
+    -------
+    ndarray of shape (min(n, max_rows), d), float32
+    """
     if len(X) <= max_rows:
         return X
     return X[np.sort(rng.choice(len(X), int(max_rows), replace=False))]

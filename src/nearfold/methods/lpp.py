@@ -1,4 +1,4 @@
-"""Locality Preserving Projections (He and Niyogi, NIPS 2003)."""
+"""Locality preserving projections, which keep the neighbours of a graph together."""
 
 from __future__ import annotations
 
@@ -29,27 +29,48 @@ _RIDGE = 1e-6
 
 
 class LPP(LinearFold):
-    """Keep neighbours of a graph together: min sum_ij S_ij (w x_i - w x_j)^2, w X^T D X w^T = 1.
+    """Keep rows that are joined in a neighbour graph near each other after folding.
 
-    S joins each row with its k nearest neighbours, D holds S's row sums.
+    Each direction w minimises sum_ij S_ij (<w, x_i> - <w, x_j>)^2 under the constraint
+    sum_i D_ii <w, x_i>^2 = 1. S is the symmetric matrix of the graph, which joins each row with its k nearest
+    neighbours, and D is the diagonal matrix of its row sums.
 
     Parameters
     ----------
-    n_components
-        Reduced dimensions m < d: a number, or a share such as "25%".
-    n_neighbors
-        k of the graph.
-    metric
+    n_components : int or str, default="25%"
+        Number m of reduced dimensions, below d, or their share such as "25%".
+    n_neighbors : int, default=10
+        Number k of nearest neighbours that a row is joined with.
+    metric : {"cosine", "l2", "ip"}, default="cosine"
         What near means in the graph, and what the folded vectors will be searched with.
-    max_rows
-        The graph joins at most this many rows, drawn at random: its cost grows with their square.
-    random_state
+    max_rows : int, default=20_000
+        The graph joins at most this many rows, drawn at random, as its cost grows with their square.
+    random_state : int, RandomState or None, default=0
         Seed of that draw.
 
     Attributes
     ----------
     encoder_ : Encoder
-        Facts: rows, graph_rows.
+        The learned fold. Its facts are `rows` and `graph_rows`, the number of rows in the graph.
+    components_ : ndarray of shape (m, d), float32
+        Directions w, the one that keeps neighbours nearest first.
+    n_components_ : int
+        Number m of reduced dimensions.
+    n_features_in_ : int
+        Number d of dimensions of the rows.
+    feature_names_in_ : ndarray of shape (d,)
+        Names of the columns, where X was a data frame whose columns have names.
+
+    Raises
+    ------
+    DataError
+        X has zero rows only.
+    ParameterError
+        A parameter is out of range for so many rows.
+
+    References
+    ----------
+    He, Niyogi, "Locality preserving projections" (NIPS 2003).
 
     Examples
     --------
@@ -61,7 +82,7 @@ class LPP(LinearFold):
 
     @property
     def learns_metric(self) -> bool:
-        """True: what near means decides what is learned."""
+        """Whether `metric` changes what is learned: always, as it decides which rows are neighbours."""
         return True
 
     def __init__(

@@ -1,7 +1,7 @@
-"""UMAP and Isomap: manifold methods by the libraries that have them, as baselines.
+"""UMAP and Isomap, which are manifold methods by the libraries that have them, as baselines.
 
 Neither is a map that can be written down: new rows are placed by the fitted model, which keeps its
-training rows. Such a fold can be judged and applied, but not saved: only a pickle could hold it, and
+training rows. Such a fold can be evaluated and applied, but not saved: only a pickle could hold it, and
 nearfold reads none. Nearness after folding means Euclidean distance, whatever it meant before.
 """
 
@@ -25,7 +25,8 @@ from nearfold._utils.arrays import (
     normalize_rows,
 )
 from nearfold._utils.extras import import_extra
-from nearfold.errors import NearfoldWarning, ParameterError
+from nearfold._utils.warned import warn
+from nearfold.errors import ParameterError
 from nearfold.folds.fold import Fold
 from nearfold.methods.base import FoldEstimator, check_graph_neighbors, check_rows_for_components, sample_rows
 from nearfold.scan.copies import distinct_rows
@@ -40,14 +41,14 @@ class ManifoldFold(Fold):
 
     Parameters
     ----------
-    place
-        Maps (n, d) to (n, m).
-    shape
-        m and d.
-    normalizes
+    place : callable
+        Fitted model's `transform`, which maps an array of shape (n, d) to one of shape (n, m).
+    shape : tuple of int
+        The numbers m and d of dimensions.
+    normalizes : bool
         Whether rows are scaled to norm 1 first, as cosine compares them.
-    method, parameters, facts
-        As for `Encoder`.
+    method, parameters, facts : str, dict and dict
+        Origin of the fold; see `Encoder`.
     """
 
     format_name = "unsaved"
@@ -87,7 +88,13 @@ class ManifoldFold(Fold):
         out[...] = self._place(_scaled(vectors, self._normalizes))
 
     def tensors(self) -> dict[str, Float32]:
-        """Refuse: there are none."""
+        """Refuse to return weights, as there are none.
+
+        Raises
+        ------
+        ParameterError
+            Always.
+        """
         raise ParameterError(
             f"a fold by {self.method} can't be saved: it is its fitted model, which only a pickle could "
             f"hold; use a linear method, or mds"
@@ -103,11 +110,11 @@ def _scaled(X: npt.NDArray[Any], normalizes: bool) -> npt.NDArray[Any]:
 
 
 class _Manifold(FoldEstimator):
-    """What both share: the rows they learn from, and warnings of theirs as ours."""
+    """Base of both: it chooses the rows to learn from, and passes on the library's warnings as its own."""
 
     @property
     def learns_metric(self) -> bool:
-        """True: what near means decides what is learned."""
+        """Whether `metric` changes what is learned: always, as it decides which rows are neighbours."""
         return True
 
     n_neighbors: int
@@ -136,11 +143,7 @@ class _Manifold(FoldEstimator):
             warnings.simplefilter("always")
             model.fit(_scaled(X, normalizes))
         if caught:
-            warnings.warn(
-                f"{self._method_name}: {str(caught[0].message).splitlines()[0]}",
-                NearfoldWarning,
-                stacklevel=3,
-            )
+            warn(f"{self._method_name}: {str(caught[0].message).splitlines()[0]}")
         return ManifoldFold(
             model.transform,
             (n_components, X.shape[1]),
@@ -158,25 +161,47 @@ class _Manifold(FoldEstimator):
 
 
 class Isomap(_Manifold):
-    """Keep distances along a neighbour graph (Tenenbaum et al. 2000), by scikit-learn.
+    """Keep distances along a neighbour graph, by scikit-learn.
 
     Parameters
     ----------
-    n_components
-        Reduced dimensions m < d: a number, or a share such as "25%".
-    n_neighbors
-        Of the graph.
-    metric
-        "cosine" scales rows to norm 1 first; the graph is Euclidean.
-    max_rows
-        Learn from at most this many rows, drawn at random: cost grows with their square.
-    random_state
+    n_components : int or str, default="25%"
+        Number m of reduced dimensions, below d, or their share such as "25%".
+    n_neighbors : int, default=10
+        Number of neighbours that a row is joined with.
+    metric : {"cosine", "l2", "ip"}, default="cosine"
+        What near means before folding; "cosine" scales rows to norm 1 first. The graph is Euclidean.
+    max_rows : int, default=5000
+        At most this many rows, drawn at random, are learned from, as the cost grows with their square.
+    random_state : int, RandomState or None, default=0
         Seed of that draw.
 
     Attributes
     ----------
     encoder_ : ManifoldFold
-        To be searched with Euclidean distance.
+        The fold, to be searched with Euclidean distance. Its facts are `rows`, `graph_rows`, `fitted_for`
+        (`metric`) and `new_rows`.
+    n_components_ : int
+        Number m of reduced dimensions.
+    n_features_in_ : int
+        Number d of dimensions of the rows.
+    feature_names_in_ : ndarray of shape (d,)
+        Names of the columns, where X was a data frame whose columns have names.
+
+    Raises
+    ------
+    ParameterError
+        A parameter is out of range for so many rows.
+
+    Warns
+    -----
+    NearfoldWarning
+        scikit-learn warns, such as of a graph in several pieces.
+
+    References
+    ----------
+    Tenenbaum, de Silva, Langford, "A global geometric framework for nonlinear dimensionality reduction"
+    (Science 2000).
 
     Examples
     --------
@@ -211,32 +236,51 @@ class Isomap(_Manifold):
 
 
 class UMAP(_Manifold):
-    """Keep a fuzzy neighbour graph (arXiv 1802.03426), by umap-learn (extra "manifold").
+    """Keep a fuzzy neighbour graph, by umap-learn (extra "manifold").
 
     Parameters
     ----------
-    n_components
-        Reduced dimensions m < d: a number, or a share such as "25%".
-    n_neighbors
-        Of the graph.
-    min_dist
-        How near points may come to each other after folding.
-    metric
-        "cosine" scales rows to norm 1 first; the graph is Euclidean.
-    max_rows
-        Learn from at most this many rows, drawn at random.
-    random_state
-        Seed; fixed, it makes umap-learn use one thread.
+    n_components : int or str, default="25%"
+        Number m of reduced dimensions, below d, or their share such as "25%".
+    n_neighbors : int, default=5
+        Number of neighbours that a row is joined with.
+    min_dist : float, default=0.2
+        Distance that points keep from each other after folding.
+    metric : {"cosine", "l2", "ip"}, default="cosine"
+        What near means before folding; "cosine" scales rows to norm 1 first. The graph is Euclidean.
+    max_rows : int, default=50_000
+        At most this many rows, drawn at random, are learned from.
+    random_state : int, RandomState or None, default=0
+        Seed of that draw and of umap-learn, which uses one thread for the same result each time.
 
     Attributes
     ----------
     encoder_ : ManifoldFold
-        To be searched with Euclidean distance.
+        The fold, to be searched with Euclidean distance. Its facts are `rows`, `graph_rows`, `fitted_for`
+        (`metric`) and `new_rows`.
+    n_components_ : int
+        Number m of reduced dimensions.
+    n_features_in_ : int
+        Number d of dimensions of the rows.
+    feature_names_in_ : ndarray of shape (d,)
+        Names of the columns, where X was a data frame whose columns have names.
 
     Raises
     ------
+    ParameterError
+        A parameter is out of range for so many rows.
     MissingExtraError
         umap-learn is not installed.
+
+    Warns
+    -----
+    NearfoldWarning
+        umap-learn warns.
+
+    References
+    ----------
+    McInnes, Healy, Melville, "UMAP: uniform manifold approximation and projection for dimension reduction"
+    (arXiv 1802.03426).
 
     Examples
     --------

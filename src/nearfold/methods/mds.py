@@ -21,32 +21,57 @@ __all__ = ["MDS"]
 
 
 class MDS(LinearFold):
-    """Place a sample of rows so that its distances stay (metric MDS by SMACOF), then regress.
+    """Place a sample of rows in m dimensions so that distances stay, and learn to map rows to their places.
 
-    SMACOF starts at principal components and lowers the stress of the sample's Euclidean distances.
-    It has no rule for new rows: here a ridge regression from rows to their places is the fold, for
-    the sample too, so that base and queries are mapped alike.
+    SMACOF (metric multidimensional scaling) starts at principal components and lowers the stress of the
+    sample's Euclidean distances. It has no rule for new rows: here a ridge regression from rows to their
+    places is the fold, for the sample too, so that base and queries are mapped alike.
 
     Parameters
     ----------
-    n_components
-        Reduced dimensions m < d: a number, or a share such as "25%".
-    max_rows
-        Of the sample, at most 5,000: time and memory grow with its square.
-    n_steps
-        SMACOF iterations at most.
-    ridge
-        The penalty of the regression, as a share of the rows' mean variance a dimension.
-    metric
-        "cosine" scales rows to norm 1 first.
-    random_state
+    n_components : int or str, default="25%"
+        Number m of reduced dimensions, below d, or their share such as "25%".
+    max_rows : int, default=2000
+        Number of rows in the sample, at most 5,000, as time and memory grow with its square.
+    n_steps : int, default=100
+        SMACOF runs for at most this many iterations.
+    ridge : float, default=1e-3
+        Penalty of the regression, as a share of the mean variance of the rows in a dimension.
+    metric : {"cosine", "l2", "ip"}, default="cosine"
+        What near means before folding; "cosine" scales rows to norm 1 first.
+    random_state : int, RandomState or None, default=0
         Seed of the sample.
 
     Attributes
     ----------
     encoder_ : Encoder
-        With a bias; to be searched with Euclidean distance. Facts: rows, sampled_rows, stress
-        (Kruskal's stress-1 of the sample), fit (the share of variance that the regression explains).
+        The learned fold, which has a bias and is to be searched with Euclidean distance whatever `metric` is.
+        Its facts are `rows`, `sampled_rows`, `stress` (Kruskal's stress-1 of the sample), `fit` (the share of
+        the variance of places that the regression explains), `fitted_for` (`metric`) and `new_rows`.
+    components_ : ndarray of shape (m, d), float32
+        Coefficients of the regression.
+    mean_ : ndarray of shape (d,), float64
+        Mean of the sample; by "cosine" that of its rows of norm 1 times the median norm of all rows.
+    n_components_ : int
+        Number m of reduced dimensions.
+    n_features_in_ : int
+        Number d of dimensions of the rows.
+    feature_names_in_ : ndarray of shape (d,)
+        Names of the columns, where X was a data frame whose columns have names.
+
+    Raises
+    ------
+    DataError
+        X has equal rows only.
+    ParameterError
+        A parameter is out of range.
+
+    References
+    ----------
+    Kruskal, "Multidimensional scaling by optimizing goodness of fit to a nonmetric hypothesis"
+    (Psychometrika 1964).
+
+    De Leeuw, "Applications of convex analysis to multidimensional scaling" (1977), for SMACOF.
 
     Examples
     --------
@@ -58,7 +83,7 @@ class MDS(LinearFold):
 
     @property
     def learns_metric(self) -> bool:
-        """True: what near means decides what is learned."""
+        """Whether `metric` changes what is learned: always, as it decides which rows are neighbours."""
         return True
 
     def __init__(
@@ -113,6 +138,7 @@ class MDS(LinearFold):
         weight = scipy.linalg.solve(gram, centered.T @ places, assume_a="pos").T
         left = places - centered @ weight.T
         explained = 1 - np.square(left).sum() / max(np.square(places).sum(), np.finfo(float).tiny)
+        self.mean_ = moments.mean * scale
         # Places are near each other in Euclidean distance, whatever the rows were near in.
         return replace(
             self._encoder(

@@ -1,4 +1,4 @@
-"""Blocks that a loss is measured on, gathered a few at a time: all of them are larger than the data."""
+"""Blocks that a loss is measured on, gathered a few at a time as all of them are larger than the data."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from nearfold.scan.scan import Blocks
 __all__ = ["AT_ONCE", "MeasuredBlocks"]
 
 AT_ONCE = 16
-"""Blocks gathered at a time: enough for a product to run at full speed."""
+"""Number of blocks gathered at a time, which is enough for a product to run at full speed."""
 
 
 class MeasuredBlocks:
-    """Some of the blocks, with what their loss is measured against.
+    """Some of the blocks, with the softmax of their scores that a loss is measured against.
 
     Parameters
     ----------
-    blocks
-        All of them.
-    index
-        Those to measure: row numbers, shape (b, N).
-    metric
+    blocks : Blocks
+        All blocks.
+    index : ndarray of shape (b, N), int64
+        Row numbers of the blocks to measure.
+    metric : {"cosine", "l2", "ip"}
         What near means.
 
     Attributes
     ----------
     tau : float
-        The spread of their scores.
+        Spread of the scores.
     """
 
     def __init__(self, blocks: Blocks, index: npt.NDArray[np.int64], metric: Metric) -> None:
@@ -54,17 +54,38 @@ class MeasuredBlocks:
             yield part, self._blocks.vectors[self._index[part]]
 
     def distinguished(self) -> bool:
-        """Return whether scores differ by more than rounding."""
+        """Return whether the scores differ by more than rounding."""
         return all(distinguishes(rows, self.tau) for _, rows in self._pieces())
 
     def check_told_apart(self, purpose: str) -> None:
-        """Refuse blocks whose rows float32 doesn't tell apart; see `objective.check_told_apart`."""
+        """Refuse blocks whose rows float32 doesn't tell apart; see `objective.check_told_apart`.
+
+        Parameters
+        ----------
+        purpose : str
+            End of the sentence "there is nothing ...", such as "to learn".
+
+        Raises
+        ------
+        DataError
+            No row of a block can be told from another.
+        """
         # The largest vectors decide what rounding is.
         largest = max((rows for _, rows in self._pieces()), key=lambda rows: float(np.abs(rows).max()))
         check_told_apart(largest, self.tau, purpose)
 
     def loss(self, W: Float32) -> float:
-        """Return the mean loss of an encoder W of shape (m, d); see `objective.loss`."""
+        """Return the mean loss of an encoder over the blocks; see `objective.loss`.
+
+        Parameters
+        ----------
+        W : ndarray of shape (m, d), float32
+            The encoder.
+
+        Returns
+        -------
+        float
+        """
         total = 0.0
         for part, rows in self._pieces():
             targets = self._targets[part]

@@ -1,4 +1,4 @@
-"""MPAD, Maximum Pairwise Absolute Difference (arXiv 2504.16335)."""
+"""MPAD (Maximum Pairwise Absolute Difference, arXiv 2504.16335)."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ def mean_of_smallest(projected: Float64, share: float) -> tuple[float, Float64]:
 
     Parameters
     ----------
-    projected
-        Rows on one direction, shape (n,).
-    share
-        Of all n (n - 1) / 2 absolute differences, how many count (0 to 1]: the smallest ones.
+    projected : ndarray of shape (n,), float64
+        Inner products of the rows with one direction.
+    share : float
+        Share of all n (n - 1) / 2 absolute differences that count, the smallest ones; above 0 and at most 1.
 
     Returns
     -------
-    value, slope
-        The paper's mu_b, and its derivative with respect to `projected`, shape (n,).
+    value : float
+        The paper's mu_b.
+    slope : ndarray of shape (n,), float64
+        Its derivative with respect to `projected`.
     """
     order = np.argsort(projected, kind="stable")
     ranked = projected[order]
@@ -62,35 +64,54 @@ def mean_of_smallest(projected: Float64, share: float) -> tuple[float, Float64]:
 
 
 class MPAD(LinearFold):
-    """Directions, one after another, on which even the nearest pairs of rows stay far apart.
+    """Learn directions, one after another, on which even the nearest pairs of rows stay far apart.
 
-    Direction w maximises mu_b(w) - alpha sum_i <w_i, w>^2 over earlier directions w_i: mu_b is
-    the mean of the smallest b% of the pairwise absolute differences of rows on w. Found by
-    projected gradient steps on the unit sphere from a random start, on a sample of the rows (the
-    paper's cost is that of all pairs).
+    Direction w maximises mu_b(w) - alpha sum_i <w_i, w>^2, where the w_i are the earlier directions and mu_b
+    is the mean of the smallest b% of the absolute differences between two rows along w. It is found by
+    projected gradient steps on the unit sphere from a random start. The pairs are those of a sample, as their
+    number grows with the square of the rows.
 
     Parameters
     ----------
-    n_components
-        Reduced dimensions m < d: a number, or a share such as "25%".
-    share
-        b as a share of all pairs, above 0 and at most 1.
-    alpha
-        The penalty on directions that are not orthogonal, in units of the data's spread (the root
-        of its mean variance a dimension), so that it does not depend on the data's scale.
-    n_samples
-        Rows that pairs are made of at most.
-    n_steps
-        Gradient steps a direction.
-    metric
-        What the folded vectors will be searched with; noted in the encoder, not used to learn.
-    random_state
+    n_components : int or str, default="25%"
+        Number m of reduced dimensions, below d, or their share such as "25%".
+    share : float, default=0.8
+        The paper's b as a share of all pairs, above 0 and at most 1.
+    alpha : float, default=5.0
+        Penalty on directions that are not orthogonal, in units of the spread of the data (the root of its
+        mean variance in a dimension), so that it does not depend on the scale of the data.
+    n_samples : int, default=1000
+        Pairs are made of at most this many rows, drawn at random.
+    n_steps : int, default=40
+        Number of gradient steps for each direction.
+    metric : {"cosine", "l2", "ip"}, default="cosine"
+        Metric that the folded vectors will be searched with. It is noted in the encoder and changes nothing
+        that is learned.
+    random_state : int, RandomState or None, default=0
         Seed of the sample and the starts.
 
     Attributes
     ----------
     encoder_ : Encoder
-        With rows of norm 1; facts: rows, sampled_rows.
+        The learned fold. Its facts are `rows` and `sampled_rows`.
+    components_ : ndarray of shape (m, d), float32
+        Directions, of norm 1 each.
+    n_components_ : int
+        Number m of reduced dimensions.
+    n_features_in_ : int
+        Number d of dimensions of the rows.
+    feature_names_in_ : ndarray of shape (d,)
+        Names of the columns, where X was a data frame whose columns have names.
+
+    Raises
+    ------
+    ParameterError
+        A parameter is out of range.
+
+    References
+    ----------
+    "MPAD: a new dimension-reduction method for preserving nearest neighbors in high-dimensional vector
+    search" (arXiv 2504.16335).
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""NearFold: the fold learned from neighbourhoods."""
+"""NearFold, which learns a fold from neighbourhoods."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from nearfold._utils.arrays import (
     Metric,
     check_positive,
     check_products,
-    check_width,
 )
-from nearfold.errors import ParameterError
+from nearfold.errors import DataError, ParameterError
 from nearfold.folds.encoder import Encoder
 from nearfold.io.held import held_rows
 from nearfold.methods.base import check_rows_for_components
@@ -40,7 +39,18 @@ _CHEAP_SCORES = 300_000_000
 
 
 def default_anchors(rows: int) -> int:
-    """Return how many anchors to draw from so many rows."""
+    """Return how many anchors to draw from so many rows.
+
+    Parameters
+    ----------
+    rows : int
+        Number n of rows.
+
+    Returns
+    -------
+    int
+        3,000, fewer from 100,000 rows on, and never below 1,024.
+    """
     return max(_MIN_ANCHORS, min(_MAX_ANCHORS, _CHEAP_SCORES // rows))
 
 
@@ -51,39 +61,69 @@ def _trace(second: npt.NDArray[np.float64]) -> float:
 class NearFold(ScanFold):
     """Learn the linear fold that keeps each vector's neighbours in the metric to be searched.
 
-    Blocks of an anchor and its exact nearest neighbours in all the data are folded so that the
-    softmax of scores within each block stays what it was (loss: KL divergence); training
-    starts at principal axes. The objective is the same for every metric; always train in the
-    metric that the folded vectors are searched with.
+    A block is a row (the anchor) with its exact nearest neighbours among all rows. The fold is trained so
+    that the softmax of the scores within each block stays what it was before folding: the loss is the mean
+    KL divergence between the two. Training starts at principal axes. The scores are those of `metric`, so
+    always train in the metric that the folded vectors are searched with.
 
     Parameters
     ----------
-    n_components
-        Reduced dimensions m < d: a number, or a share such as "25%".
-    metric
-        "cosine", "l2" or "ip".
-    n_neighbors
-        Neighbours in a block; None for 64, or all other rows where there are fewer. Copies of a row, and
-        rows that are equal but for rounding, count as one.
-    n_anchors
-        Blocks at most. Neighbours come from all rows, anchors need not. None for 3,000, fewer from
-        100,000 rows on, down to 1,024: what is left of their gain there is below a point's fifth,
-        and the search for their neighbours would be most of the time.
-    n_steps
-        Steps of Adam; None for 200, or 600 for 32 dimensions or fewer, where they are cheap and help.
-    blocks_per_step
-        Blocks in a step.
-    learning_rate
-        The peak of the one-cycle schedule; None for one that fits what the start has lost (at most
-        4e-3, less where a fold starts out nearly lossless).
-    random_state
+    n_components : int or str, default="25%"
+        Number m of reduced dimensions, below d, or their share such as "25%".
+    metric : {"cosine", "l2", "ip"}, default="cosine"
+        Metric that neighbours are looked for with, and that the folded vectors will be searched with.
+    n_neighbors : int or None, default=None
+        Number of neighbours in a block. None takes 64, or all other rows where there are fewer. Copies of a
+        row, and rows that are equal but for rounding, count as one.
+    n_anchors : int or None, default=None
+        Number of blocks at most. Neighbours come from all rows, anchors need not. None takes 3,000, and fewer
+        from 100,000 rows on, down to 1,024: more would gain less than 0.002 of recall there, and the search
+        for their neighbours would be most of the time.
+    n_steps : int or None, default=None
+        Number of steps of Adam. None takes 200, or 600 for 32 dimensions or fewer, where they are cheap and
+        help.
+    blocks_per_step : int, default=24
+        Number of blocks in a step.
+    learning_rate : float or None, default=None
+        Peak of the one-cycle schedule. None takes one that fits what the start has lost: at most 4e-3, and
+        less where a fold starts out nearly lossless.
+    random_state : int, RandomState or None, default=0
         Seed of the anchors and the batches.
 
     Attributes
     ----------
     encoder_ : Encoder
-        Without bias for cosine and ip; for l2 the bias moves the data's mean to zero. Facts:
-        rows, anchors, neighbors, learning_rate, loss_before and loss_after on a sample of the blocks.
+        The learned fold, without a bias by "cosine" and "ip"; by "l2" the bias moves the mean of the rows to
+        zero. Its facts are `rows`, `anchors`, `neighbors`, `learning_rate`, and the losses on a sample of the
+        blocks before and after training, `loss_before` and `loss_after`.
+    components_ : ndarray of shape (m, d), float32
+        Weight of the encoder.
+    mean_ : ndarray of shape (d,), float64, or None
+        Mean of the rows that were summed, which are all or evenly spread ones; None by "cosine" and "ip".
+    n_components_ : int
+        Number m of reduced dimensions.
+    n_features_in_ : int
+        Number d of dimensions of the rows.
+    feature_names_in_ : ndarray of shape (d,)
+        Names of the columns, where X was a data frame whose columns have names.
+
+    Raises
+    ------
+    DataError
+        X has too few or only equal rows, or a zero row by "cosine".
+    ParameterError
+        A parameter is out of range for so many rows.
+
+    Warns
+    -----
+    NearfoldWarning
+        Scores of neighbours differ by hardly more than float32 tells.
+
+    References
+    ----------
+    Hinton, Roweis, "Stochastic neighbor embedding" (NIPS 2002), for the divergence between softmaxes.
+
+    Smith, Topin, "Super-convergence" (arXiv 1708.07120), for the one-cycle schedule.
 
     Examples
     --------
@@ -163,8 +203,9 @@ class NearFold(ScanFold):
         """
         source = self._opened(X)
         held = None if queries is None else held_rows(queries, name="queries")
-        if held is not None:
-            check_width("queries", held.shape[1], source.layout.n_features)
+        width = source.layout.n_features
+        if held is not None and held.shape[1] != width:
+            raise DataError(f"queries has {held.shape[1]} dimensions where {source.path} has {width}")
         return self._fit_source(source, held, checkpoint)
 
     def _request(self, rows: int, n_components: int, queries: Float32 | None) -> Request:
@@ -175,7 +216,26 @@ class NearFold(ScanFold):
         return self.n_anchors is None
 
     def scan_request(self, rows: int, n_components: int, queries: Float32 | None = None) -> Request:
-        """Return what to scan for: moments, and the neighbours of a sample."""
+        """Return what to scan for, which is moments, and the neighbours of a sample.
+
+        Parameters
+        ----------
+        rows : int
+            Number of rows that will be learned from.
+        n_components : int
+            Number m of reduced dimensions.
+        queries : ndarray of shape (q, d), float32, optional
+            Sample of queries of another kind, from which the anchors are drawn. By default they are rows.
+
+        Returns
+        -------
+        Request
+
+        Raises
+        ------
+        ParameterError
+            A parameter is out of range for so many rows.
+        """
         if self.n_steps is not None:
             check_positive("n_steps", self.n_steps)
         if self.learning_rate is not None:
@@ -198,7 +258,28 @@ class NearFold(ScanFold):
     def learn_from_scan(
         self, scan: Scan, anchors: Anchors | None, n_components: int, request: Request
     ) -> Encoder:
-        """Return the encoder trained on the blocks that a scan found."""
+        """Return the encoder trained on the blocks that a scan found, and note the mean.
+
+        Parameters
+        ----------
+        scan : Scan
+            Result of a scan for `scan_request`.
+        anchors : Anchors
+            Anchors whose neighbours the scan looked for.
+        n_components : int
+            Number m of reduced dimensions.
+        request : Request
+            What was asked of the scan.
+
+        Returns
+        -------
+        Encoder
+
+        Raises
+        ------
+        DataError
+            The rows of every block are equal, or their products leave the range of float32.
+        """
         assert anchors is not None
         check_products(anchors.vectors, self.metric, "X" if request.queries is None else "queries")
         centered = request.metric == "l2"
@@ -223,9 +304,10 @@ class NearFold(ScanFold):
             self.blocks_per_step,
             np.random.default_rng(request.seed),
         )
+        self.mean_ = scan.mean if centered else None
         return self._encoder(
             trained.weight,
-            -trained.weight @ scan.mean if centered else None,
+            None if self.mean_ is None else -trained.weight @ self.mean_,
             rows=scan.rows,
             anchors=len(blocks.index),
             neighbors=blocks.index.shape[1] - 1,
@@ -235,7 +317,7 @@ class NearFold(ScanFold):
         )
 
     def _neighbors_for(self, available: int) -> int:
-        """Return k, given how many rows an anchor can have as neighbours."""
+        """Return the number of neighbours, given how many rows an anchor can have as such."""
         if self.n_neighbors is None:
             return min(_DEFAULT_NEIGHBORS, available)
         check_positive("n_neighbors", self.n_neighbors)
@@ -247,7 +329,7 @@ class NearFold(ScanFold):
 
     @property
     def learns_metric(self) -> bool:
-        """True: the objective is that of the metric searched."""
+        """Whether `metric` changes what is learned: always, as the objective is that of the metric."""
         return True
 
     @property

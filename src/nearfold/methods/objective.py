@@ -1,25 +1,24 @@
-"""NearFold's objective: keep, in every block, who is near whom.
+"""The objective of NearFold, which keeps in every block who is near whom.
 
-For a block of N vectors B, scores in d dimensions give P = softmax(score(B) / tau) a row, self
-excluded; scores after folding give Q likewise. The loss is the mean over rows of KL(P || Q).
-The score is the one that the folded vectors will be searched with.
+For a block of N vectors B, row i of P is the softmax of score(b_i, b_j) / tau over all j but i, by the scores
+in d dimensions; Q is the same by the scores after folding. The loss is the mean over rows of KL(P || Q). The
+score is the one that the folded vectors will be searched with.
 
-Where blocks are a query of another kind and its base rows, only the query's row counts
-(`anchors_only`): nobody searches base rows with base rows there.
+Where a block is a query of another kind with its base rows, only the query's row counts (`anchors_only`):
+nobody searches base rows with base rows there.
 
-The gradient is analytic. With G = (Q - P) / (tau rows) for the scores:
-ip: dZ = (G + G^T) Z;  l2: dZ = (G + G^T) Z - colsum(G) Z;
-cosine: dY as for ip on Y = Z / |Z|, then dZ = (dY - Y <dY, Y>) / |Z|;  and dW = dZ^T B.
+The gradient is analytic. With G = (Q - P) / (tau times the number of rows) for the scores and Z = B W^T,
+dZ is (G + G^T) Z for "ip" and (G + G^T) Z - colsum(G) Z for "l2". For "cosine" dY is as for "ip" on
+Y = Z / |Z|, and dZ = (dY - Y <dY, Y>) / |Z|. In the end dW = dZ^T B.
 """
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 
 from nearfold._utils.arrays import Float32, Metric
-from nearfold.errors import DataError, NearfoldWarning
+from nearfold._utils.warned import warn
+from nearfold.errors import DataError
 
 __all__ = [
     "block_scores",
@@ -44,7 +43,19 @@ _SHARED = "if all share a large part, subtract their mean from all, queries too,
 
 
 def block_scores(Y: Float32, metric: Metric) -> Float32:
-    """Return scores within blocks Y of shape (b, N, m): shape (b, N, N), higher is nearer."""
+    """Return the scores between the rows of each block; higher is nearer.
+
+    Parameters
+    ----------
+    Y : ndarray of shape (b, N, m), float32
+        Blocks; of norm 1 for "cosine".
+    metric : {"cosine", "l2", "ip"}
+        Inner product, or half the negative squared distance for "l2".
+
+    Returns
+    -------
+    ndarray of shape (b, N, N), float32
+    """
     scores: Float32 = np.matmul(Y, Y.transpose(0, 2, 1))
     if metric == "l2":
         half = 0.5 * np.einsum("bii->bi", scores)
@@ -54,12 +65,34 @@ def block_scores(Y: Float32, metric: Metric) -> Float32:
 
 
 def score_spread(B: Float32, metric: Metric) -> float:
-    """Return tau: the standard deviation of scores between different rows of blocks B (b, N, d)."""
+    """Return tau, the standard deviation of the scores between different rows of a block.
+
+    Parameters
+    ----------
+    B : ndarray of shape (b, N, d), float32
+        Blocks; of norm 1 for "cosine".
+    metric : {"cosine", "l2", "ip"}
+        Metric of the scores.
+
+    Returns
+    -------
+    float
+    """
     return spread_of(block_scores(B, metric))
 
 
 def spread_of(scores: Float32) -> float:
-    """Return the standard deviation of scores (b, N, N) between different rows; 0 where there is but one."""
+    """Return the standard deviation of scores between different rows; 0 where a block has one row.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (b, N, N), float32
+        Result of `block_scores`.
+
+    Returns
+    -------
+    float
+    """
     if scores.shape[1] < 2:
         return 0.0
     apart = ~np.eye(scores.shape[1], dtype=bool)
@@ -67,12 +100,27 @@ def spread_of(scores: Float32) -> float:
 
 
 def soft_neighbors(Y: Float32, metric: Metric, tau: float) -> Float32:
-    """Return the softmax of in-block scores / tau over the other rows: (b, N, N), zero diagonal."""
+    """Return the softmax of scores / tau over the other rows of each row's block.
+
+    Parameters
+    ----------
+    Y : ndarray of shape (b, N, m), float32
+        Blocks; of norm 1 for "cosine".
+    metric : {"cosine", "l2", "ip"}
+        Metric of the scores.
+    tau : float
+        Temperature, above 0.
+
+    Returns
+    -------
+    ndarray of shape (b, N, N), float32
+        Rows of sum 1 with a zero diagonal.
+    """
     return softened(block_scores(Y, metric), tau)
 
 
 def softened(scores: Float32, tau: float) -> Float32:
-    """Turn scores (b, N, N), in place, into the softmax of scores / tau over the other rows."""
+    """Turn scores of shape (b, N, N), in place, into their softmax; see `soft_neighbors`."""
     scores *= np.float32(1 / tau)
     own = np.arange(scores.shape[1])
     scores[:, own, own] = -np.inf
@@ -83,7 +131,7 @@ def softened(scores: Float32, tau: float) -> Float32:
 
 
 def _folded(W: Float32, B: Float32, metric: Metric) -> tuple[Float32, Float32 | None]:
-    """Return the folded block rows as they are scored, shape (b, N, m), and their norms for cosine."""
+    """Return the folded rows as they are scored, shape (b, N, m), and their norms for "cosine"."""
     b, n, d = B.shape
     Z = np.matmul(B.reshape(b * n, d), W.T)
     norms = None
@@ -97,7 +145,7 @@ def _folded(W: Float32, B: Float32, metric: Metric) -> tuple[Float32, Float32 | 
 def loss(
     W: Float32, B: Float32, P: Float32, metric: Metric, tau: float, *, anchors_only: bool = False
 ) -> float:
-    """Return the mean KL(P || Q) of encoder W over blocks B; parameters as for `gradient`."""
+    """Return the mean KL(P || Q) of an encoder over blocks; the parameters are those of `gradient`."""
     Y, _ = _folded(W, B, metric)
     Q = soft_neighbors(Y, metric, tau)
     tiny = np.finfo(np.float32).tiny
@@ -108,7 +156,23 @@ def loss(
 
 
 def loss_of_fold(W: Float32, B: Float32, metric: Metric, *, anchors_only: bool = False) -> float | None:
-    """Return the loss of encoder W over blocks B, with their own tau; None where all rows are equal."""
+    """Return the loss of an encoder over blocks with their own tau; None where rows can't be told apart.
+
+    Parameters
+    ----------
+    W : ndarray of shape (m, d), float32
+        The encoder.
+    B : ndarray of shape (b, N, d), float32
+        Blocks; of norm 1 for "cosine".
+    metric : {"cosine", "l2", "ip"}
+        Metric of the scores.
+    anchors_only : bool, default=False
+        Whether the first row of each block alone counts.
+
+    Returns
+    -------
+    float or None
+    """
     tau = score_spread(B, metric)
     if not distinguishes(B, tau):
         return None
@@ -116,26 +180,43 @@ def loss_of_fold(W: Float32, B: Float32, metric: Metric, *, anchors_only: bool =
 
 
 def distinguishes(B: Float32, tau: float) -> bool:
-    """Return whether scores within blocks B differ by more than rounding, given their spread tau."""
+    """Return whether scores differ by more than rounding.
+
+    Parameters
+    ----------
+    B : ndarray of shape (b, N, d), float32
+        Blocks.
+    tau : float
+        Spread of their scores; see `score_spread`.
+
+    Returns
+    -------
+    bool
+    """
     return bool(tau > np.finfo(np.float32).eps * float(np.square(B).sum(axis=2).max()))
 
 
 def check_told_apart(B: Float32, tau: float, purpose: str) -> None:
-    """Refuse blocks B (b, N, d) whose rows float32 doesn't tell apart by their scores of spread tau.
-
-    Warns where it tells little.
+    """Refuse blocks whose rows float32 doesn't tell apart by their scores.
 
     Parameters
     ----------
-    B, tau
-        The blocks, and the `score_spread` in them.
-    purpose
-        What there is nothing for then, such as "to learn".
+    B : ndarray of shape (b, N, d), float32
+        Blocks.
+    tau : float
+        Spread of their scores; see `score_spread`.
+    purpose : str
+        End of the sentence "there is nothing ...", such as "to learn".
 
     Raises
     ------
     DataError
         The rows of every block are equal, or differ by less than float32 rounds their scores.
+
+    Warns
+    -----
+    NearfoldWarning
+        The scores differ by hardly more than that.
     """
     if B.shape[1] < 2:
         raise DataError(
@@ -153,11 +234,9 @@ def check_told_apart(B: Float32, tau: float, purpose: str) -> None:
             f"({_SHARED})"
         )
     if not distinguishes(B, tau / _BLUR):
-        warnings.warn(
+        warn(
             f"neighbours' scores differ by hardly more than float32 tells at the size of the vectors, so who "
-            f"is near whom is partly chance ({_SHARED})",
-            NearfoldWarning,
-            stacklevel=4,
+            f"is near whom is partly chance ({_SHARED})"
         )
 
 
@@ -171,22 +250,28 @@ def gradient(
     anchors_only: bool = False,
     out: Float32 | None = None,
 ) -> Float32:
-    """Return the gradient of `loss` with respect to W.
+    """Return the gradient of `loss` with respect to the encoder.
 
     Parameters
     ----------
-    W
-        Encoder, shape (m, d).
-    B
-        Blocks, shape (b, N, d); of norm 1 for cosine.
-    P
-        `soft_neighbors(B)`, shape (b, N, N).
-    metric, tau
-        As for `soft_neighbors`.
-    anchors_only
-        Count the first row of each block alone.
-    out
-        Where to write it, shape (m, d).
+    W : ndarray of shape (m, d), float32
+        The encoder.
+    B : ndarray of shape (b, N, d), float32
+        Blocks; of norm 1 for "cosine".
+    P : ndarray of shape (b, N, N), float32
+        Softmax before folding, `soft_neighbors(B, metric, tau)`.
+    metric : {"cosine", "l2", "ip"}
+        Metric of the scores.
+    tau : float
+        Temperature, above 0.
+    anchors_only : bool, default=False
+        Whether the first row of each block alone counts.
+    out : ndarray of shape (m, d), float32, optional
+        Array to write the gradient into. By default a new one is made.
+
+    Returns
+    -------
+    ndarray of shape (m, d), float32
     """
     b, n, d = B.shape
     Y, norms = _folded(W, B, metric)

@@ -9,10 +9,8 @@ import scipy.linalg
 from nearfold._utils.arrays import Float32, Metric
 from nearfold._utils.threads import single_threaded_blas
 from nearfold.folds.encoder import Encoder
-from nearfold.methods.base import check_rows_for_components
-from nearfold.methods.scanned import ScanFold
-from nearfold.scan.moments import WIDE
-from nearfold.scan.scan import Anchors, Request, Scan
+from nearfold.methods.moments import MomentFold
+from nearfold.scan.moments import WIDE, Moments, Precision
 
 __all__ = ["PCA", "leading_axes", "principal_axes"]
 
@@ -24,14 +22,16 @@ def principal_axes(second: Float64) -> tuple[Float64, Float64]:
 
     Parameters
     ----------
-    second
-        Shape (d, d), symmetric: `Moments.covariance` or `Moments.uncentered`.
+    second : ndarray of shape (d, d), float64
+        Symmetric matrix, such as `Moments.covariance` or `Moments.uncentered`.
 
     Returns
     -------
-    values, axes
-        Shapes (d,), never negative, and (d, d), rows orthonormal. Each axis has its largest
-        entry positive, so that the result does not depend on the eigensolver's choice of sign.
+    values : ndarray of shape (d,), float64
+        Eigenvalues, never negative.
+    axes : ndarray of shape (d, d), float64
+        Orthonormal rows. Each axis has its largest entry positive, so that the result does not depend on the
+        eigensolver's choice of sign.
     """
     values, vectors = np.linalg.eigh(second)
     axes = vectors.T[::-1]
@@ -43,6 +43,17 @@ def leading_axes(second: Float64, count: int) -> Float32:
 
     In more than 1,024 dimensions axes whose eigenvalues differ by less than float32 tells, some 1e-7 of
     the largest, may be mixed.
+
+    Parameters
+    ----------
+    second : ndarray of shape (d, d), float64
+        Symmetric matrix, such as `Moments.covariance` or `Moments.uncentered`.
+    count : int
+        Number of axes, at most d.
+
+    Returns
+    -------
+    ndarray of shape (count, d), float32
     """
     if len(second) <= WIDE:
         return principal_axes(second)[1][:count].astype(np.float32)
@@ -66,7 +77,7 @@ def _signs(axes: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     return np.where(largest < 0, axes.dtype.type(-1), axes.dtype.type(1))[:, None]
 
 
-class PCA(ScanFold):
+class PCA(MomentFold):
     """Project on the directions of largest variance, or of largest energy when not centred.
 
     For cosine and inner product the uncentred form is the stronger baseline: subtracting the
@@ -74,24 +85,53 @@ class PCA(ScanFold):
 
     Parameters
     ----------
-    n_components
-        Reduced dimensions m < d: a number, or a share such as "25%".
-    center
-        Subtract the mean first (classical PCA).
-    metric
-        What the folded vectors will be searched with; noted in the encoder, not used to learn.
+    n_components : int or str, default="25%"
+        Number m of reduced dimensions, below d, or their share such as "25%".
+    center : bool, default=True
+        Whether the mean is subtracted first, which is classical PCA. Without it the axes are those of
+        `sklearn.decomposition.TruncatedSVD`.
+    metric : {"cosine", "l2", "ip"}, default="cosine"
+        Metric that the folded vectors will be searched with. It is noted in the encoder and changes nothing
+        that is learned.
 
     Attributes
     ----------
     encoder_ : Encoder
-        With orthonormal rows; facts: rows, energy (the share of variance or energy kept).
+        The learned fold; its weight has orthonormal rows. Its facts are `rows` and `energy`, the share of the
+        variance (centred) or of the sum of squares (uncentred) that is kept.
+    components_ : ndarray of shape (m, d), float32
+        Principal axes, the one of largest variance or energy first. The largest entry of each is positive.
+    mean_ : ndarray of shape (d,), float64, or None
+        Mean of the rows; None with `center=False`.
+    explained_variance_ : ndarray of shape (m,), float64
+        Variance of the rows along each axis. As in scikit-learn, it is divided by n - 1 with `center=True`
+        (as `PCA` does) and by n with `center=False` (as `TruncatedSVD` does).
+    explained_variance_ratio_ : ndarray of shape (m,), float64
+        Share of the total variance of the rows along each axis.
+    singular_values_ : ndarray of shape (m,), float64
+        Largest singular values of the matrix of rows, less their mean with `center=True`.
+    n_components_ : int
+        Number m of reduced dimensions.
+    n_samples_seen_ : int
+        Number of rows that `fit`, or all calls of `partial_fit` together, have seen.
+    n_features_in_ : int
+        Number d of dimensions of the rows.
+    feature_names_in_ : ndarray of shape (d,)
+        Names of the columns, where X was a data frame whose columns have names.
 
     Examples
     --------
     >>> import numpy as np
     >>> X = np.random.default_rng(0).standard_normal((50, 8))
-    >>> PCA(n_components=2).fit_transform(X).shape
-    (50, 2)
+    >>> pca = PCA(n_components=2).fit(X)
+    >>> pca.transform(X).shape, pca.components_.shape
+    ((50, 2), (2, 8))
+
+    Batches give what all rows give:
+
+    >>> batches = PCA(n_components=2).partial_fit(X[:20]).partial_fit(X[20:])
+    >>> bool(np.allclose(batches.components_, pca.components_, atol=1e-6))
+    True
     """
 
     def __init__(
@@ -101,26 +141,27 @@ class PCA(ScanFold):
         self.center = center
         self.metric = metric
 
-    def scan_request(self, rows: int, n_components: int) -> Request:
-        """Return what to scan for: moments alone."""
-        check_rows_for_components(rows, n_components)
+    @property
+    def _products(self) -> Precision:
         # A covariance is a difference of moments, which float32 products would blur.
-        return Request(self.metric, normalize=False, products=np.float64 if self.center else np.float32)
+        return np.float64 if self.center else np.float32
 
-    def learn_from_scan(
-        self,
-        scan: Scan,
-        anchors: Anchors | None,  # noqa: ARG002
-        n_components: int,
-        request: Request,  # noqa: ARG002
-    ) -> Encoder:
-        """Return the first principal axes."""
-        moments = scan.moments
-        values, axes = principal_axes(moments.covariance if self.center else moments.uncentered)
-        weight = axes[:n_components]
+    def _learn_from_moments(self, moments: Moments, n_components: int) -> Encoder:
+        covariance = moments.covariance
+        values, axes = principal_axes(covariance if self.center else moments.uncentered)
+        kept, weight = values[:n_components], axes[:n_components]
+        tiny = np.finfo(float).tiny
+        self.mean_ = moments.mean if self.center else None
+        self.singular_values_ = np.sqrt(kept * moments.count)
+        if self.center:
+            variance = kept
+            self.explained_variance_ = kept * (moments.count / max(1, moments.count - 1))
+        else:
+            variance = np.maximum(kept - np.square(weight @ moments.mean), 0.0)
+            self.explained_variance_ = variance
+        self.explained_variance_ratio_ = variance / max(np.trace(covariance), tiny)
         bias = -weight @ moments.mean if self.center else None
-        energy = values[:n_components].sum() / max(values.sum(), np.finfo(float).tiny)
-        return self._encoder(weight, bias, rows=scan.rows, energy=energy)
+        return self._encoder(weight, bias, rows=moments.count, energy=kept.sum() / max(values.sum(), tiny))
 
     @property
     def _method_name(self) -> str:

@@ -1,4 +1,4 @@
-"""Random projection, Gaussian or sparse: the baseline that learns nothing (Johnson-Lindenstrauss)."""
+"""Random projection, Gaussian or sparse, which is the baseline that learns nothing."""
 
 from __future__ import annotations
 
@@ -18,22 +18,45 @@ __all__ = ["RandomProjection"]
 class RandomProjection(LinearFold):
     """Project on random directions, drawn by scikit-learn.
 
+    Squared distances are kept on average, with an error that shrinks as 1 / sqrt(m) (Johnson-Lindenstrauss).
+    Nothing is learned of the rows but how wide they are.
+
     Parameters
     ----------
-    n_components
-        Reduced dimensions m < d: a number, or a share such as "25%".
-    kind
-        "gaussian": normal entries; "sparse": entries of -1, 0 and 1, scaled, one in sqrt(d) of
-        them not zero (Li, Hastie and Church 2006).
-    metric
-        What the folded vectors will be searched with; noted in the encoder, not used to learn.
-    random_state
+    n_components : int or str, default="25%"
+        Number m of reduced dimensions, below d, or their share such as "25%".
+    kind : {"gaussian", "sparse"}, default="gaussian"
+        Distribution of the entries: normal, or -1, 0 and 1 times a constant, of which one in sqrt(d) is not
+        zero.
+    metric : {"cosine", "l2", "ip"}, default="cosine"
+        Metric that the folded vectors will be searched with. It is noted in the encoder and changes nothing
+        that is learned.
+    random_state : int, RandomState or None, default=0
         Seed of the draw.
 
     Attributes
     ----------
     encoder_ : Encoder
-        Facts: rows.
+        The drawn fold. Its only fact is `rows`.
+    components_ : ndarray of shape (m, d), float32
+        Random directions.
+    n_components_ : int
+        Number m of reduced dimensions.
+    n_features_in_ : int
+        Number d of dimensions of the rows.
+    feature_names_in_ : ndarray of shape (d,)
+        Names of the columns, where X was a data frame whose columns have names.
+
+    Raises
+    ------
+    ParameterError
+        `kind` is neither of the two.
+
+    References
+    ----------
+    Johnson, Lindenstrauss, "Extensions of Lipschitz mappings into a Hilbert space" (1984).
+
+    Li, Hastie, Church, "Very sparse random projections" (KDD 2006).
 
     Examples
     --------

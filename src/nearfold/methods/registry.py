@@ -1,4 +1,4 @@
-"""The methods by name: the one list that the command line and comparisons read."""
+"""The methods by name, in the one list that the command line and comparisons read."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Method:
 
     Parameters
     ----------
-    estimator
-        The class.
-    summary
+    estimator : type
+        Class of the estimator.
+    summary : str
         One line for tables and help.
-    fixed
+    fixed : dict, default={}
         Parameters that make this variant of the class.
-    linear
+    linear : bool, default=True
         Whether the result is a linear `Encoder`, which saves and applies anywhere.
-    needs
-        The optional module it is learned with, and the extra that brings it.
-    saves
+    needs : tuple of str, or None, default=None
+        Optional module that it is learned with, and the extra that brings it.
+    saves : bool, default=True
         Whether its folds can be saved; those that only their fitted model can apply can't.
     """
 
@@ -68,7 +68,7 @@ METHODS: dict[str, Method] = {
     "isomap": Method(Isomap, "distances along a neighbour graph", linear=False, saves=False),
     "umap": Method(UMAP, "fuzzy neighbour graph", linear=False, needs=("umap", "manifold"), saves=False),
 }
-"""The methods by name, in the order of tables: simple ones first."""
+"""The methods by name, in the order of tables, which is simple ones first."""
 
 LINEAR = tuple(name for name, method in METHODS.items() if method.linear)
 
@@ -80,13 +80,17 @@ def make(name: str, n_components: int | str, **parameters: Any) -> FoldEstimator
 
     Parameters
     ----------
-    name
+    name : str
         A key of METHODS.
-    n_components
-        Reduced dimensions.
-    parameters
-        Of the estimator; those that it doesn't have are an error, except random_state, which
+    n_components : int or str
+        Number m of reduced dimensions, below d, or their share such as "25%".
+    **parameters : dict
+        Parameters of the estimator. One that it doesn't have is an error, except `random_state`, which
         methods without chance ignore.
+
+    Returns
+    -------
+    FoldEstimator
 
     Raises
     ------
@@ -113,10 +117,20 @@ def make(name: str, n_components: int | str, **parameters: Any) -> FoldEstimator
 def resolve_methods(names: str) -> list[str]:
     """Return the methods that a comma-separated list names; "linear" and "all" stand for groups.
 
+    Parameters
+    ----------
+    names : str
+        Names of methods and groups, such as "pca,nearfold".
+
+    Returns
+    -------
+    list of str
+        Keys of METHODS, each once.
+
     Raises
     ------
     ParameterError
-        One is unknown.
+        A name is unknown, or there is none.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     known = [*_GROUPS, *METHODS]

@@ -1,4 +1,4 @@
-"""Training on blocks of anchors and neighbours: schedule, batches, threads, and NearFold's own descent."""
+"""Training on blocks of anchors and neighbours, with its schedule, batches and threads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,22 @@ _BLOCKS_A_THREAD = 4
 def one_cycle(n_steps: int, peak: float) -> npt.NDArray[np.float64]:
     """Return learning rates that rise from peak / 25 over 30% of the steps and fall to nearly 0.
 
-    Both along half a cosine (Smith and Topin, arXiv 1708.07120).
+    Both are along half a cosine.
+
+    Parameters
+    ----------
+    n_steps : int
+        Number of steps.
+    peak : float
+        Largest rate.
+
+    Returns
+    -------
+    ndarray of shape (n_steps,), float64
+
+    References
+    ----------
+    Smith, Topin, "Super-convergence" (arXiv 1708.07120).
     """
     rise = max(1, round(0.3 * n_steps))
     step = np.arange(n_steps)
@@ -40,22 +55,32 @@ def fitting_rate(loss_before: float) -> float:
 
     Adam's steps have the rate's length whatever the gradient's, so the noise that they leave in W
     grows with the rate, while what can be gained is bounded by the loss at the start. The square
-    root balances both; measured on validation rows at 12.5% to 75% of the dimensions.
+    root balances both, as was measured on validation rows at 12.5% to 75% of the dimensions.
+
+    Parameters
+    ----------
+    loss_before : float
+        Loss at the start.
+
+    Returns
+    -------
+    float
+        Rate of at most 4e-3.
     """
     return _PEAK_RATE * min(1.0, float(np.sqrt(max(0.0, loss_before) / _FULL_RATE_LOSS)))
 
 
 class Trained(NamedTuple):
-    """What training made of a start.
+    """Encoder that training led to.
 
     Parameters
     ----------
-    weight
-        W, shape (m, d).
-    learning_rate
-        The schedule's peak.
-    loss_before, loss_after
-        On a fixed sample of blocks.
+    weight : ndarray of shape (m, d), float32
+        The encoder W.
+    learning_rate : float
+        Peak of the schedule.
+    loss_before, loss_after : float
+        Losses of the start and of W on a fixed sample of blocks.
     """
 
     weight: Float32
@@ -77,25 +102,30 @@ def train_on_blocks(
 
     Parameters
     ----------
-    start
-        Initial W, shape (m, d); not changed.
-    blocks
+    start : ndarray of shape (m, d), float32
+        Initial W, which is not changed.
+    blocks : Blocks
         Anchors and neighbours, prepared for the metric.
-    metric
-        What the folded vectors will be searched with.
-    n_steps
-        Steps.
-    learning_rate
-        The one-cycle schedule's peak; None for `fitting_rate`.
-    blocks_per_step
-        Blocks in a batch.
-    rng
+    metric : {"cosine", "l2", "ip"}
+        Metric that the folded vectors will be searched with.
+    n_steps : int
+        Number of steps.
+    learning_rate : float or None
+        Peak of the one-cycle schedule; None takes `fitting_rate`.
+    blocks_per_step : int
+        Number of blocks in a batch.
+    rng : numpy.random.Generator
         Shuffles the blocks.
 
     Returns
     -------
-    Trained. Where training has not lowered the loss, as can be when nearly nothing was lost at the
-    start, W is the start.
+    Trained
+        W is the start where training has not lowered the loss, as can be when nearly nothing was lost there.
+
+    Raises
+    ------
+    DataError
+        The rows of every block are equal, or differ by less than float32 tells.
     """
     vectors, index = blocks.vectors, blocks.index
     n_blocks = len(index)
@@ -134,7 +164,19 @@ def train_on_blocks(
 
 
 def batches(n_blocks: int, batch: int, n_steps: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Return block numbers of shape (n_steps, batch), one shuffle of all blocks after another."""
+    """Return which blocks each step takes, by one shuffle of all blocks after another.
+
+    Parameters
+    ----------
+    n_blocks, batch, n_steps : int
+        Number of blocks, of blocks in a step at most, and of steps.
+    rng : numpy.random.Generator
+        Shuffles the blocks.
+
+    Returns
+    -------
+    ndarray of shape (n_steps, min(batch, n_blocks)), int64
+    """
     batch = min(batch, n_blocks)
     rounds = -(-n_steps * batch // n_blocks)
     order = np.concatenate([rng.permutation(n_blocks) for _ in range(rounds)])
@@ -142,6 +184,17 @@ def batches(n_blocks: int, batch: int, n_steps: int, rng: np.random.Generator) -
 
 
 def thread_bounds(batch: int) -> list[int]:
-    """Return where a batch of blocks is cut into nearly equal shares, one a thread: 0, ..., batch."""
+    """Return where a batch of blocks is cut into nearly equal shares, one for each thread.
+
+    Parameters
+    ----------
+    batch : int
+        Number of blocks.
+
+    Returns
+    -------
+    list of int
+        Bounds from 0 to `batch`, one more than there are threads.
+    """
     n_threads = max(1, min(blas_threads(), batch // _BLOCKS_A_THREAD))
     return [batch * i // n_threads for i in range(n_threads + 1)]

@@ -1,4 +1,4 @@
-"""Keep the first dimensions: what Matryoshka models are trained for (arXiv 2205.13147)."""
+"""Truncation to the first dimensions, which Matryoshka models are trained for."""
 
 from __future__ import annotations
 
@@ -14,20 +14,33 @@ __all__ = ["Truncation"]
 class Truncation(LinearFold):
     """Keep the first m dimensions and drop the rest.
 
-    Right for models trained so that leading dimensions matter most (Matryoshka); for others it
-    shows what blind cutting costs.
+    This suits models that were trained so that the leading dimensions matter most (Matryoshka). For others
+    it shows what blind cutting costs.
 
     Parameters
     ----------
-    n_components
-        Reduced dimensions m < d: a number, or a share such as "25%".
-    metric
-        What the folded vectors will be searched with; noted in the encoder, not used to learn.
+    n_components : int or str, default="25%"
+        Number m of reduced dimensions, below d, or their share such as "25%".
+    metric : {"cosine", "l2", "ip"}, default="cosine"
+        Metric that the folded vectors will be searched with. It is noted in the encoder and changes nothing
+        that is learned.
 
     Attributes
     ----------
     encoder_ : Encoder
-        The first m rows of the identity; facts: rows.
+        The fold, whose weight is the first m rows of the identity. Its only fact is `rows`.
+    components_ : ndarray of shape (m, d), float32
+        First m rows of the identity.
+    n_components_ : int
+        Number m of reduced dimensions.
+    n_features_in_ : int
+        Number d of dimensions of the rows.
+    feature_names_in_ : ndarray of shape (d,)
+        Names of the columns, where X was a data frame whose columns have names.
+
+    References
+    ----------
+    Kusupati et al., "Matryoshka representation learning" (NeurIPS 2022, arXiv 2205.13147).
 
     Examples
     --------

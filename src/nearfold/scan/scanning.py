@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -12,12 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nearfold._utils.arrays import check_directions, check_tiny
+from nearfold._utils.arrays import check_directions, check_row_count, check_tiny
 from nearfold._utils.files import held_file
 from nearfold._utils.progress import stage
 from nearfold._utils.sampling import fingerprint_of, fingerprint_rows, sampled_rows
 from nearfold._utils.threads import blas_threads
-from nearfold.errors import DataError, FileError, NearfoldWarning
+from nearfold._utils.warned import warn
+from nearfold.errors import FileError
 from nearfold.io.base import Source
 from nearfold.io.vectors import checked_rows
 from nearfold.scan.budget import LEAST_ANCHORS, affordable_anchors, scan_bytes
@@ -90,8 +90,7 @@ def scan_source(
         A file can't be read, or the checkpoint belongs to other data or parameters, or another run holds it.
     """
     engine, rows = engine_for(source), source.layout.rows
-    if rows < 2:
-        raise DataError(f"{source.path}: has 1 row; a fold is learned from at least 2")
+    check_row_count(rows, 2, source.path)
     if fewer_anchors:
         request = _affordable(_begun(request, checkpoint), source, engine)
     if request.queries is not None and request.normalize:
@@ -160,12 +159,10 @@ def _affordable(request: Request, source: Source, engine: Engine) -> Request:
         return request._replace(n_anchors=min(LEAST_ANCHORS, request.n_anchors))
     if n_anchors < request.n_anchors:
         needed = scan_bytes(*sizes, request.n_anchors, k, blas_threads(), request.metric)
-        warnings.warn(
+        warn(
             f"memory={engine.memory / 1e6:.0f}MB holds the neighbourhoods of {n_anchors} anchors, not of "
             f"{request.n_anchors}: the fold may keep a little less; allow "
-            f"{-(-needed // 1_000_000)}MB for all of them",
-            NearfoldWarning,
-            stacklevel=4,
+            f"{-(-needed // 1_000_000)}MB for all of them"
         )
     return request._replace(n_anchors=n_anchors)
 

@@ -1,4 +1,4 @@
-"""RAE, the Regularized Auto-Encoder (arXiv 2509.25839), by Adam as published or exactly."""
+"""RAE (Regularized Auto-Encoder, arXiv 2509.25839), by Adam as published or exactly."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import numpy.typing as npt
 from sklearn.utils import check_random_state
 
 from nearfold._utils.arrays import Float32, Metric, check_finite, check_positive, check_tiny
+from nearfold._utils.warned import warn
 from nearfold.errors import NearfoldWarning, ParameterError
 from nearfold.folds.encoder import Encoder
 from nearfold.methods.base import check_rows_for_components
+from nearfold.methods.moments import MomentFold
 from nearfold.methods.rae.exact import exact_path
 from nearfold.methods.rae.gradient import (
     cosine_rates,
@@ -22,10 +24,9 @@ from nearfold.methods.rae.gradient import (
 )
 from nearfold.methods.rae.regularizers import Regularizer, check_regularizer, penalty
 from nearfold.methods.rae.validation import Validation
-from nearfold.methods.scanned import ScanFold
-from nearfold.scan.moments import Moments
+from nearfold.scan.moments import Moments, Precision
 from nearfold.scan.neighbors import neighbor_differences
-from nearfold.scan.scan import Anchors, Request, Scan
+from nearfold.scan.scan import Request
 
 __all__ = ["LAMBDA_GRID", "RAE"]
 
@@ -37,46 +38,79 @@ class DeadEncoderError(ParameterError):
     """The penalty has zeroed every axis: nothing would be left of the vectors."""
 
 
-class RAE(ScanFold):
-    """Linear autoencoder with Frobenius regularisation; the encoder is kept.
+class RAE(MomentFold):
+    """Linear autoencoder with a regularised encoder and decoder; the encoder is kept.
+
+    It minimises the mean over the d elements of (W_d W_e x - x)^2, plus lambda / 2 times a penalty, which as
+    published is |W_e|^2 + |W_d|^2 (Frobenius). z = W_e x is the fold.
 
     Parameters
     ----------
-    n_components
-        Reduced dimensions m < d: a number, or a share such as "25%".
-    solver
-        "adam": as published, mini-batches and 3,000 steps from a random start.
-        "exact": the same objective's global optimum, from second moments.
-    weight_decay
-        The regularisation lambda, on the scale of the published loss (a mean over elements);
-        "auto" tries a grid from 1e-8 to 1e-1, keeps the one whose encoder preserves most of the
-        ten nearest neighbours of rows held back from training, and learns again from all rows.
-    regularizer
-        "frobenius" as published; "nuclear", "spectral", "orthogonality" or "laplacian" (neighbours
-        drawn together): see `nearfold.methods.rae.regularizers` for each.
-    bias
-        Train biases too (adam only): the paper's formula has none, its authors' code has.
-    n_steps, batch_size, learning_rate, final_learning_rate
-        Of Adam; the rate falls along half a cosine.
-    graph_neighbors
-        Neighbours a row in the graph of "laplacian".
-    metric
-        What the folded vectors will be searched with; used to learn where neighbours are looked
-        for ("auto", "laplacian"), else only noted in the encoder.
-    random_state
-        Seed of the start, the batches and what is held back.
+    n_components : int or str, default="25%"
+        Number m of reduced dimensions, below d, or their share such as "25%".
+    solver : {"adam", "exact"}, default="adam"
+        "adam" trains as published, by mini-batches from a random start. "exact" computes the global optimum
+        of the same objective from second moments, and then has `partial_fit` (but not with "auto" or
+        "laplacian", which need the rows).
+    weight_decay : float or "auto", default=1e-6
+        Regularisation lambda, on the scale of the published loss (a mean over elements). "auto" tries a grid
+        from 1e-8 to 1e-1, takes the one of highest recall@10, as `nearfold.evaluate` reports it, on rows held
+        back from training, and learns again from all rows.
+    regularizer : {"frobenius", "nuclear", "spectral", "orthogonality", "laplacian"}, default="frobenius"
+        Penalty; "laplacian" draws neighbours together. See `nearfold.methods.rae.regularizers` for each.
+    bias : bool, default=False
+        Whether biases are trained too ("adam" only). The paper's formula has none, its authors' code has.
+    n_steps : int, default=3000
+        Number of steps of Adam.
+    batch_size : int, default=128
+        Number of rows in a step of Adam.
+    learning_rate, final_learning_rate : float, default=1e-3 and 1e-5
+        Rates of the first and the last step of Adam, between which the rate falls along half a cosine.
+    graph_neighbors : int, default=10
+        Number of neighbours of a row in the graph of "laplacian".
+    metric : {"cosine", "l2", "ip"}, default="cosine"
+        Metric that the folded vectors will be searched with. It changes what is learned where neighbours are
+        looked for ("auto" and "laplacian"); else it is noted in the encoder alone.
+    random_state : int, RandomState or None, default=0
+        Seed of the start, of the batches and of the rows held back.
 
     Attributes
     ----------
     encoder_ : Encoder
-        Facts: rows; loss (adam: without penalty, of the last batch; exact: with penalty);
-        dead_modes (exact): axes that the penalty has zeroed; weight_decay and validation (auto):
-        the lambda chosen, and P@10 of held-back rows by lambda.
+        The learned fold. Its facts are `rows`; `weight_decay`, the lambda used; `loss` (of the last batch
+        without the penalty for "adam", of all rows with it for "exact"); `dead_modes` ("exact"), the number
+        of axes that the penalty has zeroed; and `validation` ("auto"), the recall@10 by lambda.
+    components_ : ndarray of shape (m, d), float32
+        Weight W_e of the encoder. For "exact" its rows are scaled principal axes, except with "laplacian".
+    n_samples_seen_ : int
+        Number of rows that `fit`, or all calls of `partial_fit` together, have seen; only where there is
+        `partial_fit`.
+    n_components_ : int
+        Number m of reduced dimensions.
+    n_features_in_ : int
+        Number d of dimensions of the rows.
+    feature_names_in_ : ndarray of shape (d,)
+        Names of the columns, where X was a data frame whose columns have names.
+
+    Raises
+    ------
+    ParameterError
+        A parameter is out of range, training diverges, or the penalty zeroes all axes.
+    DataError
+        X is so small that its products vanish in float32, or has too few rows for "auto".
 
     Warns
     -----
     NearfoldWarning
-        The penalty has zeroed some of the m axes (exact).
+        The penalty has zeroed some of the m axes ("exact").
+
+    References
+    ----------
+    Zhang, Zhao, "RAE: a neural network dimensionality reduction method for nearest neighbors preservation in
+    vector search" (KDD 2026, arXiv 2509.25839).
+
+    Kunin et al., "Loss landscapes of regularized linear autoencoders" (ICML 2019, arXiv 1901.08168), for the
+    exact optimum.
 
     Examples
     --------
@@ -121,23 +155,39 @@ class RAE(ScanFold):
         return self.weight_decay == "auto" or self.regularizer == "laplacian"
 
     def scan_request(self, rows: int, n_components: int) -> Request | None:
-        """Return what the exact optimum needs: moments. Adam, "auto" and "laplacian" need the rows."""
-        self._check(rows, n_components)
-        if self.solver != "exact" or self.weight_decay == "auto" or self.regularizer == "laplacian":
-            return None
-        return Request(self.metric, normalize=False, products=np.float32)
+        """Return what to scan for, which is moments alone; None where the rows themselves are needed.
 
-    def learn_from_scan(
-        self,
-        scan: Scan,
-        anchors: Anchors | None,  # noqa: ARG002
-        n_components: int,
-        request: Request,  # noqa: ARG002
-    ) -> Encoder:
-        """Return the exact optimum."""
+        Parameters
+        ----------
+        rows : int
+            Number of rows that will be learned from.
+        n_components : int
+            Number m of reduced dimensions.
+
+        Returns
+        -------
+        Request or None
+            None for Adam, `weight_decay="auto"` and `regularizer="laplacian"`.
+
+        Raises
+        ------
+        ParameterError
+            A parameter is out of range for so many rows.
+        """
+        self._check(rows, n_components)
+        return super().scan_request(rows, n_components) if self._learns_from_moments() else None
+
+    @property
+    def _products(self) -> Precision:
+        return np.float32
+
+    def _learns_from_moments(self) -> bool:
+        return self.solver == "exact" and not self.learns_metric
+
+    def _learn_from_moments(self, moments: Moments, n_components: int) -> Encoder:
         weight_decay = float(self.weight_decay)
-        facts = {"rows": scan.rows, "weight_decay": weight_decay}
-        return self._exact_optimum(scan.moments, n_components, weight_decay, None, facts)
+        facts = {"rows": moments.count, "weight_decay": weight_decay}
+        return self._exact_optimum(moments, n_components, weight_decay, None, facts)
 
     def _check(self, rows: int, n_components: int) -> None:
         check_regularizer(self.regularizer)
@@ -151,6 +201,9 @@ class RAE(ScanFold):
         self._check(len(X), n_components)
         # The penalty is one of size, whatever the metric: it takes all of vectors that are nothing beside it.
         check_tiny(X, "l2", "X")
+        if self._learns_from_moments():
+            return self._learn_and_count(Moments.of(X, products=self._products), n_components)
+        self._moments = None
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
         if self.weight_decay != "auto":
             return self._learn_with(X, n_components, float(self.weight_decay), rng)
@@ -189,7 +242,7 @@ class RAE(ScanFold):
     ) -> Encoder:
         facts = {"rows": len(X), "weight_decay": weight_decay, **facts}
         if self.solver == "exact":
-            moments = Moments.of(X, products=np.float32)
+            moments = Moments.of(X, products=self._products)
             return self._exact_optimum(moments, n_components, weight_decay, self._differences(X, rng), facts)
         return self._learn_by_adam(X, n_components, weight_decay, rng, facts)
 
@@ -212,11 +265,9 @@ class RAE(ScanFold):
                 f"use a smaller one, or multiply all vectors by a constant"
             )
         if fold.dead_modes:
-            warnings.warn(
+            warn(
                 f"weight_decay={weight_decay!r} zeroes {fold.dead_modes} of {n_components} axes: "
-                f"those reduced dimensions hold nothing; use a smaller one or fewer dimensions",
-                NearfoldWarning,
-                stacklevel=5,
+                f"those reduced dimensions hold nothing; use a smaller one or fewer dimensions"
             )
         return self._encoder(fold.weight, **facts, loss=fold.loss, dead_modes=fold.dead_modes)
 
@@ -251,7 +302,7 @@ class RAE(ScanFold):
         return self._encoder(trained.encoder, trained.encoder_bias, **facts, loss=loss)
 
     def _differences(self, X: Float32, rng: np.random.Generator) -> npt.NDArray[np.float64] | None:
-        """Return the second moments of neighbours' differences, where the regulariser wants them."""
+        """Return the second moments of neighbours' differences, where the regulariser needs them."""
         if self.regularizer != "laplacian":
             return None
         check_positive("graph_neighbors", self.graph_neighbors)

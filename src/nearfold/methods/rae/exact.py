@@ -38,14 +38,14 @@ class ExactFold:
 
     Parameters
     ----------
-    weight_decay
-        The lambda of the published loss.
-    weight
-        W_e, shape (m, d), float64.
-    scales
-        The singular values of W_e, shape (m,), largest first.
-    loss
-        The published loss with its penalty, at this optimum.
+    weight_decay : float
+        Lambda of the published loss.
+    weight : ndarray of shape (m, d), float64
+        The encoder W_e.
+    scales : ndarray of shape (m,), float64
+        Singular values of W_e, the largest first.
+    loss : float
+        Published loss with its penalty at this optimum.
     """
 
     weight_decay: float
@@ -55,7 +55,7 @@ class ExactFold:
 
     @property
     def dead_modes(self) -> int:
-        """How many of the m rows the penalty has made zero."""
+        """Number of the m rows that the penalty has made zero."""
         return int((self.scales == 0).sum())
 
 
@@ -70,16 +70,20 @@ def exact_path(
 
     Parameters
     ----------
-    moments
-        Of the training rows.
-    n_components
-        m.
-    weight_decays
-        The lambdas, each at least 0; for laplacian above 0.
-    regularizer
-        The penalty; see `regularizers`.
-    S
-        For laplacian: second moments of neighbours' differences, shape (d, d).
+    moments : Moments
+        Moments of the training rows.
+    n_components : int
+        Number m of reduced dimensions.
+    weight_decays : iterable of float
+        Lambdas, each at least 0, and for "laplacian" above 0.
+    regularizer : str, default="frobenius"
+        Penalty, one of `REGULARIZERS`.
+    S : ndarray of shape (d, d), float64, optional
+        Second moments of neighbours' differences, which "laplacian" needs.
+
+    Yields
+    ------
+    ExactFold
     """
     values, axes = principal_axes(moments.uncentered)
     kept, directions = values[:n_components], axes[:n_components]

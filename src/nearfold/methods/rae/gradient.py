@@ -1,8 +1,8 @@
-"""RAE as published: a linear autoencoder trained by Adam on mini-batches (arXiv 2509.25839).
+"""RAE as published, which is a linear autoencoder trained by Adam on mini-batches (arXiv 2509.25839).
 
-Loss: the mean over elements of (W_d (W_e x + b_e) + b_d - x)^2. With Z = X W_e^T and the
-residual R = Z W_d^T - X of one batch, the gradients are R^T Z for the decoder and
-(R W_d)^T X for the encoder, times 2 / (batch d): four products, no autograd.
+The loss is the mean over elements of (W_d (W_e x + b_e) + b_d - x)^2. With Z = X W_e^T and the residual
+R = Z W_d^T - X of one batch, the gradients are R^T Z for the decoder and (R W_d)^T X for the encoder, times
+2 / (batch d). These are four products, which need no automatic differentiation.
 
 The latent dimensions are split over threads. A thread owns its rows of the encoder and columns
 of the decoder, with their optimiser state, so that nothing large moves between cores; once a
@@ -40,12 +40,14 @@ class Autoencoder:
 
     Parameters
     ----------
-    encoder
-        W_e, shape (m, d), float32.
-    decoder
-        W_d, shape (d, m), float32.
-    encoder_bias, decoder_bias
-        Shapes (m,) and (d,), float32.
+    encoder : ndarray of shape (m, d), float32
+        W_e.
+    decoder : ndarray of shape (d, m), float32
+        W_d.
+    encoder_bias : ndarray of shape (m,), float32, or None, default=None
+        b_e.
+    decoder_bias : ndarray of shape (d,), float32, or None, default=None
+        b_d.
     """
 
     encoder: Float32
@@ -55,7 +57,21 @@ class Autoencoder:
 
 
 def initial_autoencoder(d: int, m: int, rng: np.random.Generator, *, bias: bool) -> Autoencoder:
-    """Draw parameters uniformly within 1 / sqrt(fan-in), as torch.nn.Linear does."""
+    """Draw parameters uniformly within 1 / sqrt(fan-in), as torch.nn.Linear does.
+
+    Parameters
+    ----------
+    d, m : int
+        Number of dimensions and of reduced dimensions.
+    rng : numpy.random.Generator
+        Draws the parameters.
+    bias : bool
+        Whether there are biases.
+
+    Returns
+    -------
+    Autoencoder
+    """
 
     def draw(fan_in: int, *shape: int) -> Float32:
         bound = 1 / np.sqrt(fan_in)
@@ -66,7 +82,19 @@ def initial_autoencoder(d: int, m: int, rng: np.random.Generator, *, bias: bool)
 
 
 def draw_batches(n: int, batch_size: int, n_steps: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Return row numbers of shape (n_steps, batch): one shuffle of all rows after another."""
+    """Return which rows each step takes, by one shuffle of all rows after another.
+
+    Parameters
+    ----------
+    n, batch_size, n_steps : int
+        Number of rows, of rows in a step at most, and of steps.
+    rng : numpy.random.Generator
+        Shuffles the rows.
+
+    Returns
+    -------
+    ndarray of shape (n_steps, min(batch_size, n)), int64
+    """
     batch = min(batch_size, n)
     epochs = -(-n_steps * batch // n)
     order = np.concatenate([rng.permutation(n) for _ in range(epochs)])
@@ -74,7 +102,19 @@ def draw_batches(n: int, batch_size: int, n_steps: int, rng: np.random.Generator
 
 
 def cosine_rates(n_steps: int, first: float, last: float) -> npt.NDArray[np.float64]:
-    """Return learning rates that fall from `first` towards `last` along half a cosine."""
+    """Return learning rates that fall from `first` towards `last` along half a cosine.
+
+    Parameters
+    ----------
+    n_steps : int
+        Number of steps.
+    first, last : float
+        Rate of the first step, and of the one that would come after the last.
+
+    Returns
+    -------
+    ndarray of shape (n_steps,), float64
+    """
     phase = np.arange(n_steps) / n_steps
     return last + (first - last) * (1 + np.cos(np.pi * phase)) / 2
 
@@ -87,27 +127,30 @@ def train_autoencoder(
     weight_decay: float,
     penalise: Callable[[float], Penalty] | None = None,
 ) -> tuple[Autoencoder, float]:
-    """Train from `start` over `batches` of rows of `X`.
+    """Train an autoencoder by Adam.
 
     Parameters
     ----------
-    X
-        Shape (n, d), float32.
-    start
-        Initial parameters.
-    batches
-        Row numbers, shape (n_steps, batch).
-    rates
-        Learning rate of each step, shape (n_steps,).
-    weight_decay
+    X : ndarray of shape (n, d), float32
+        Rows to learn from.
+    start : Autoencoder
+        Initial parameters, which are not changed.
+    batches : ndarray of shape (n_steps, batch), int64
+        Row numbers of each step.
+    rates : ndarray of shape (n_steps,), float64
+        Learning rate of each step.
+    weight_decay : float
         Coupled weight decay lambda, on biases too, as torch.optim.Adam applies it.
-    penalise
-        Called with what gradients are scaled by, returns another penalty to add; it needs whole
+    penalise : callable, optional
+        Takes the factor that gradients are scaled by, and returns another penalty to add. It needs whole
         matrices, so that training then uses BLAS's threads and none of its own.
 
     Returns
     -------
-    The trained parameters and the loss of the last batch.
+    trained : Autoencoder
+        The trained parameters.
+    loss : float
+        Loss of the last batch without the penalty.
     """
     m, d = start.encoder.shape
     n_threads = max(1, min(blas_threads(), _MAX_THREADS, m // 8)) if penalise is None else 1
@@ -139,7 +182,7 @@ def train_autoencoder(
 
 
 class _Exchange:
-    """Where threads leave their part of a batch's reconstruction and wait for the others'.
+    """The place where threads leave their part of a batch's reconstruction and wait for those of others.
 
     Two sets of buffers alternate: a thread that is a step ahead writes where nobody reads.
     """
@@ -183,7 +226,7 @@ class _StoppedError(Exception):
 
 
 class _Slice:
-    """Latent dimensions low..high of the autoencoder, and the training of them."""
+    """The latent dimensions from `low` to `high` of the autoencoder, and their training."""
 
     def __init__(
         self,

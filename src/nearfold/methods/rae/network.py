@@ -1,4 +1,4 @@
-"""RAE with a non-linear encoder: a ReLU network over a linear map, trained by torch."""
+"""RAE with a non-linear encoder, which is a ReLU network beside a linear map, trained by torch."""
 
 from __future__ import annotations
 
@@ -22,37 +22,55 @@ __all__ = ["MLPRAE"]
 class MLPRAE(FoldEstimator):
     """Autoencoder whose encoder and decoder are ReLU networks; the encoder is kept (extra "torch").
 
-    The open question of arXiv 2509.25839: same loss, optimiser and schedule as `RAE`. The fold is
-    applied by numpy; torch is needed to train it only.
+    The paper of RAE leaves networks as an open question. Loss, optimiser and schedule are those of `RAE`.
+    The fold is applied by numpy: torch is needed to train it only.
 
     Parameters
     ----------
-    n_components
-        Reduced dimensions m < d: a number, or a share such as "25%".
-    n_hidden
-        Hidden layers, 1 or 2.
-    hidden_size
-        Their width; None for d.
-    residual
-        Add the network to a linear map, at which training starts.
-    weight_decay
-        The regularisation lambda on all weights, on the scale of the published loss.
-    n_steps, batch_size, learning_rate, final_learning_rate
-        Of Adam; the rate falls along half a cosine.
-    metric
-        What the folded vectors will be searched with; noted in the encoder, not used to learn.
-    random_state
+    n_components : int or str, default="25%"
+        Number m of reduced dimensions, below d, or their share such as "25%".
+    n_hidden : {1, 2}, default=1
+        Number of hidden layers.
+    hidden_size : int or None, default=None
+        Width of the hidden layers; None takes d.
+    residual : bool, default=True
+        Whether the network is added to a linear map, at which training starts.
+    weight_decay : float, default=1e-6
+        Regularisation lambda on all weights, on the scale of the published loss.
+    n_steps : int, default=3000
+        Number of steps of Adam.
+    batch_size : int, default=128
+        Number of rows in a step.
+    learning_rate, final_learning_rate : float, default=1e-3 and 1e-5
+        Rates of the first and the last step, between which the rate falls along half a cosine.
+    metric : {"cosine", "l2", "ip"}, default="cosine"
+        Metric that the folded vectors will be searched with. It is noted in the encoder and changes nothing
+        that is learned.
+    random_state : int, RandomState or None, default=0
         Seed of the start and the batches.
 
     Attributes
     ----------
     encoder_ : MLPEncoder
-        Facts: rows; loss, without penalty, of the last batch.
+        The learned fold. Its facts are `rows` and `loss`, that of the last batch without the penalty.
+    n_components_ : int
+        Number m of reduced dimensions.
+    n_features_in_ : int
+        Number d of dimensions of the rows.
+    feature_names_in_ : ndarray of shape (d,)
+        Names of the columns, where X was a data frame whose columns have names.
 
     Raises
     ------
+    ParameterError
+        A parameter is out of range, or training diverges.
     MissingExtraError
         torch is not installed.
+
+    References
+    ----------
+    Zhang, Zhao, "RAE: a neural network dimensionality reduction method for nearest neighbors preservation in
+    vector search" (KDD 2026, arXiv 2509.25839).
 
     Examples
     --------

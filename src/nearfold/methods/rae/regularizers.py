@@ -1,4 +1,4 @@
-"""What RAE may be penalised with: Frobenius as published, and four other choices.
+"""Penalties of RAE, which are Frobenius as published and four other choices.
 
 The published loss is the mean over the d elements of (W_d W_e x - x)^2, plus (lambda / 2) R. Times d,
 with mu = lambda d / 2, that is E |W_d W_e x - x|^2 + mu R:
@@ -46,13 +46,19 @@ Regularizer = Literal["frobenius", "nuclear", "spectral", "orthogonality", "lapl
 REGULARIZERS: tuple[Regularizer, ...] = get_args(Regularizer)
 
 Penalty: TypeAlias = Callable[[Float32, Float32, Float32, Float32], None]
-"""Adds to the gradients (third and fourth) of encoder and transposed decoder (first and second)."""
+"""A function of encoder, transposed decoder and the gradients of both, which it adds to in place."""
 
 _SMALL = 1e-12
 
 
 def check_regularizer(name: str) -> Regularizer:
-    """Return `name` if it is one of REGULARIZERS, or raise ParameterError."""
+    """Return `name` if it is one of REGULARIZERS.
+
+    Raises
+    ------
+    ParameterError
+        It is none of them.
+    """
     for known in REGULARIZERS:
         if name == known:
             return known
@@ -60,7 +66,23 @@ def check_regularizer(name: str) -> Regularizer:
 
 
 def value(name: Regularizer, encoder: Float64, decoder: Float64, S: Float64 | None = None) -> float:
-    """Return R for encoder (m, d) and decoder (d, m); `S` of shape (d, d) is for laplacian."""
+    """Return the penalty R of an autoencoder.
+
+    Parameters
+    ----------
+    name : str
+        Penalty, one of `REGULARIZERS`.
+    encoder : ndarray of shape (m, d), float64
+        W_e.
+    decoder : ndarray of shape (d, m), float64
+        W_d.
+    S : ndarray of shape (d, d), float64, optional
+        Second moments of neighbours' differences, which "laplacian" needs.
+
+    Returns
+    -------
+    float
+    """
     if name == "frobenius":
         return float(np.square(encoder).sum() + np.square(decoder).sum())
     if name == "orthogonality":
@@ -74,20 +96,21 @@ def value(name: Regularizer, encoder: Float64, decoder: Float64, S: Float64 | No
 
 
 def scales(name: Regularizer, energies: Float64, mu: float) -> Float64:
-    """Return the optimum's singular values, given the energies c of the m largest modes.
+    """Return the singular values of the optimum, given the energies c of the m largest modes.
 
     Parameters
     ----------
-    name
-        Any but laplacian, which mixes the modes.
-    energies
-        Shape (m,), at least 0, falling.
-    mu
-        At least 0.
+    name : str
+        Penalty, any but "laplacian", which mixes the modes.
+    energies : ndarray of shape (m,), float64
+        Eigenvalues of E[x x^T], at least 0 and falling.
+    mu : float
+        Weight of the penalty, at least 0.
 
     Returns
     -------
-    ndarray of shape (m,): 0 where the penalty has killed a mode.
+    ndarray of shape (m,), float64
+        It is 0 where the penalty has killed a mode.
     """
     # A mode without energy is dead at any mu, 0 included: 0 / 0 never arises.
     alive = energies > 0
@@ -110,7 +133,19 @@ def scales(name: Regularizer, energies: Float64, mu: float) -> Float64:
 
 
 def value_of_scales(name: Regularizer, singular: Float64) -> float:
-    """Return R where W_e and W_d have these singular values (m,) and the same axes; not for laplacian."""
+    """Return R of an encoder and a decoder of the same singular values and axes.
+
+    Parameters
+    ----------
+    name : str
+        Penalty, any but "laplacian".
+    singular : ndarray of shape (m,), float64
+        Singular values.
+
+    Returns
+    -------
+    float
+    """
     squares = singular**2
     if name == "frobenius":
         return float(2 * squares.sum())
@@ -124,24 +159,29 @@ def value_of_scales(name: Regularizer, singular: Float64) -> float:
 def laplacian_optimum(
     C: Float64, S: Float64, mu: float, start: Float64, *, n_steps: int = 2000, tolerance: float = 1e-10
 ) -> tuple[Float64, Float64]:
-    """Return encoder (m, d) and decoder (d, m) that minimise the laplacian objective.
+    """Return the encoder and the decoder that minimise the objective of "laplacian".
 
     Each is a ridge regression given the other; they alternate until the loss stands still.
 
     Parameters
     ----------
-    C
-        E[x x^T], shape (d, d).
-    S
-        Second moments of neighbours' differences, shape (d, d), positive definite.
-    mu
-        Above 0.
-    start
-        First encoder, shape (m, d).
-    n_steps
-        Alternations at most.
-    tolerance
+    C : ndarray of shape (d, d), float64
+        E[x x^T].
+    S : ndarray of shape (d, d), float64
+        Second moments of neighbours' differences, positive definite.
+    mu : float
+        Weight of the penalty, above 0.
+    start : ndarray of shape (m, d), float64
+        First encoder.
+    n_steps : int, default=2000
+        Number of alternations at most.
+    tolerance : float, default=1e-10
         Relative fall of the loss at which to stop.
+
+    Returns
+    -------
+    encoder : ndarray of shape (m, d), float64
+    decoder : ndarray of shape (d, m), float64
     """
     m, d = start.shape
     # In the basis U that makes S the identity and C diagonal, the encoder's regression falls apart
@@ -166,16 +206,20 @@ def laplacian_optimum(
 
 
 def penalty(name: Regularizer, weight: float, S: Float64 | None = None) -> Penalty:
-    """Return what adds `weight` times half of R's gradient to an autoencoder's gradients.
+    """Return a function that adds `weight` times half the gradient of R to an autoencoder's gradients.
 
     Parameters
     ----------
-    name
-        The regulariser.
-    weight
-        lambda, divided by whatever the gradients are scaled by.
-    S
-        For laplacian, shape (d, d).
+    name : str
+        Penalty, one of `REGULARIZERS`.
+    weight : float
+        Lambda, divided by whatever the gradients are scaled by.
+    S : ndarray of shape (d, d), float64, optional
+        Second moments of neighbours' differences, which "laplacian" needs.
+
+    Returns
+    -------
+    Penalty
     """
     factor = np.float32(weight)
     if name == "laplacian":
@@ -208,7 +252,7 @@ def penalty(name: Regularizer, weight: float, S: Float64 | None = None) -> Penal
 
 
 def _half_polar(W: Float32) -> Float32:
-    """Return half of U V^T, the slope of the sum of singular values."""
+    """Return U V^T / 2, which is half the slope of the sum of singular values."""
     values, Q = np.linalg.eigh(W @ W.T)
     modes: Float32 = Q.T @ W
     modes /= 2 * np.sqrt(np.maximum(values, np.float32(_SMALL)))[:, None]
@@ -217,7 +261,7 @@ def _half_polar(W: Float32) -> Float32:
 
 
 def _largest_mode(W: Float32) -> Float32:
-    """Return sigma_1 u_1 v_1^T, half the slope of the largest singular value squared."""
+    """Return sigma_1 u_1 v_1^T, which is half the slope of the square of the largest singular value."""
     _, Q = np.linalg.eigh(W @ W.T)
     top = Q[:, -1]
     mode: Float32 = np.outer(top, top @ W)

@@ -1,4 +1,4 @@
-"""Choosing a parameter inside `fit`: what an encoder keeps of held-back rows' neighbours."""
+"""Choosing a parameter inside `fit`: the recall that an encoder reaches on rows held back from training."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32, Metric, normalize_rows
+from nearfold._utils.arrays import Float32, Metric
 from nearfold.errors import DataError
 from nearfold.folds.fold import Fold
-from nearfold.scan.neighbors import nearest
+from nearfold.scan.exact import exact_scores, search, searched_again, tied_from
 
 __all__ = ["Validation"]
 
@@ -26,27 +26,46 @@ class Validation:
 
     Parameters
     ----------
-    train, queries
-        Shapes (n, d) and (q, d), float32.
-    truth
-        Row numbers of each query's nearest rows in d dimensions, shape (q, k).
-    metric
+    train : ndarray of shape (n, d), float32
+        Rows to learn from, which are searched.
+    queries : ndarray of shape (q, d), float32
+        Rows held back, whose nearest rows are looked for.
+    k : int
+        Number of neighbours that are looked for.
+    bars : ndarray of shape (q, 1), float64
+        Score from which on a row is among a query's true k nearest; see `tied_from`.
+    metric : {"cosine", "l2", "ip"}
         What near means.
     """
 
     train: Float32
     queries: Float32
-    truth: npt.NDArray[np.int64]
+    k: int
+    bars: npt.NDArray[np.float64]
     metric: Metric
 
     @classmethod
     def split(cls, X: Float32, metric: Metric, rng: np.random.Generator) -> Validation:
         """Hold back a tenth of the rows of X (at most 500, of at most 20,000 looked at).
 
+        Parameters
+        ----------
+        X : ndarray of shape (n, d), float32
+            All rows.
+        metric : {"cosine", "l2", "ip"}
+            What near means.
+        rng : numpy.random.Generator
+            Chooses the rows.
+
+        Returns
+        -------
+        Validation
+            With k = 10, or half of the rows to learn from where those are under 20.
+
         Raises
         ------
         DataError
-            X has too few rows to hold some back, or a zero row under cosine.
+            X has too few rows to hold some back.
         """
         order = rng.permutation(len(X))[:_MAX_ROWS]
         count = min(_MAX_QUERIES, len(order) // 10)
@@ -57,27 +76,47 @@ class Validation:
             )
         queries, train = X[np.sort(order[:count])], X[np.sort(order[count:])]
         k = min(_K, max(1, len(train) // 2))
-        return cls(train, queries, _search(train, queries, k, metric), metric)
+        near = searched_again([(train, 0)], queries, k, metric)
+        bars = tied_from(exact_scores(train, queries, near, metric), k, metric)
+        return cls(train, queries, k, bars, metric)
 
-    def preservation(self, encoder: Fold) -> float:
-        """Return P@10 of the held-back rows (P@k for k half the rows where those are under 20)."""
-        k = self.truth.shape[1]
-        found = _search(encoder.transform(self.train), encoder.transform(self.queries), k, self.metric)
-        return float((found[:, :, None] == self.truth[:, None, :]).any(axis=2).mean())
+    def recall(self, encoder: Fold) -> float:
+        """Return the recall@k that `nearfold.evaluate` reports of the held-back rows.
+
+        Parameters
+        ----------
+        encoder : Fold
+            Any fold of the d dimensions.
+
+        Returns
+        -------
+        float
+            Share of the k rows nearest after folding that are among the true k nearest, ties included.
+        """
+        base, queries = encoder.transform(self.train), encoder.transform(self.queries)
+        found = search(base, queries, self.k, self.metric, folded=True)
+        return float((exact_scores(self.train, self.queries, found, self.metric) >= self.bars).mean())
 
     def best(
         self, candidates: list[float], learn: Callable[[Float32, float], Fold | None]
     ) -> dict[float, float]:
-        """Return P@10 by candidate, best first; those that `learn` has no encoder for are left out."""
+        """Return the recall by candidate, the best first.
+
+        Parameters
+        ----------
+        candidates : list of float
+            Values of the parameter to choose.
+        learn : callable
+            Takes `train` and a candidate, and returns a fold; None where the candidate leads to none, which
+            leaves it out.
+
+        Returns
+        -------
+        dict of float to float
+        """
         scored = {}
         for candidate in candidates:
             encoder = learn(self.train, candidate)
             if encoder is not None:
-                scored[candidate] = self.preservation(encoder)
+                scored[candidate] = self.recall(encoder)
         return dict(sorted(scored.items(), key=lambda item: -item[1]))
-
-
-def _search(base: Float32, queries: Float32, k: int, metric: Metric) -> npt.NDArray[np.int64]:
-    if metric == "cosine":
-        base, queries = (normalize_rows(rows, keep_zero=True) for rows in (base, queries))
-    return nearest(queries, [base], k, metric, len(base)).ids
