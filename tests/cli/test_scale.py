@@ -53,7 +53,7 @@ def test_a_folder_from_fit_to_drift(parts: Path, run: Run, tmp_path: Path) -> No
     assert ids == list(range(1200))
     judged = json.loads(run("eval", "f", "parts", "--json").stdout)
     assert (judged["rows"], judged["queries"]) == (1080, 120)
-    assert judged["P@10"]["mean"] > 0.4
+    assert judged["recall@10"]["mean"] > 0.4
     same = run("drift", "f", "later.npy", "--json", "--max-drop", ".15", "--max-loss-rise", "1")
     assert (same.returncode, json.loads(same.stdout)["drifted"]) == (0, False)
     other = run("drift", "f", "other.npy")

@@ -31,8 +31,8 @@ def test_preservation_is_what_evaluation_says(sample: np.ndarray) -> None:
     split = Validation.split(sample[:800], "cosine", np.random.default_rng(0))
     assert (len(split.train), len(split.queries)) == (720, 80)
     encoder = PCA(24).fit(split.train).encoder_
-    judged = evaluate(encoder, split.train, split.queries, k=[10], depths=[])
-    assert split.preservation(encoder) == pytest.approx(judged.preservation[10].mean, abs=0.01)
+    judged = evaluate(encoder, split.train, split.queries, k=[10], n_candidates=[])
+    assert split.recall(encoder) == pytest.approx(judged.recall[10].mean, abs=0.01)
 
 
 def test_too_little_or_hopeless_data_is_said() -> None:

@@ -20,7 +20,7 @@ def test_a_tenth_is_held_back(rows: int, train: int, queries: int, k: int, rng: 
     assert (len(split.train), len(split.queries)) == (train, queries)
     assert split.truth.shape == (queries, k)
     assert not np.isin(split.queries[:, 0], split.train[:, 0]).any()
-    assert split.preservation(Encoder(np.eye(2), metric="l2")) == 1
+    assert split.recall(Encoder(np.eye(2), metric="l2")) == 1
 
 
 def test_too_few_rows_are_refused(rng: np.random.Generator) -> None:
@@ -37,4 +37,4 @@ def test_the_best_comes_first_and_none_is_left_out(sample: np.ndarray, rng: np.r
 
     scored = split.best([1.0, 0.0, 7.0, 4.0], learn)
     assert list(scored) == [7.0, 4.0, 1.0]
-    assert scored[7.0] == split.preservation(Encoder(np.eye(7, 8))) > scored[4.0] > scored[1.0]
+    assert scored[7.0] == split.recall(Encoder(np.eye(7, 8))) > scored[4.0] > scored[1.0]

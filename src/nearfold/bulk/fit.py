@@ -21,9 +21,9 @@ from nearfold.errors import DataError, FileError, NearfoldWarning, ParameterErro
 from nearfold.evaluation.drift import (
     IN_SAMPLE_ROWS,
     SAMPLE_SIZES,
-    figures_of,
-    held_back_figures,
-    with_figures,
+    drift_stats,
+    held_out_drift_stats,
+    with_drift_stats,
 )
 from nearfold.folds.encoder import Encoder
 from nearfold.io.base import Layout, Source
@@ -138,16 +138,16 @@ def fit_files(
         check_directions(request.queries, "queries")
     if request.queries is None:
         rows = sampled_rows(layout.rows, request.n_anchors, request.seed)
-    watched_rows = sampled_rows(layout.rows, SAMPLE_SIZES[-1], request.seed + 1)
+    drift_rows = sampled_rows(layout.rows, SAMPLE_SIZES[-1], request.seed + 1)
     marks = fingerprint_rows(layout.rows)
     # All samples by one reading, where files can only be read through.
-    together = np.union1d(np.union1d(rows, watched_rows), marks)
+    together = np.union1d(np.union1d(rows, drift_rows), marks)
     drawn = checked_rows(
         engine.take(source, column, together), together, source, directions=request.normalize
     )
     check_tiny(drawn, estimator.metric, source.path)
-    every = len(watched_rows) == len(together)
-    sample = Kept(watched_rows, drawn if every else drawn[np.searchsorted(together, watched_rows)])
+    every = len(drift_rows) == len(together)
+    sample = Kept(drift_rows, drawn if every else drawn[np.searchsorted(together, drift_rows)])
     fingerprint = fingerprint_of(drawn[np.searchsorted(together, marks)], layout.rows)
     anchors = None
     if request.queries is not None:
@@ -164,7 +164,7 @@ def fit_files(
     encoder = estimator.learn_from_scan(finished.scan, finished.anchors, n_components, request)
     encoder = encoder.with_facts(fingerprint=fingerprint)
     if watch and layout.rows >= IN_SAMPLE_ROWS:
-        encoder = with_figures(encoder, figures_of(encoder, sample.vectors))
+        encoder = with_drift_stats(encoder, drift_stats(encoder, sample.vectors))
     elif watch and not _second_fit_fits(layout, engine):
         warnings.warn(
             f"memory={(engine.memory or 0) / 1e6:.0f}MB is too little for the second fit that notes what "
@@ -177,7 +177,7 @@ def fit_files(
         # What the first fit held is not kept through the second.
         del sample, anchors, begun, finished
         options = {} if queries is None else {"queries": queries}
-        encoder = with_figures(encoder, held_back_figures(estimator, read_source(source), **options))
+        encoder = with_drift_stats(encoder, held_out_drift_stats(estimator, read_source(source), **options))
     estimator.n_features_in_ = layout.n_features
     estimator.encoder_ = encoder
     return encoder

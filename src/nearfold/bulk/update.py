@@ -14,7 +14,7 @@ from nearfold._utils.sampling import sampled_rows
 from nearfold.bulk.fit import with_neighbors
 from nearfold.errors import FileError, ParameterError
 from nearfold.evaluation.bounds import null_space_energy, row_space
-from nearfold.evaluation.drift import IN_SAMPLE_ROWS, SAMPLE_SIZES, figures_of, with_figures
+from nearfold.evaluation.drift import IN_SAMPLE_ROWS, SAMPLE_SIZES, drift_stats, with_drift_stats
 from nearfold.folds.encoder import Encoder
 from nearfold.io.base import Source
 from nearfold.io.vectors import as_source, checked_rows
@@ -124,7 +124,7 @@ def update_files(
     learned = estimator.learn_from_scan(scan, anchors, encoder.n_components, state.request)
     learned = learned.with_facts(rows_before_update=state.rows)
     if total >= IN_SAMPLE_ROWS:
-        learned = with_figures(learned, figures_of(learned, sample.vectors))
+        learned = with_drift_stats(learned, drift_stats(learned, sample.vectors))
     return Update(learned, grown, True, source.layout.rows, before, after)
 
 
@@ -157,10 +157,10 @@ def _grown(
     assert state.scan is not None
     assert state.sample is not None
     seed, old = state.request.seed, state.anchors
-    watched_rows = sampled_rows(total, SAMPLE_SIZES[-1], seed + 1)
+    drift_rows = sampled_rows(total, SAMPLE_SIZES[-1], seed + 1)
     moving = old is not None and old.rows is not None
     rows = sampled_rows(total, state.request.n_anchors, seed) if moving else np.empty(0, np.int64)
-    wanted = np.union1d(rows, watched_rows)
+    wanted = np.union1d(rows, drift_rows)
     wanted = wanted[wanted >= state.rows]
     numbers = wanted - state.rows
     drawn = checked_rows(
@@ -168,7 +168,7 @@ def _grown(
     )
     fresh = Kept(wanted, drawn)
     width = source.layout.n_features
-    sample = Kept.gathered([state.sample, fresh], watched_rows, width)
+    sample = Kept.gathered([state.sample, fresh], drift_rows, width)
     if old is None or old.rows is None or state.scan.neighbors is None:
         return old, state.scan, sample
     staying = np.flatnonzero(np.isin(old.rows, rows))

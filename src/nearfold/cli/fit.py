@@ -124,7 +124,7 @@ def _fit_in_memory(
     """Fit to all rows, or a sample of them, if memory allows it; return the fold and the rows."""
     from nearfold.cli.inputs import rows_in_memory
     from nearfold.errors import ParameterError
-    from nearfold.evaluation.drift import held_back_figures, with_figures
+    from nearfold.evaluation.drift import held_out_drift_stats, with_drift_stats
 
     layout = source.layout
     wanted = layout.rows if rows is None else min(rows, layout.rows)
@@ -137,7 +137,7 @@ def _fit_in_memory(
         )
     vectors = rows_in_memory(source, rows, seed, directions=estimator.metric == "cosine" and rows is not None)
     fold = estimator.fit(vectors).encoder_
-    return with_figures(fold, held_back_figures(estimator, vectors)) if watch else fold, vectors
+    return with_drift_stats(fold, held_out_drift_stats(estimator, vectors)) if watch else fold, vectors
 
 
 def print_fit(encoder: Fold, out: Path, seen: Float32 | None = None, *, as_json: bool) -> None:
@@ -146,8 +146,8 @@ def print_fit(encoder: Fold, out: Path, seen: Float32 | None = None, *, as_json:
     from nearfold.evaluation.spectrum import spectrum_of
 
     conditioning = spectrum_of(encoder, seen)
-    # The figures that `drift` compares with are many and say little alone.
-    facts = {name: value for name, value in encoder.facts.items() if name != "watch"}
+    # The statistics that `drift` compares with are many and say little alone.
+    facts = {name: value for name, value in encoder.facts.items() if name != "drift_stats"}
     results = {
         "encoder": str(out),
         "method": encoder.method,

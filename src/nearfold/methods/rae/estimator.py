@@ -71,7 +71,7 @@ class RAE(ScanFold):
     encoder_ : Encoder
         Facts: rows; loss (adam: without penalty, of the last batch; exact: with penalty);
         dead_modes (exact): axes that the penalty has zeroed; weight_decay and validation (auto):
-        the lambda chosen, and P@10 of held-back rows by lambda.
+        the lambda chosen, and recall@10 of held-back rows by lambda.
 
     Warns
     -----

@@ -59,8 +59,8 @@ class Validation:
         k = min(_K, max(1, len(train) // 2))
         return cls(train, queries, _search(train, queries, k, metric), metric)
 
-    def preservation(self, encoder: Fold) -> float:
-        """Return P@10 of the held-back rows (P@k for k half the rows where those are under 20)."""
+    def recall(self, encoder: Fold) -> float:
+        """Return recall@10 of the held-back rows (recall@k for k half the rows where those are under 20)."""
         k = self.truth.shape[1]
         found = _search(encoder.transform(self.train), encoder.transform(self.queries), k, self.metric)
         return float((found[:, :, None] == self.truth[:, None, :]).any(axis=2).mean())
@@ -68,12 +68,12 @@ class Validation:
     def best(
         self, candidates: list[float], learn: Callable[[Float32, float], Fold | None]
     ) -> dict[float, float]:
-        """Return P@10 by candidate, best first; those that `learn` has no encoder for are left out."""
+        """Return recall@10 by candidate, best first; those that `learn` has no encoder for are left out."""
         scored = {}
         for candidate in candidates:
             encoder = learn(self.train, candidate)
             if encoder is not None:
-                scored[candidate] = self.preservation(encoder)
+                scored[candidate] = self.recall(encoder)
         return dict(sorted(scored.items(), key=lambda item: -item[1]))
 
 
