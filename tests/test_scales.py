@@ -155,7 +155,7 @@ def directed(queries: np.ndarray, base: np.ndarray, metric: Metric) -> tuple:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
-def test_judgement_is_right_where_float32_does_not_tell_neighbours_apart(
+def test_evaluation_is_right_where_float32_does_not_tell_neighbours_apart(
     metric: Metric, tmp_path: Path
 ) -> None:
     """Clusters of rows that are nearly one: a search by float32 takes any of them."""

@@ -110,7 +110,7 @@ def test_sweep(base: Path, run: Run, tmp_path: Path) -> None:
     assert "Rank correlation" in (tmp_path / "s.html").read_text()
     table = run("sweep", base, *options)
     assert "dead" in table.stdout
-    assert "judged on other queries" in table.stdout
+    assert "evaluated on other queries" in table.stdout
 
 
 def test_inspect_on_vectors(fold: Path, base: Path, run: Run, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_inspect_on_vectors(fold: Path, base: Path, run: Run, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)["data"]
     assert data["rows"] == 550
-    assert data["certificate"]["candidates_mean"] >= 10
+    assert data["bounds"]["candidates_mean"] >= 10
     assert len(data["angles_to_pca"]) == len(data["singular_values"]) == 16
     assert "NeighborBounds" in (tmp_path / "i.html").read_text()
     table = run("inspect", fold, base)

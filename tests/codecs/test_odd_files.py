@@ -262,10 +262,10 @@ def test_a_card_of_another_file_is_noticed(tmp_path: Path) -> None:
         verify_file(tmp_path / "a.safetensors")
 
 
-def test_figures_of_odd_samples_are_not_compared(tmp_path: Path) -> None:
+def test_statistics_of_odd_samples_are_not_compared(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((600, 3)).astype(np.float32)
     fold = Encoder(np.eye(2, 3, dtype=np.float32), facts={"drift_stats": [{"rows": 3, "recall": 0.5}]})
-    with pytest.raises(FileError, match="no figures of its training rows"):
+    with pytest.raises(FileError, match="no drift statistics of its training rows"):
         drift(fold, rows)
 
 

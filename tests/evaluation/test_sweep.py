@@ -68,11 +68,11 @@ def test_rank_correlation(result: object) -> None:
     ],
 )
 def test_rank_correlation_of_known_points(kappas: list[float], kept: list[float], correlation: float) -> None:
-    def judgement(value: float) -> EvaluationResult:
+    def result_of(value: float) -> EvaluationResult:
         return EvaluationResult("l2", {10: Estimate(value, value, value)}, {}, {})
 
     points = [
-        SweepPoint("rae", value, Spectrum(1, 1, kappa), judgement(share))
+        SweepPoint("rae", value, Spectrum(1, 1, kappa), result_of(share))
         for value, (kappa, share) in enumerate(zip(kappas, kept, strict=True))
     ]
     dead = [SweepPoint("rae", 1e3, None, None), SweepPoint("rae-exact", 1.0, None, None)]

@@ -29,8 +29,8 @@ def sweep_page(result: Sweep, provenance: dict[str, str], command: str) -> Page:
         f"on {result.validation:,} others, reported on {final.queries:,} more",
         "Lambdas are compared on validation rows held out of the base; the one with the largest "
         f"recall@{result.k_max} is learned again from the whole base and reported on queries that had no "
-        "part in choosing. kappa is sigma_max / sigma_min of the encoder; for networks, the median over Jacobians "
-        "at data rows. " + MEASURE,
+        "part in choosing. kappa is sigma_max / sigma_min of the encoder; for networks, the median "
+        "over Jacobians at data rows. " + MEASURE,
         provenance,
         command,
     )
