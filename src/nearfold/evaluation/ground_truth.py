@@ -55,7 +55,7 @@ _SLACK = 16
 
 _QUERIES_AT_ONCE = 256
 
-# Of candidates that are scored exactly.
+# Numbers of candidate vectors that are scored exactly at a time.
 _NUMBERS_AT_ONCE = 1 << 24
 
 # Scores nearer than this share of their scale are equal: some float64 roundings wide.
@@ -80,18 +80,18 @@ def search(base: Float32, queries: Float32, k: int, metric: Metric, *, folded: b
 
     Parameters
     ----------
-    base, queries
-        Shapes (n, d) and (q, d), float32.
-    k
-        At most n.
-    metric
-        What near means.
-    folded
-        Zero rows may occur under cosine: a fold may leave nothing of a row, which is then near nothing.
+    base, queries : ndarray of shape (n, d) and (n_queries, d), float32
+        The vectors.
+    k : int
+        The number of neighbours, at most n.
+    metric : {"cosine", "l2", "ip"}
+        The metric that says what near means.
+    folded : bool, default=False
+        Allow zero rows under cosine: a fold may leave nothing of a row, which is then near nothing.
 
     Returns
     -------
-    ndarray of shape (q, k), int64.
+    ndarray of shape (n_queries, k), int64
 
     Raises
     ------
@@ -257,21 +257,20 @@ class GroundTruth:
 
     Parameters
     ----------
-    base
-        The n rows searched in.
-    queries
-        Shape (q, d), float32.
-    metric
-        What near means.
-    k_max
+    base : Rows
+        The n rows that are searched.
+    queries : ndarray of shape (n_queries, d), float32
+        The vectors that are searched for.
+    metric : {"cosine", "l2", "ip"}
+        The metric that says what near means.
+    k_max : int
         How many true neighbours are known of each query.
-    near_ids
-        Base row numbers of the true neighbours and some rows behind them, shape (q, k_max + slack),
-        nearest first.
-    near_scores
-        Their exact scores, float64, falling.
-    copied
-        How many queries are rows of the base (for cosine: multiples of one).
+    near_ids : ndarray of shape (n_queries, k_max + slack), int64
+        The base row numbers of the true neighbours and of some rows behind them, nearest first.
+    near_scores : ndarray of shape (n_queries, k_max + slack), float64
+        The exact scores of those, falling.
+    copied : int
+        The number of queries that are rows of the base, or for cosine multiples of one.
     """
 
     base: Rows
@@ -364,10 +363,14 @@ class GroundTruth:
 
         Parameters
         ----------
-        found
-            Base row numbers, shape (q, r).
-        k
-            At most the k_max of `compute`.
+        found : ndarray of shape (n_queries, r), int64
+            The base row numbers that were found.
+        k : int
+            The number of true neighbours, at most `k_max`.
+
+        Returns
+        -------
+        ndarray of shape (n_queries, r), bool
         """
         bar = self.near_scores[:, k - 1 : k]
         bar = bar - _EQUAL * np.maximum(self._unit, np.abs(bar))
