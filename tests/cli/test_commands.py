@@ -120,7 +120,7 @@ def test_inspect_on_vectors(fold: Path, base: Path, run: Run, tmp_path: Path) ->
     assert data["rows"] == 550
     assert data["bounds"]["candidates_mean"] >= 10
     assert len(data["angles_to_pca"]) == len(data["singular_values"]) == 16
-    assert "NeighborBounds" in (tmp_path / "i.html").read_text()
+    assert "Bounds of scores" in (tmp_path / "i.html").read_text()
     table = run("inspect", fold, base)
     for said in ("Rayleigh interval", "energy dropped", "certified re-rank"):
         assert said in table.stdout
