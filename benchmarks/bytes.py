@@ -18,7 +18,7 @@ from rich.table import Table
 from nearfold._utils.arrays import normalize_rows
 from nearfold.cli.console import interval
 from nearfold.codecs.fitting import PipelineFitter
-from nearfold.evaluation.ground_truth import Truth
+from nearfold.evaluation.ground_truth import GroundTruth
 from nearfold.evaluation.intervals import estimate, paired_estimate
 from nearfold.planning.halving import judged
 
@@ -72,15 +72,15 @@ RACES = (
 )
 
 
-def shares(found: npt.NDArray[np.int64], truth: Truth) -> npt.NDArray[np.float64]:
+def shares(found: npt.NDArray[np.int64], truth: GroundTruth) -> npt.NDArray[np.float64]:
     right: npt.NDArray[np.float64] = truth.correct(found, 10).mean(axis=1)
     return right
 
 
 def faiss_alone(
-    factory: str, base: Float32, queries: Float32, truth: Truth
+    factory: str, base: Float32, queries: Float32, truth: GroundTruth
 ) -> tuple[npt.NDArray[np.float64], int, float]:
-    """Return P@10 by query, bytes a vector and seconds of training; the better of both of faiss's metrics."""
+    """Return recall@10 by query, bytes a vector and seconds of training, by the better of faiss's metrics."""
     best: tuple[npt.NDArray[np.float64], int, float] | None = None
     index: Any = None
     inner: Any = None
@@ -119,9 +119,11 @@ def main() -> None:
         if arguments.bytes not in (None, race.n_bytes):
             continue
         base, queries = (normalize_rows(part) for part in load(arguments.data, race.data))
-        truth = Truth.compute(base, queries, 10, "cosine")
-        table = Table(title=f"{race.data}, {len(base):,} rows, P@10 of {len(queries):,} held-out queries")
-        for heading in ("pipeline", "bytes", "shared", "P@10", "fit s", "rows/s encoded"):
+        truth = GroundTruth.compute(base, queries, 10, "cosine")
+        table = Table(
+            title=f"{race.data}, {len(base):,} rows, recall@10 of {len(queries):,} held-out queries"
+        )
+        for heading in ("pipeline", "bytes", "shared", "recall@10", "fit s", "rows/s encoded"):
             table.add_column(heading, no_wrap=True)
         kept: dict[str, npt.NDArray[np.float64]] = {}
         for spec in race.ours:
@@ -130,7 +132,7 @@ def main() -> None:
             pipeline = fitter.fit(spec)
             fitted = time.perf_counter()
             judgement, encoding = judged(pipeline, truth, 10, 0)
-            kept[spec] = judgement.per_query["P@10"]
+            kept[spec] = judgement.per_query["recall@10"]
             table.add_row(
                 spec,
                 str(pipeline.bytes_per_vector),

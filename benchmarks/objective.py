@@ -12,8 +12,8 @@ from rich.table import Table
 
 from nearfold import NearFold
 from nearfold._utils.arrays import Metric
-from nearfold.evaluation.ground_truth import Truth
-from nearfold.evaluation.recall import judge
+from nearfold.evaluation.ground_truth import GroundTruth
+from nearfold.evaluation.recall import recall_of_fold
 
 SEEDS = 3
 
@@ -37,25 +37,25 @@ CHOICES: dict[str, dict[str, Any]] = {
 
 
 def main(folder: Path) -> None:
-    table = Table(title=f"validation P@10, mean of {SEEDS} seeds")
+    table = Table(title=f"validation recall@10, mean of {SEEDS} seeds")
     table.add_column("choice", no_wrap=True)
     bases, truths = [], []
     for name, dims, metric in SETS:
         rows, _ = load(folder, name)
         bases.append(rows[:-1000])
         table.add_column(f"{name} -> {dims}", no_wrap=True)
-        truths.append(Truth.compute(rows[:-1000], rows[-1000:], 10, metric))
+        truths.append(GroundTruth.compute(rows[:-1000], rows[-1000:], 10, metric))
     for choice, parameters in CHOICES.items():
         row = []
         for (_, dims, metric), base, truth in zip(SETS, bases, truths, strict=True):
             kept = [
-                judge(
+                recall_of_fold(
                     NearFold(dims, metric=metric, random_state=seed, **parameters).fit(base).encoder_,
                     truth,
                     [10],
                     [],
                 )
-                .preservation[10]
+                .recall[10]
                 .mean
                 for seed in range(SEEDS)
             ]

@@ -24,9 +24,9 @@ from nearfold._utils.arrays import Float32, Metric, normalize_rows
 from nearfold._utils.threads import blas_threads
 from nearfold.codecs.fitting import PipelineFitter
 from nearfold.errors import NearfoldError
-from nearfold.evaluation.ground_truth import Truth
+from nearfold.evaluation.ground_truth import GroundTruth
 from nearfold.evaluation.intervals import Estimate
-from nearfold.evaluation.recall import judge, judge_found
+from nearfold.evaluation.recall import recall_of_fold, recall_of_neighbors
 from nearfold.folds.fold import Fold
 from nearfold.methods.registry import METHODS
 from nearfold.planning.halving import judged
@@ -53,7 +53,7 @@ class Peer(NamedTuple):
 
 
 class Result(NamedTuple):
-    """P@10, and the seconds of learning."""
+    """recall@10, and the seconds of learning."""
 
     kept: Estimate
     seconds: float
@@ -96,17 +96,17 @@ def of_method(
 ) -> Results:
     """Return what a method keeps at each size and metric."""
     compared = compare(
-        base, queries=queries, n_components=sizes, methods=[name], metrics=metrics, k=[10], depths=[]
+        base, queries=queries, n_components=sizes, methods=[name], metrics=metrics, k=[10], n_candidates=[]
     )
     return {
-        (entry.judgement.metric, entry.encoder.n_components): Result(
-            entry.judgement.preservation[10], entry.fit_seconds
+        (entry.evaluation.metric, entry.encoder.n_components): Result(
+            entry.evaluation.recall[10], entry.fit_seconds
         )
         for entry in compared.entries
     }
 
 
-def of_peer(learn: Learner, truths: dict[Metric, Truth], base: Float32, sizes: list[int]) -> Results:
+def of_peer(learn: Learner, truths: dict[Metric, GroundTruth], base: Float32, sizes: list[int]) -> Results:
     """Return what a peer keeps at each size and metric."""
     results = {}
     for metric, truth in truths.items():
@@ -114,7 +114,7 @@ def of_peer(learn: Learner, truths: dict[Metric, Truth], base: Float32, sizes: l
             began = time.perf_counter()
             fold = learn(base, m, metric)
             seconds = time.perf_counter() - began
-            results[metric, m] = Result(judge(fold, truth, [10], []).preservation[10], seconds)
+            results[metric, m] = Result(recall_of_fold(fold, truth, [10], []).recall[10], seconds)
     return results
 
 
@@ -134,7 +134,7 @@ def by_dimensions(folder: Path, quick: bool) -> list[str]:
     for name, metrics in SETS:
         base, queries = load(folder, name)
         sizes = [round(share * base.shape[1]) for share in SHARES]
-        truths = {metric: Truth.compute(base, queries, 10, metric) for metric in metrics}
+        truths = {metric: GroundTruth.compute(base, queries, 10, metric) for metric in metrics}
         reference = {m: reference_seconds(base, m) for m in sizes}
         found: dict[str, Results | str] = {}
         # Those that take minutes are learned once: at the middle size, for the first metric.
@@ -200,14 +200,14 @@ def table(
 def by_bytes(folder: Path) -> list[str]:
     """Return a table of codes on MiniLM, faiss's own among them."""
     base, queries = (normalize_rows(part) for part in load(folder, "wordnet-minilm-384"))
-    truth = Truth.compute(base, queries, 10, "cosine")
+    truth = GroundTruth.compute(base, queries, 10, "cosine")
     lines = [
         "",
         "## wordnet-minilm-384, bytes",
         "",
         "Time: of learning, as a multiple of faiss's OPQ of as many bytes.",
         "",
-        "| codes | bytes | P@10 | time |",
+        "| codes | bytes | recall@10 | time |",
         "|---|---|---|---|",
     ]
     for n in BYTES:
@@ -216,7 +216,7 @@ def by_bytes(folder: Path) -> list[str]:
             asked = spec if spec != "NearFold384,Binary" else "Binary"
             # A fitter of its own, so that no fold is at hand.
             pipeline = PipelineFitter(base).fit(asked)
-            kept = judged(pipeline, truth, 10, 0)[0].preservation[10]
+            kept = judged(pipeline, truth, 10, 0)[0].recall[10]
             found[asked] = Result(kept, float(pipeline.facts["fit_seconds"]))
             print(asked, found[asked], flush=True)
         reference = f"faiss OPQ{n}_192,PQ{n}"
@@ -227,7 +227,7 @@ def by_bytes(folder: Path) -> list[str]:
             seconds = time.perf_counter() - began
             index.add(base)
             near = index.search(queries, 10)[1]
-            kept = judge_found(truth, near, [10], []).preservation[10]
+            kept = recall_of_neighbors(truth, near, [10], []).recall[10]
             found[f"faiss {factory}"] = Result(kept, seconds)
             print(factory, found[f"faiss {factory}"], flush=True)
         lines += [
@@ -250,7 +250,7 @@ def main() -> None:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench` in one run. P@10: the share of each held-out query's true ten nearest",
+        "Written by `make bench` in one run. recall@10: the share of each held-out query's true ten nearest",
         "neighbours that are still among the ten nearest after folding; 1,000 queries, exact search, 95%",
         "bootstrap intervals. Time: of learning, as a multiple of scikit-learn's PCA (`covariance_eigh`) on",
         "the same rows in the same run. Methods that take minutes are learned at one size, for one metric.",

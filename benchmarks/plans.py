@@ -22,7 +22,7 @@ from nearfold.cli.console import interval
 from nearfold.codecs.quantizers.rabitq import RABITQ, rabitq_bytes
 from nearfold.codecs.quantizers.scalar import FLOATS, SCALARS
 from nearfold.codecs.spec import PipelineSpec
-from nearfold.evaluation.ground_truth import Truth
+from nearfold.evaluation.ground_truth import GroundTruth
 from nearfold.evaluation.intervals import paired_estimate
 from nearfold.evaluation.split import base_and_queries
 from nearfold.planning.halving import RUNGS, Trial, judged, successive_halving
@@ -30,7 +30,7 @@ from nearfold.planning.plan import plan
 
 console = Console(width=130, highlight=False)
 
-COLUMN = "P@10"
+COLUMN = "recall@10"
 
 GRID = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 7 / 8)
 # Additive codes of more bytes take minutes to learn, and hardly differ from 8 bits a dimension.
@@ -76,13 +76,13 @@ def main() -> None:
     parser.add_argument("--sizes", default="24,48,96,192", help="bytes a vector, with commas between")
     arguments = parser.parse_args()
     base, fresh = (normalize_rows(part) for part in load(arguments.data, arguments.set))
-    truth = Truth.compute(base, fresh, 10, "cosine")
+    truth = GroundTruth.compute(base, fresh, 10, "cosine")
     rows, validation = base_and_queries(base, None)
 
     def on_fresh(trial: Trial) -> np.ndarray:
         return np.asarray(judged(trial.pipeline, truth, 10, 0)[0].per_query[COLUMN])
 
-    table = Table(title=f"{arguments.set}, {len(rows):,} rows, P@10 of {len(fresh):,} fresh queries")
+    table = Table(title=f"{arguments.set}, {len(rows):,} rows, recall@10 of {len(fresh):,} fresh queries")
     headings = (
         "bytes",
         "cells",

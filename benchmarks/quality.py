@@ -12,9 +12,9 @@ from rich.table import Table
 from nearfold import compare
 from nearfold._utils.arrays import Metric
 from nearfold.cli.console import interval
-from nearfold.evaluation.compare import Comparison, Entry
-from nearfold.evaluation.ground_truth import Truth
-from nearfold.evaluation.recall import judge, paired_difference
+from nearfold.evaluation.compare import Comparison, ComparisonEntry
+from nearfold.evaluation.ground_truth import GroundTruth
+from nearfold.evaluation.recall import paired_difference, recall_of_fold
 from nearfold.methods.pca import PCA
 from nearfold.methods.rae.estimator import RAE
 
@@ -33,12 +33,12 @@ SETS: list[tuple[str, int, Metric, str]] = [
 LAMBDAS = [0.0, 1e-8, 1e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4]
 
 
-def entry_of(comparison: Comparison, method: str) -> Entry:
+def entry_of(comparison: Comparison, method: str) -> ComparisonEntry:
     return next(e for e in comparison.entries if e.method == method)
 
 
 def nearfold_against_pca(folder: Path) -> None:
-    table = Table(title="P@10 of 1,000 held-out queries; the last column is paired by query")
+    table = Table(title="recall@10 of 1,000 held-out queries; the last column is paired by query")
     for heading in ("data", "fold", "metric", "pca", "pca-uncentred", "nearfold", "nearfold minus", "fit s"):
         table.add_column(heading, no_wrap=True)
     for name, dims, metric, rival in SETS:
@@ -51,12 +51,12 @@ def nearfold_against_pca(folder: Path) -> None:
             methods=["pca", "pca-uncentred", "nearfold"],
         )
         ours = entry_of(result, "nearfold")
-        gain = result.difference(ours, entry_of(result, rival), "P@10")
+        gain = result.difference(ours, entry_of(result, rival), "recall@10")
         table.add_row(
             name,
             f"{base.shape[1]} -> {dims}",
             metric,
-            *(interval(e.judgement.preservation[10]) for e in result.entries),
+            *(interval(e.evaluation.recall[10]) for e in result.entries),
             f"{rival} {interval(gain)}",
             f"{ours.fit_seconds:.2f}",
         )
@@ -75,28 +75,37 @@ def published_rae(folder: Path) -> None:
     train, validation = base[:8000], base[8000:]
     ks = [5, 10]
     truths = {
-        "validation": Truth.compute(train, validation, 10, "cosine"),
-        "queries": Truth.compute(base, queries, 10, "cosine"),
+        "validation": GroundTruth.compute(train, validation, 10, "cosine"),
+        "queries": GroundTruth.compute(base, queries, 10, "cosine"),
     }
     table = Table(title="RAE as published, 10,000 x 384 -> 96, cosine, 90/10")
-    for heading in ("method", "validation P@10", "P@5", "P@10", "P@10 minus pca", "minus pca-uncentred"):
+    for heading in (
+        "method",
+        "validation recall@10",
+        "recall@5",
+        "recall@10",
+        "recall@10 minus pca",
+        "minus pca-uncentred",
+    ):
         table.add_column(heading, no_wrap=True)
     rivals = {
-        name: judge(PCA(96, center=name == "pca").fit(base).encoder_, truths["queries"], ks, [])
+        name: recall_of_fold(PCA(96, center=name == "pca").fit(base).encoder_, truths["queries"], ks, [])
         for name in ("pca", "pca-uncentred")
     }
     for name, judged in rivals.items():
-        table.add_row(name, "", *(interval(judged.preservation[k]) for k in ks), "", "")
+        table.add_row(name, "", *(interval(judged.recall[k]) for k in ks), "", "")
     scored = {}
     for weight_decay in LAMBDAS:
         held = RAE(96, weight_decay=weight_decay).fit(train).encoder_
-        scored[weight_decay] = judge(held, truths["validation"], ks, []).preservation[10].mean
-        judged = judge(RAE(96, weight_decay=weight_decay).fit(base).encoder_, truths["queries"], ks, [])
+        scored[weight_decay] = recall_of_fold(held, truths["validation"], ks, []).recall[10].mean
+        judged = recall_of_fold(
+            RAE(96, weight_decay=weight_decay).fit(base).encoder_, truths["queries"], ks, []
+        )
         table.add_row(
             f"rae lambda={weight_decay:g}",
             f"{scored[weight_decay]:.3f}",
-            *(interval(judged.preservation[k]) for k in ks),
-            *(interval(paired_difference(judged, rival, "P@10")) for rival in rivals.values()),
+            *(interval(judged.recall[k]) for k in ks),
+            *(interval(paired_difference(judged, rival, "recall@10")) for rival in rivals.values()),
         )
     console.print(table)
     console.print(f"chosen on the validation split: lambda={max(scored, key=scored.__getitem__):g}")

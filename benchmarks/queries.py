@@ -63,17 +63,19 @@ def main() -> None:
         table = Table(
             title=f"{name}: {len(base):,} rows, {base.shape[1]} -> {m}, {len(held):,} other queries"
         )
-        for heading in ("fold", "P@10", "minus NearFold without", "10-in-50"):
+        for heading in ("fold", "recall@10", "minus NearFold without", "10-recall@50"):
             table.add_column(heading)
-        judged = {label: evaluate(fold.encoder_, base, held, depths=[50]) for label, fold in folds.items()}
-        plain = judged["NearFold"].per_query["P@10"]
+        judged = {
+            label: evaluate(fold.encoder_, base, held, n_candidates=[50]) for label, fold in folds.items()
+        }
+        plain = judged["NearFold"].per_query["recall@10"]
         for label, judgement in judged.items():
-            gain = paired_estimate(judgement.per_query["P@10"], plain)
+            gain = paired_estimate(judgement.per_query["recall@10"], plain)
             table.add_row(
                 label,
-                interval(judgement.preservation[10]),
+                interval(judgement.recall[10]),
                 "" if label == "NearFold" else interval(gain),
-                interval(estimate(judgement.per_query["10-in-50"][:, None])[0]),
+                interval(estimate(judgement.per_query["10-recall@50"][:, None])[0]),
             )
         console.print(table)
 

@@ -87,10 +87,10 @@ def paired(ours: list[str], reference: list[str], pairs: int, clean: Path | None
     return text, peak
 
 
-def preservation(encoder: Path, vectors: Path, queries: Path) -> float:
-    """Return P@10 over all rows."""
+def recall(encoder: Path, vectors: Path, queries: Path) -> float:
+    """Return recall@10 over all rows."""
     command = [NEARFOLD, "eval", str(encoder), str(vectors), "--queries", str(queries), "--json"]
-    return float(json.loads(run(command).output)["P@10"]["mean"])
+    return float(json.loads(run(command).output)["recall@10"]["mean"])
 
 
 class Bench(NamedTuple):
@@ -160,8 +160,8 @@ def preserving(bench: Bench) -> None:
     write(queries, bench.source, 1000, seed=1)
     in_memory = bench.scratch / "in-memory.safetensors"
     NearFold(DIMS).fit(np.load(vectors)).encoder_.save(in_memory)
-    both = [preservation(path, vectors, queries) for path in (bench.fold(MILLION), in_memory)]
-    bench.say("P@10, fitted to the file and to its array", f"{both[0]:.4f} {both[1]:.4f}")
+    both = [recall(path, vectors, queries) for path in (bench.fold(MILLION), in_memory)]
+    bench.say("recall@10, fitted to the file and to its array", f"{both[0]:.4f} {both[1]:.4f}")
 
 
 def scaling(bench: Bench) -> None:

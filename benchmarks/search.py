@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nearfold._utils.arrays import normalize_rows
-from nearfold.evaluation.ground_truth import Truth
+from nearfold.evaluation.ground_truth import GroundTruth
 from nearfold.report.charts import lines
 from nearfold.report.page import Cell, Chart, Page
 from nearfold.report.page import Table as PageTable
@@ -61,7 +61,7 @@ def read_hdf5(path: Path) -> tuple[Float32, Float32, Int64]:
 
 def write_hdf5(path: Path, base: Float32, queries: Float32) -> None:
     """Write a file as ann-benchmarks does."""
-    truth = Truth.compute(base, queries, 100, "cosine")
+    truth = GroundTruth.compute(base, queries, 100, "cosine")
     with h5py.File(path, "w") as file:
         file.attrs["distance"] = "angular"
         file["train"], file["test"] = base, queries

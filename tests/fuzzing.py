@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nearfold import Encoder, MLPEncoder, NearFold, Pipeline, SearchIndex, fit_pipeline, load, read_state
+from nearfold import Encoder, MLPEncoder, NearFold, Pipeline, ScanCheckpoint, SearchIndex, fit_pipeline, load
 from nearfold.errors import NearfoldError
 from nearfold.io.base import Chunk, Layout
 from nearfold.io.vectors import FORMATS, open_sink, open_source, read_source
@@ -262,7 +262,7 @@ TARGETS: dict[str, Target] = {
         lambda path: fit_pipeline(X, "NearFold8,PQ4").save(path),
         lambda path: Pipeline.load(path).encode(X[:2]),
     ),
-    "state": Target(".safetensors", make_state, read_state),
+    "state": Target(".safetensors", make_state, ScanCheckpoint.load),
     "index": Target("", make_index, read_index),
 }
 

@@ -31,7 +31,7 @@ from nearfold.codecs.codec import Pipeline, load_any
 from nearfold.codecs.fitting import PipelineFitter
 from nearfold.codecs.verification import verify_file
 from nearfold.errors import FileError, NearfoldError
-from nearfold.evaluation.drift import compare_with_training, readable_facts
+from nearfold.evaluation.drift import drift, readable_facts
 from nearfold.folds.fold import Fold, read_safetensors
 from nearfold.folds.origin import DIGEST, sealed
 from nearfold.io.vectors import read_vectors
@@ -230,8 +230,8 @@ def mutate_tensors(path: Path, rng: random.Random) -> None:
 
 
 def make_encoder(path: Path) -> None:
-    figures = [{"rows": 500, "preservation": 0.5, "energy": 0.9, "loss": 0.1}]
-    FOLD.with_facts(rows=300, watch=figures, fingerprint="ab").save(path, card=False)
+    stats = [{"rows": 500, "recall": 0.5, "energy": 0.9, "loss": 0.1}]
+    FOLD.with_facts(rows=300, drift_stats=stats, fingerprint="ab").save(path, card=False)
 
 
 ROWS = np.random.default_rng(1).standard_normal((600, X.shape[1])).astype(np.float32)
@@ -255,7 +255,7 @@ def read_fold(path: Path) -> None:
         assert loaded.card()
         readable_facts(loaded)
         with contextlib.suppress(FileError):
-            compare_with_training(loaded, ROWS)
+            drift(loaded, ROWS)
 
 
 def make_checkpoint(path: Path) -> None:

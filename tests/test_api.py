@@ -16,11 +16,11 @@ from typer.main import get_command
 
 import nearfold
 from nearfold.cli.app import app
-from nearfold.evaluation.compare import Comparison, Entry
-from nearfold.evaluation.ground_truth import Truth
+from nearfold.evaluation.compare import Comparison, ComparisonEntry
+from nearfold.evaluation.ground_truth import GroundTruth
 from nearfold.evaluation.inspection import Inspection
-from nearfold.evaluation.recall import Judgement
-from nearfold.evaluation.sweep import Point, Sweep
+from nearfold.evaluation.recall import EvaluationResult
+from nearfold.evaluation.sweep import Sweep, SweepPoint
 from nearfold.folds.fold import Fold
 from nearfold.planning.halving import Trial
 from nearfold.planning.plan import Plan
@@ -66,7 +66,10 @@ def api() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("kind", [Comparison, Entry, Inspection, Judgement, Plan, Point, Sweep, Trial, Truth])
+@pytest.mark.parametrize(
+    "kind",
+    [Comparison, ComparisonEntry, Inspection, EvaluationResult, Plan, Sweep, SweepPoint, Trial, GroundTruth],
+)
 def test_results_are_values(kind: type) -> None:
     assert dataclasses.is_dataclass(kind)
     assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold import PCA, Encoder
-from nearfold.evaluation.drift import Figures, with_figures
+from nearfold.evaluation.drift import DriftStats, with_drift_stats
 
 Vectors = npt.NDArray[np.float32]
 
 
 def test_save_writes_a_card_that_names_its_file(tmp_path: Path, clusters: Vectors) -> None:
-    fold = with_figures(PCA(4, metric="l2").fit(clusters).encoder_, [Figures(500, 0.71234, 0.9)])
+    fold = with_drift_stats(PCA(4, metric="l2").fit(clusters).encoder_, [DriftStats(500, 0.71234, 0.9)])
     fold.save(tmp_path / "a.b.safetensors")
     card = (tmp_path / "a.b.card.md").read_text(encoding="utf-8")
     assert card == Encoder.load(tmp_path / "a.b.safetensors").card()

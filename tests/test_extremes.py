@@ -43,7 +43,7 @@ def test_nearfold_keeps_as_much_at_any_scale(scale: float, metric: Metric) -> No
     kept = []
     for X in (SPREAD.astype(np.float32), (SPREAD * scale).astype(np.float32)):
         fold = make("nearfold", M, metric=metric, random_state=0, n_steps=20).fit(X[:350]).encoder_
-        kept.append(evaluate(fold, X[:350], X[350:]).preservation[10].mean)
+        kept.append(evaluate(fold, X[:350], X[350:]).recall[10].mean)
     assert kept[1] == pytest.approx(kept[0], abs=0.02)
 
 

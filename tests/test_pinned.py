@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nearfold import NearFold, compare, evaluate, inspect_fold, load_sample, sweep
-from nearfold.evaluation.drift import compare_with_training, held_back_figures, with_figures
+from nearfold import NearFold, compare, evaluate, inspect, load_sample, sweep
+from nearfold.evaluation.drift import drift, held_out_drift_stats, with_drift_stats
 from nearfold.evaluation.recall import paired_difference
 from nearfold.evaluation.split import hold_out
-from nearfold.evaluation.streamed import evaluate_source, hold_out_rows
 from nearfold.folds.fold import Fold
-from nearfold.io.vectors import open_source
 from nearfold.methods.rae.regularizers import REGULARIZERS
 from nearfold.methods.registry import METHODS, make
 
@@ -56,13 +54,13 @@ def asked(metric: str) -> dict[str, Any]:
     return shown(estimator.fit(vectors(slice(400)), queries=queries).encoder_)
 
 
-def watched(metric: str) -> dict[str, Any]:
+def drifted(metric: str) -> dict[str, Any]:
     estimator = make("nearfold", 5, random_state=0, metric=metric, n_steps=30)
     rows = vectors(slice(3000))
-    figures = held_back_figures(estimator, rows)
-    fold = with_figures(estimator.fit(rows).encoder_, figures)
-    drift = compare_with_training(fold, vectors(slice(3000, 4000)) + 0.02)
-    return {"figures": [each._asdict() for each in figures], "now": drift.now._asdict()}
+    stats = held_out_drift_stats(estimator, rows)
+    fold = with_drift_stats(estimator.fit(rows).encoder_, stats)
+    found = drift(fold, vectors(slice(3000, 4000)) + 0.02)
+    return {"baseline": [each._asdict() for each in stats], "current": found.current._asdict()}
 
 
 def compared() -> dict[str, Any]:
@@ -78,23 +76,21 @@ def evaluated(metric: str) -> dict[str, Any]:
     fold = make("pca", 6, metric=metric).fit(vectors(slice(500))).encoder_
     base, queries = hold_out(vectors(slice(900)), seed=3)
     other = make("truncation", 6).fit(base).encoder_
-    found = evaluate(fold, base, queries, k=[1, 7], depths=[20, 90])
-    against = evaluate(other, base, queries, metric=metric, k=[1, 7], depths=[20, 90])
+    found = evaluate(fold, base, queries, k=[1, 7], n_candidates=[20, 90])
+    against = evaluate(other, base, queries, metric=metric, k=[1, 7], n_candidates=[20, 90])
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/x.npy", vectors(slice(900)))
-        source = open_source(f"{folder}/x.npy")
-        asked, rows = hold_out_rows(source, 80, seed=4)
-        read = evaluate_source(fold, source, asked, held_out=rows)
+        read = evaluate(fold, f"{folder}/x.npy", n_queries=80, seed=4)
     return {
         "found": found.as_dict(),
         "read": read.as_dict(),
-        "difference": paired_difference(found, against, "P@7")._asdict(),
+        "difference": paired_difference(found, against, "recall@7")._asdict(),
     }
 
 
 def inspected(metric: str) -> dict[str, Any]:
     fold = make("pca", 6, metric=metric).fit(vectors(slice(500))).encoder_
-    return inspect_fold(fold, vectors(slice(500)), vectors(slice(500, 560))).as_dict()
+    return inspect(fold, vectors(slice(500)), vectors(slice(500, 560))).as_dict()
 
 
 def swept() -> dict[str, Any]:
@@ -117,7 +113,7 @@ def cases() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         yield f"rae-exact {regularizer}", partial(learned, "rae-exact", **penalty)
     yield "nearfold with few anchors", partial(learned, "nearfold", n_anchors=90)
     for metric in ("cosine", "l2", "ip"):
-        yield f"watch {metric}", partial(watched, metric)
+        yield f"drift {metric}", partial(drifted, metric)
         yield f"nearfold for queries {metric}", partial(asked, metric)
         yield f"inspect {metric}", partial(inspected, metric)
         yield f"evaluate {metric}", partial(evaluated, metric)

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nearfold import PCA, NearFold, SearchIndex, compare, fit_pipeline, plan, sweep
+from nearfold import PCA, NearFold, SearchIndex, compare, evaluate, fit_pipeline, plan, sweep
 from nearfold._utils.progress import reporting
 from nearfold.bulk.apply import apply
-from nearfold.evaluation.streamed import evaluate_source
 from nearfold.io.vectors import open_source
 from nearfold.methods.registry import METHODS, make
 
@@ -86,4 +85,4 @@ def test_files(sample: np.ndarray, tmp_path: Path) -> None:
     assert "scan" in recorded(lambda: NearFold(8, n_steps=5).fit(source).encoder_)
     fold = PCA(8).fit(sample[:, :32]).encoder_
     assert recorded(lambda: apply(fold, source, tmp_path / "z.npy")) == {"fold"}
-    assert "search" in recorded(lambda: evaluate_source(fold, source, sample[:50, :32] + 0.01))
+    assert "search" in recorded(lambda: evaluate(fold, source, sample[:50, :32] + 0.01))

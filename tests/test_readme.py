@@ -41,7 +41,7 @@ def fold(tmp_path: Path) -> None:
 
 
 def test_every_block_has_a_test() -> None:
-    words = ("evaluate", "fold_folder", "psycopg", "SentenceTransformer", "faiss")
+    words = ("evaluate", "apply", "psycopg", "SentenceTransformer", "faiss")
     assert sorted(map(block, words)) == sorted(BLOCKS)
 
 
@@ -56,7 +56,7 @@ def test_a_folder_of_parquet_files(execute: Callable[[str], dict[str, Any]], tmp
     for part in range(2):
         rows = pa.table({"id": range(2500), "vector": list(vectors[part * 2500 : (part + 1) * 2500])})
         pq.write_table(rows, tmp_path / "embeddings" / f"{part}.parquet")
-    execute(block("fold_folder"))
+    execute(block("apply"))
     folded = pq.read_table(tmp_path / "folded").to_pydict()
     assert len(folded["id"]) == 5000
     assert len(folded["vector"][0]) == 96

@@ -11,9 +11,8 @@ from nearfold import NearFold, evaluate, fit_pipeline
 from nearfold._utils.arrays import Metric, as_vectors, check_products, check_tiny, normalize_rows
 from nearfold.errors import DataError, NearfoldError, NearfoldWarning
 from nearfold.evaluation.compare import compare
-from nearfold.evaluation.ground_truth import Truth, search
-from nearfold.evaluation.inspection import inspect_fold
-from nearfold.evaluation.streamed import evaluate_source
+from nearfold.evaluation.ground_truth import GroundTruth, search
+from nearfold.evaluation.inspection import inspect
 from nearfold.evaluation.sweep import sweep
 from nearfold.methods.registry import LINEAR, make
 from nearfold.planning.plan import plan
@@ -49,7 +48,7 @@ def test_cosine_keeps_as_much_at_any_size(name: str, scale: float) -> None:
     scale = min(scale, 1e25) if name == "mds" else scale
     for X in (ROWS, scaled(scale)):
         fold = make(name, M, random_state=0, **QUICK.get(name, {})).fit(X[:220]).encoder_
-        kept.append(evaluate(fold, X[:220], X[220:], metric="cosine").preservation[10].mean)
+        kept.append(evaluate(fold, X[:220], X[220:], metric="cosine").recall[10].mean)
     assert kept[1] == pytest.approx(kept[0], abs=0.03)
 
 
@@ -67,8 +66,8 @@ def test_everything_that_compares_says_that_vectors_are_tiny(tmp_path: Path) -> 
     np.save(tmp_path / "x.npy", X)
     doings = [
         lambda: evaluate(fold, X[:200], X[200:]),
-        lambda: evaluate_source(fold, tmp_path / "x.npy", X[:20]),
-        lambda: inspect_fold(fold, X[:200], X[200:]),
+        lambda: evaluate(fold, tmp_path / "x.npy", X[:20]),
+        lambda: inspect(fold, X[:200], X[200:]),
         lambda: compare(X, n_components=[M], methods=["pca"], metrics=["l2"]),
         lambda: sweep(X, n_components=M, metric="l2", methods=["rae-exact"]),
         lambda: plan(X, n_bytes=8, metric="l2", pipelines=["SQ8"]),
@@ -89,7 +88,7 @@ def test_small_vectors_beside_larger_ones_are_none_that_are_tiny() -> None:
     check_tiny(np.zeros((4, 3), np.float32), "l2", "X")
     check_tiny(scaled(1e-20), "cosine", "X")
     fold = make("pca", M, metric="l2").fit(ROWS).encoder_
-    assert evaluate(fold, ROWS, scaled(1e-20)[:20], k=[1]).preservation[1].mean >= 0
+    assert evaluate(fold, ROWS, scaled(1e-20)[:20], k=[1]).recall[1].mean >= 0
 
 
 def test_numbers_that_float32_has_none_for_are_no_zero_rows() -> None:
@@ -156,7 +155,7 @@ def directed(queries: np.ndarray, base: np.ndarray, metric: Metric) -> tuple:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
-def test_judgement_is_right_where_float32_does_not_tell_neighbours_apart(
+def test_evaluation_is_right_where_float32_does_not_tell_neighbours_apart(
     metric: Metric, tmp_path: Path
 ) -> None:
     """Clusters of rows that are nearly one: a search by float32 takes any of them."""
@@ -172,11 +171,11 @@ def test_judgement_is_right_where_float32_does_not_tell_neighbours_apart(
     kept = true_top(fold.transform(base), fold.transform(queries), 10, metric)
     share = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(kept, wanted, strict=True)])
     np.testing.assert_array_equal(
-        np.sort(Truth.compute(base, queries, 10, metric).ids, axis=1), np.sort(wanted, axis=1)
+        np.sort(GroundTruth.compute(base, queries, 10, metric).ids, axis=1), np.sort(wanted, axis=1)
     )
     np.save(tmp_path / "base.npy", base)
-    for judged in (evaluate(fold, base, queries), evaluate_source(fold, tmp_path / "base.npy", queries)):
-        assert judged.preservation[10].mean == pytest.approx(share, abs=0.04)
+    for judged in (evaluate(fold, base, queries), evaluate(fold, tmp_path / "base.npy", queries)):
+        assert judged.recall[10].mean == pytest.approx(share, abs=0.04)
 
 
 def test_fits_say_that_float32_does_not_tell_neighbours_apart() -> None:

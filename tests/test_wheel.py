@@ -39,7 +39,7 @@ def test_the_installed_wheel_works(tmp_path: Path) -> None:
     python, nearfold = (tmp_path / "env" / "bin" / name for name in ("python", "nearfold"))
     call(python, "-m", "pip", "install", "--quiet", wheel, cwd=tmp_path)
     results = json.loads(call(nearfold, "demo", "-d", "48", "--json", cwd=tmp_path))
-    kept = {entry["method"]: entry["P@10"]["mean"] for entry in results["entries"]}
+    kept = {entry["method"]: entry["recall@10"]["mean"] for entry in results["entries"]}
     assert max(kept, key=kept.__getitem__) == "nearfold"
     np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((50, 384)).astype(np.float16))
     call(

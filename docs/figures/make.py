@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from nearfold import RAE, compare, evaluate, fit_pipeline, load_sample
-from nearfold.evaluation.ground_truth import Truth
+from nearfold.evaluation.ground_truth import GroundTruth
 from nearfold.planning.halving import judged
 
 HERE = Path(__file__).parent
@@ -44,27 +44,27 @@ def save(figure: plt.Figure, name: str) -> None:
 
 
 def dimensions(vectors: np.ndarray) -> None:
-    """P@10 by dimensions and method."""
+    """recall@10 by dimensions and method."""
     sizes = [24, 48, 96, 144, 192, 288]
     names = [name for name in COLORS if name != "rae"]
     found = compare(vectors, methods=names, n_components=sizes, n_queries=500)
     figure, axes = plt.subplots(figsize=(7.2, 4.2))
     for name in names:
         entries = [entry for entry in found.entries if entry.method == name]
-        estimates = [entry.judgement.preservation[10] for entry in entries]
+        estimates = [entry.evaluation.recall[10] for entry in entries]
         axes.plot(sizes, [e.mean for e in estimates], "o-", color=COLORS[name], label=name, lw=2, ms=4)
         axes.fill_between(
             sizes, [e.low for e in estimates], [e.high for e in estimates], color=COLORS[name], alpha=0.15
         )
-    axes.set(xlabel="dimensions, of 384", ylabel="P@10", xticks=sizes, ylim=(0, 1))
+    axes.set(xlabel="dimensions, of 384", ylabel="recall@10", xticks=sizes, ylim=(0, 1))
     axes.set_title("4,500 sentence embeddings, 500 held-out queries, cosine", fontsize=11)
     axes.legend(loc="lower right")
     save(figure, "dimensions")
 
 
 def bytes_(base: np.ndarray, queries: np.ndarray) -> None:
-    """P@10 by bytes and kind of pipeline."""
-    truth = Truth.compute(base, queries, 10, "cosine")
+    """recall@10 by bytes and kind of pipeline."""
+    truth = GroundTruth.compute(base, queries, 10, "cosine")
     sizes = [12, 24, 48, 96]
     kinds = {
         "fold and additive codes, learned together": ("NearFold192,AQ{}", "#00796b"),
@@ -74,11 +74,9 @@ def bytes_(base: np.ndarray, queries: np.ndarray) -> None:
     }
     figure, axes = plt.subplots(figsize=(7.2, 4.2))
     for label, (spec, color) in kinds.items():
-        kept = [
-            judged(fit_pipeline(base, spec.format(n)), truth, 10, 0)[0].preservation[10].mean for n in sizes
-        ]
+        kept = [judged(fit_pipeline(base, spec.format(n)), truth, 10, 0)[0].recall[10].mean for n in sizes]
         axes.plot(sizes, kept, "o-", color=color, label=label, lw=2, ms=4)
-    axes.set(xlabel="bytes a vector", ylabel="P@10", xscale="log", ylim=(0, 1))
+    axes.set(xlabel="bytes a vector", ylabel="recall@10", xscale="log", ylim=(0, 1))
     axes.set_xticks(sizes, [str(n) for n in sizes])
     axes.minorticks_off()
     axes.set_title("4,500 sentence embeddings, 500 held-out queries, cosine", fontsize=11)
@@ -87,7 +85,7 @@ def bytes_(base: np.ndarray, queries: np.ndarray) -> None:
 
 
 def lambdas(base: np.ndarray, queries: np.ndarray) -> None:
-    """Kappa and P@10 of RAE along lambda, by Adam and at the optimum."""
+    """Kappa and recall@10 of RAE along lambda, by Adam and at the optimum."""
     grid = [1e-8, 1e-7, 3e-7, 1e-6, 3e-6, 1e-5]
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.6))
     for solver, color in (("adam", "#ef6c00"), ("exact", "#00796b")):
@@ -96,12 +94,12 @@ def lambdas(base: np.ndarray, queries: np.ndarray) -> None:
             encoder = RAE(96, solver=solver, weight_decay=value).fit(base).encoder_
             singular = np.linalg.svd(encoder.weight, compute_uv=False)
             kappas.append(singular[0] / singular[-1])
-            kept.append(evaluate(encoder, base, queries).preservation[10].mean)
+            kept.append(evaluate(encoder, base, queries).recall[10].mean)
         label = "Adam, as published" if solver == "adam" else "exact optimum"
         left.plot(grid, kappas, "o-", color=color, label=label, lw=2, ms=4)
         right.plot(grid, kept, "o-", color=color, label=label, lw=2, ms=4)
     left.set(xscale="log", xlabel="lambda", ylabel="condition number kappa")
-    right.set(xscale="log", xlabel="lambda", ylabel="P@10")
+    right.set(xscale="log", xlabel="lambda", ylabel="recall@10")
     right.legend(loc="lower left")
     save(figure, "lambda")
 

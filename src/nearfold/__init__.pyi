@@ -9,11 +9,23 @@ from .codecs.codec import Pipeline as Pipeline
 from .codecs.fitting import fit_pipeline as fit_pipeline
 from .errors import NearfoldError as NearfoldError
 from .errors import NearfoldWarning as NearfoldWarning
+from .evaluation.bounds import NeighborBounds as NeighborBounds
+from .evaluation.compare import Comparison as Comparison
+from .evaluation.compare import ComparisonEntry as ComparisonEntry
 from .evaluation.compare import compare as compare
-from .evaluation.inspection import inspect_fold as inspect_fold
-from .evaluation.recall import evaluate as evaluate
-from .evaluation.streamed import evaluate_source as evaluate_source
-from .evaluation.streamed import hold_out_rows as hold_out_rows
+from .evaluation.distortion import Distortion as Distortion
+from .evaluation.drift import DriftResult as DriftResult
+from .evaluation.drift import DriftStats as DriftStats
+from .evaluation.drift import add_drift_stats as add_drift_stats
+from .evaluation.drift import drift as drift
+from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.inspection import Inspection as Inspection
+from .evaluation.inspection import inspect as inspect
+from .evaluation.intervals import Estimate as Estimate
+from .evaluation.recall import EvaluationResult as EvaluationResult
+from .evaluation.spectrum import Spectrum as Spectrum
+from .evaluation.sweep import Sweep as Sweep
+from .evaluation.sweep import SweepPoint as SweepPoint
 from .evaluation.sweep import sweep as sweep
 from .folds.encoder import Encoder as Encoder
 from .folds.fold import Fold as Fold
@@ -49,31 +61,43 @@ __all__ = [
     "PCA",
     "RAE",
     "UMAP",
+    "Comparison",
+    "ComparisonEntry",
+    "Distortion",
+    "DriftResult",
+    "DriftStats",
     "Encoder",
+    "Estimate",
+    "EvaluationResult",
     "Fold",
+    "Inspection",
     "Isomap",
     "MLPEncoder",
     "Moments",
     "NearFold",
     "NearfoldError",
     "NearfoldWarning",
+    "NeighborBounds",
     "Pipeline",
     "RandomProjection",
     "ScanCheckpoint",
     "SearchIndex",
+    "Spectrum",
+    "Sweep",
+    "SweepPoint",
     "Truncation",
     "Update",
     "Whitening",
     "Written",
+    "add_drift_stats",
     "apply",
     "compare",
     "config_context",
+    "drift",
     "evaluate",
-    "evaluate_source",
     "fit_pipeline",
     "get_config",
-    "hold_out_rows",
-    "inspect_fold",
+    "inspect",
     "load",
     "load_sample",
     "open_source",

@@ -35,10 +35,10 @@ def test_fit_apply_eval_inspect(method: str, base: Path, run: Run, tmp_path: Pat
     np.testing.assert_allclose(
         np.load(tmp_path / "z.npy"), encoder.transform(np.load(base)), rtol=1e-5, atol=1e-6
     )
-    judged = json.loads(run("eval", fold, base, "--json", "-k", "1,10", "--depths", "20").stdout)
+    judged = json.loads(run("eval", fold, base, "--json", "-k", "1,10", "--candidates", "20").stdout)
     assert judged["metric"] == "l2"
     assert judged["queries"] == 60
-    assert 0.1 < judged["P@10"]["low"] < judged["P@10"]["mean"] < judged["P@10"]["high"] <= 1
+    assert 0.1 < judged["recall@10"]["low"] < judged["recall@10"]["mean"] < judged["recall@10"]["high"] <= 1
     inspected = json.loads(run("inspect", fold, "--json").stdout)
     assert (inspected["method"], inspected["metric"], inspected["n_components"]) == (method, "l2", 48)
     assert inspected["facts"]["rows"] == 600
@@ -47,7 +47,7 @@ def test_fit_apply_eval_inspect(method: str, base: Path, run: Run, tmp_path: Pat
 def test_tables_say_the_same(fold: Path, base: Path, run: Run) -> None:
     as_json = json.loads(run("eval", fold, base, "--json").stdout)
     table = run("eval", fold, base)
-    assert f"{as_json['P@10']['mean']:.3f}".lstrip("0") in table.stdout
+    assert f"{as_json['recall@10']['mean']:.3f}".lstrip("0") in table.stdout
     assert table.stderr == ""
     assert "kappa" in run("inspect", fold).stdout
     assert "384 -> 16" in run("apply", fold, base, "-o", "z.npz").stdout
@@ -110,7 +110,7 @@ def test_sweep(base: Path, run: Run, tmp_path: Path) -> None:
     assert "Rank correlation" in (tmp_path / "s.html").read_text()
     table = run("sweep", base, *options)
     assert "dead" in table.stdout
-    assert "judged on other queries" in table.stdout
+    assert "evaluated on other queries" in table.stdout
 
 
 def test_inspect_on_vectors(fold: Path, base: Path, run: Run, tmp_path: Path) -> None:
@@ -118,9 +118,9 @@ def test_inspect_on_vectors(fold: Path, base: Path, run: Run, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)["data"]
     assert data["rows"] == 550
-    assert data["certificate"]["candidates_mean"] >= 10
+    assert data["bounds"]["candidates_mean"] >= 10
     assert len(data["angles_to_pca"]) == len(data["singular_values"]) == 16
-    assert "Certificate" in (tmp_path / "i.html").read_text()
+    assert "Bounds of scores" in (tmp_path / "i.html").read_text()
     table = run("inspect", fold, base)
     for said in ("Rayleigh interval", "energy dropped", "certified re-rank"):
         assert said in table.stdout
@@ -172,7 +172,7 @@ def test_demo(run: Run, tmp_path: Path) -> None:
         assert text in done.stdout
     assert Encoder.load(tmp_path / "nearfold-demo" / "nearfold-cosine-24.safetensors").n_components == 24
     results = json.loads(run("demo", "-d", 24, "--json").stdout)
-    kept = {e["method"]: e["P@10"]["mean"] for e in results["entries"]}
+    kept = {e["method"]: e["recall@10"]["mean"] for e in results["entries"]}
     assert max(kept, key=kept.__getitem__) == "nearfold"
     assert len(results["example"]["true"]) == 5
 

@@ -39,7 +39,7 @@ def test_a_database_is_migrated(encoder: str, sample: np.ndarray, run: Run, tmp_
     assert results["recall"]["mean"] >= 0.95
     again = run(*asked)
     assert f"{len(sample):,} of them folded before" in again.stdout
-    assert "10-in-100" in again.stdout
+    assert "10-recall@100" in again.stdout
     refused = run(*asked, "--recall", "1", "--depth", "10")
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1

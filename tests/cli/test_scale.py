@@ -54,7 +54,7 @@ def test_a_folder_from_fit_to_drift(parts: Path, run: Run, tmp_path: Path) -> No
     assert ids == list(range(1200))
     judged = json.loads(run("eval", "f", "parts", "--json").stdout)
     assert (judged["rows"], judged["queries"]) == (1080, 120)
-    assert judged["P@10"]["mean"] > 0.4
+    assert judged["recall@10"]["mean"] > 0.4
     same = run("drift", "f", "later.npy", "--json", "--max-drop", ".15", "--max-loss-rise", "1")
     assert (same.returncode, json.loads(same.stdout)["drifted"]) == (0, False)
     other = run("drift", "f", "other.npy")
@@ -95,14 +95,21 @@ def test_bad_shards(parts: Path, run: Run, tmp_path: Path) -> None:
     assert run("fit", "parts", "-d", "8", "-o", "g").returncode == 2
 
 
+def test_a_method_that_holds_its_rows_draws_a_sample_that_fits(parts: Path, run: Run) -> None:
+    options = ("--method", "rae", "-p", "n_steps=5", "--no-drift-baseline")
+    done = run("fit", "parts", "-d", "8", "-o", "g", *options, "--memory", "1MB", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "drawn at random, stand for its 1,200" in done.stderr
+    assert json.loads(done.stdout)["facts"]["rows"] < 1200
+
+
 def test_options_that_do_not_fit(parts: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nearfold.scan.dask._CONNECT", "1s")
     for arguments, says in (
         (
             ("fit", "parts", "-o", "g", "--method", "rae", "--checkpoint", "s"),
-            "--checkpoint is for methods that scan",
+            "checkpoint is for methods that scan",
         ),
-        (("fit", "parts", "-o", "g", "--method", "rae", "--memory", "1MB"), "--memory, or give --rows"),
         (("fit", "parts", "-o", "g", "--memory", "much"), "--memory 'much'"),
         (("fit", "parts", "-o", "g", "--memory", "250MB"), "too little for this scan"),
         (("apply", "f", "parts", "-o", "z.npy", "--skip-bad"), "output to a folder of shards"),

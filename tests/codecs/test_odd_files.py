@@ -19,7 +19,7 @@ from nearfold.codecs.codec import load_any
 from nearfold.codecs.fitting import PipelineFitter
 from nearfold.codecs.verification import verify_file
 from nearfold.errors import DataError, FileError, ParameterError
-from nearfold.evaluation.drift import compare_with_training
+from nearfold.evaluation.drift import drift
 from nearfold.folds.fold import read_safetensors
 from nearfold.folds.origin import DIGEST, sealed
 
@@ -34,8 +34,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a file of each kind."""
     folder = tmp_path_factory.mktemp("sound")
     X = np.random.default_rng(0).standard_normal((300, 16)).astype(np.float32)
-    watch = [{"rows": 500, "preservation": 0.5, "energy": 0.9, "loss": 0.1}]
-    Encoder(X[:4], X[0, :4], method="made", facts={"rows": 9, "watch": watch}).save(folder / "encoder")
+    stats = [{"rows": 500, "recall": 0.5, "energy": 0.9, "loss": 0.1}]
+    Encoder(X[:4], X[0, :4], method="made", facts={"rows": 9, "drift_stats": stats}).save(folder / "encoder")
     layers = [(X[:8], X[0, :8]), (X[:4, :8], X[1, :4])]
     MLPEncoder(layers, skip=X[4:8], method="made").save(folder / "network")
     for spec in SPECS:
@@ -75,9 +75,9 @@ def fact(value: Any) -> Change:
     return lambda tensors, said: said.update(facts=value)
 
 
-def watched(**values: Any) -> Change:
-    entry = {"rows": 500, "preservation": 0.5, "energy": 0.9, "loss": 0.1, **values}
-    return fact({"watch": [entry]})
+def sampled(**values: Any) -> Change:
+    entry = {"rows": 500, "recall": 0.5, "energy": 0.9, "loss": 0.1, **values}
+    return fact({"drift_stats": [entry]})
 
 
 def setting(**values: Any) -> Change:
@@ -128,14 +128,14 @@ FOLDS: list[tuple[str, str, Change]] = [
     ("encoder", "rows as truth", fact({"rows": True})),
     ("encoder", "rows as a fraction", fact({"rows": 1.5})),
     ("encoder", "a fingerprint as number", fact({"fingerprint": 5})),
-    ("encoder", "watch as a map", fact({"watch": {}})),
-    ("encoder", "watch of numbers", fact({"watch": [5]})),
-    ("encoder", "watch without rows", fact({"watch": [{"preservation": 0.5}]})),
-    ("encoder", "watch of no rows", watched(rows=0)),
-    ("encoder", "P@10 of 7", watched(preservation=7.0)),
-    ("encoder", "P@10 as text", watched(preservation="0.5")),
-    ("encoder", "energy of 1e30", watched(energy=1e30)),
-    ("encoder", "a negative loss", watched(loss=-3.0)),
+    ("encoder", "drift statistics as a map", fact({"drift_stats": {}})),
+    ("encoder", "drift statistics of numbers", fact({"drift_stats": [5]})),
+    ("encoder", "drift statistics without rows", fact({"drift_stats": [{"recall": 0.5}]})),
+    ("encoder", "drift statistics of no rows", sampled(rows=0)),
+    ("encoder", "recall@10 of 7", sampled(recall=7.0)),
+    ("encoder", "recall@10 as text", sampled(recall="0.5")),
+    ("encoder", "energy of 1e30", sampled(energy=1e30)),
+    ("encoder", "a negative loss", sampled(loss=-3.0)),
     ("network", "NaN skip", put("skip", np.nan)),
     ("network", "skip of another shape", shaped("skip", lambda t: t[:2])),
     ("network", "a layer missing", drop("layers.1.bias")),
@@ -262,11 +262,11 @@ def test_a_card_of_another_file_is_noticed(tmp_path: Path) -> None:
         verify_file(tmp_path / "a.safetensors")
 
 
-def test_figures_of_odd_samples_are_not_compared(tmp_path: Path) -> None:
+def test_statistics_of_odd_samples_are_not_compared(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((600, 3)).astype(np.float32)
-    fold = Encoder(np.eye(2, 3, dtype=np.float32), facts={"watch": [{"rows": 3, "preservation": 0.5}]})
-    with pytest.raises(FileError, match="no figures of its training rows"):
-        compare_with_training(fold, rows)
+    fold = Encoder(np.eye(2, 3, dtype=np.float32), facts={"drift_stats": [{"rows": 3, "recall": 0.5}]})
+    with pytest.raises(FileError, match="no drift statistics of its training rows"):
+        drift(fold, rows)
 
 
 @pytest.mark.parametrize("values", [{"a": object()}, {1: 2}, [1], {"a": 1 << 70}, {"a": "x" * 200_000}])

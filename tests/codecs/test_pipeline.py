@@ -16,7 +16,7 @@ from nearfold.codecs.fitting import PipelineFitter
 from nearfold.codecs.rotations import balanced_rotation, opq_rotation, random_rotation
 from nearfold.codecs.spec import parse_spec
 from nearfold.errors import DataError, FileError, ParameterError
-from nearfold.evaluation.ground_truth import Truth
+from nearfold.evaluation.ground_truth import GroundTruth
 from nearfold.planning.halving import judged
 
 Vectors = npt.NDArray[np.float32]
@@ -67,13 +67,13 @@ def test_every_pipeline_finds_neighbours_and_survives_its_file(
     sample: Vectors, metric: Metric, tmp_path: Path
 ) -> None:
     base, queries = sample[:1200, :64] + 0.05, sample[1200:1300, :64] + 0.05
-    truth = Truth.compute(base, queries, 10, metric)
+    truth = GroundTruth.compute(base, queries, 10, metric)
     fitter = PipelineFitter(base, metric=metric, effort=0.1)
     for spec in SPECS:
         pipeline = fitter.fit(spec)
         judgement, _ = judged(pipeline, truth, 10, 50)
         # 1,200 rows: chance is below .01; the coarsest codes here have 32 bits.
-        assert judgement.preservation[10].mean > 0.1, spec
+        assert judgement.recall[10].mean > 0.1, spec
         pipeline.save(tmp_path / "p.safetensors")
         again = Pipeline.load(tmp_path / "p.safetensors")
         assert (again.spec, again.metric, again.n_features) == (pipeline.spec, metric, 64)
@@ -86,11 +86,11 @@ def test_every_pipeline_finds_neighbours_and_survives_its_file(
 
 def test_learned_codes_keep_more_than_product_codes(sample: Vectors) -> None:
     base, queries = sample[:1300], sample[1300:]
-    truth = Truth.compute(base, queries, 10, "cosine")
+    truth = GroundTruth.compute(base, queries, 10, "cosine")
     fitter = PipelineFitter(base, effort=0.4)
     learned = judged(fitter.fit("NearFold96,AQ12"), truth, 10, 0)[0]
     product = judged(fitter.fit("NearFold96,OPQ12"), truth, 10, 0)[0]
-    assert learned.preservation[10].mean > product.preservation[10].mean + 0.02
+    assert learned.recall[10].mean > product.recall[10].mean + 0.02
 
 
 def test_the_same_seed_makes_the_same_pipeline(sample: Vectors) -> None:

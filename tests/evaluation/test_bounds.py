@@ -7,8 +7,14 @@ from hypothesis import strategies as st
 
 from nearfold import PCA, Moments
 from nearfold._utils.arrays import METRICS, Metric
-from nearfold.evaluation.bounds import certify, null_space_energy, residual_norms, row_space, score_bounds
-from nearfold.evaluation.ground_truth import Truth
+from nearfold.evaluation.bounds import (
+    bound_neighbors,
+    null_space_energy,
+    residual_norms,
+    row_space,
+    score_bounds,
+)
+from nearfold.evaluation.ground_truth import GroundTruth
 from nearfold.scan.exact import exact_scores
 
 
@@ -37,8 +43,8 @@ def test_what_is_proven_is_true(metric: Metric, rng: np.random.Generator) -> Non
     base, queries = ((rng.standard_normal((n, 16)) * spread).astype(np.float32) for n in (400, 50))
     k = 5
     W = PCA(6, center=False).fit(base).encoder_.weight
-    truth = Truth.compute(base, queries, k, metric)
-    found = certify(queries, base, W, metric, truth.scores[:, -1], k)
+    truth = GroundTruth.compute(base, queries, k, metric)
+    found = bound_neighbors(queries, base, W, metric, truth.scores[:, -1], k)
     assert found.proven.mean() > 1
     assert (found.candidates < 40).mean() > 0.9
     for part, lower, upper in score_bounds(queries, base, W, metric):
@@ -52,7 +58,7 @@ def test_what_is_proven_is_true(metric: Metric, rng: np.random.Generator) -> Non
 
 def test_fewer_rows_than_k_plus_one_are_all_proven(rng: np.random.Generator) -> None:
     base = rng.standard_normal((3, 4)).astype(np.float32)
-    found = certify(base[:1], base, np.eye(2, 4, dtype=np.float32), "ip", np.array([-1e9]), 3)
+    found = bound_neighbors(base[:1], base, np.eye(2, 4, dtype=np.float32), "ip", np.array([-1e9]), 3)
     assert found.proven.tolist() == [3]
     assert found.candidates.tolist() == [3]
 

@@ -17,9 +17,8 @@ from nearfold.cli.app import app
 from nearfold.cli.inputs import read_queries
 from nearfold.errors import NearfoldWarning
 from nearfold.evaluation.compare import compare
-from nearfold.evaluation.drift import compare_with_training, figures_of, with_figures
-from nearfold.evaluation.inspection import inspect_fold
-from nearfold.evaluation.streamed import evaluate_source
+from nearfold.evaluation.drift import drift, drift_stats, with_drift_stats
+from nearfold.evaluation.inspection import inspect
 from nearfold.evaluation.sweep import sweep
 from nearfold.methods.registry import make
 from nearfold.planning.plan import plan
@@ -39,11 +38,11 @@ def mixed(copies: int) -> np.ndarray:
 def test_copies_are_counted(metric: Metric, tmp_path: Path) -> None:
     np.save(tmp_path / "base.npy", BASE)
     count = "at least (29|30)" if metric == "ip" else "30"
-    for judge, base in ((evaluate, BASE), (evaluate_source, tmp_path / "base.npy")):
+    for base in (BASE, tmp_path / "base.npy"):
         with pytest.warns(NearfoldWarning, match=f"^{count} {SAID}.*give queries that are not in the base"):
-            judge(FOLD, base, mixed(30), metric=metric, k=[1])
+            evaluate(FOLD, base, mixed(30), metric=metric, k=[1])
         # One in a hundred, and fewer than two.
-        judge(FOLD, base, mixed(1), metric=metric)
+        evaluate(FOLD, base, mixed(1), metric=metric)
 
 
 def test_multiples_are_copies_for_cosine_alone() -> None:
@@ -59,10 +58,10 @@ def test_multiples_are_copies_for_cosine_alone() -> None:
         lambda: compare(BASE, queries=mixed(5), n_components=[4], methods=["pca"], metrics=["cosine", "l2"]),
         lambda: sweep(BASE, queries=mixed(5), n_components=4, methods=["rae-exact"], weight_decays=[1e-6]),
         lambda: plan(BASE, queries=mixed(5), n_bytes=12, pipelines=["SQ8"]),
-        lambda: inspect_fold(FOLD, BASE, mixed(5)),
+        lambda: inspect(FOLD, BASE, mixed(5)),
     ],
 )
-def test_whatever_judges_says_so_once(look: Callable[[], object]) -> None:
+def test_whatever_evaluates_says_so_once(look: Callable[[], object]) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         look()
@@ -70,10 +69,10 @@ def test_whatever_judges_says_so_once(look: Callable[[], object]) -> None:
 
 
 def test_drift_says_that_new_rows_repeat_themselves() -> None:
-    known = with_figures(FOLD, figures_of(FOLD, ROWS))
+    known = with_drift_stats(FOLD, drift_stats(FOLD, ROWS))
     with pytest.warns(NearfoldWarning, match="queries are rows of the base"):
-        compare_with_training(known, np.repeat(ROWS[:250], 2, axis=0))
-    compare_with_training(known, ROWS)
+        drift(known, np.repeat(ROWS[:250], 2, axis=0))
+    drift(known, ROWS)
 
 
 @pytest.fixture
@@ -100,7 +99,7 @@ def test_eval_of_a_file_against_itself(benchmark: str, tmp_path: Path) -> None:
     assert asked.exit_code == 0, asked.output
     found = json.loads(asked.stdout)
     assert found["queries"] == 100
-    assert found["P@10"]["mean"] == pytest.approx(evaluate(FOLD, BASE, ASKED).preservation[10].mean)
+    assert found["recall@10"]["mean"] == pytest.approx(evaluate(FOLD, BASE, ASKED).recall[10].mean)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warned = CliRunner().invoke(app, [*command, "--query-column", "extra"])

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from nearfold import PCA, Encoder, NearFold, inspect_fold
+from nearfold import PCA, Encoder, NearFold, inspect
 from nearfold._utils.arrays import METRICS, Metric
 from nearfold.evaluation.distortion import distortion
 from nearfold.methods.random import RandomProjection
@@ -35,32 +35,32 @@ def test_equal_rows_have_no_ratio() -> None:
 def test_a_linear_fold_from_all_sides(metric: Metric, sample: np.ndarray) -> None:
     base, queries = sample[:700], sample[700:800]
     fold = NearFold(48, metric=metric, n_steps=60).fit(base).encoder_
-    seen = inspect_fold(fold, base, queries)
+    seen = inspect(fold, base, queries)
     assert seen.singular_values is not None
     assert seen.angles is not None
-    assert seen.certificate is not None
+    assert seen.bounds is not None
     assert seen.null_energy is not None
     assert len(seen.singular_values) == len(seen.angles) == 48
     assert 0 < seen.null_energy < 0.7
-    assert (seen.certificate.candidates >= 10).all()
-    assert (seen.certificate.proven <= 10).all()
+    assert (seen.bounds.candidates >= 10).all()
+    assert (seen.bounds.proven <= 10).all()
     as_dict = json.loads(json.dumps(seen.as_dict()))
-    assert as_dict["judgement"]["P@10"]["mean"] == seen.judgement.preservation[10].mean
+    assert as_dict["evaluation"]["recall@10"]["mean"] == seen.evaluation.recall[10].mean
 
 
 def test_principal_components_have_no_angle_to_themselves(sample: np.ndarray) -> None:
     base, queries = sample[:700], sample[700:800]
-    seen = inspect_fold(PCA(24, center=False).fit(base).encoder_, base, queries)
+    seen = inspect(PCA(24, center=False).fit(base).encoder_, base, queries)
     assert seen.angles is not None
     assert np.degrees(seen.angles).max() < 0.1
     assert seen.gram_distance == pytest.approx(0, abs=1e-5)
-    blind = inspect_fold(RandomProjection(24).fit(base).encoder_, base, queries)
+    blind = inspect(RandomProjection(24).fit(base).encoder_, base, queries)
     assert blind.angles is not None
     assert np.degrees(blind.angles).max() > 80
 
 
 def test_a_network_has_local_spectra_and_no_subspace(rng: np.random.Generator, clusters: np.ndarray) -> None:
-    seen = inspect_fold(network(rng, 24, 8, 3), clusters[:250], clusters[250:])
+    seen = inspect(network(rng, 24, 8, 3), clusters[:250], clusters[250:])
     assert seen.spectrum is not None
-    assert seen.certificate is None
+    assert seen.bounds is None
     assert "angles_to_pca" not in seen.as_dict()

@@ -8,9 +8,9 @@ import pytest
 from nearfold import sweep
 from nearfold.errors import NearfoldError
 from nearfold.evaluation.intervals import Estimate
-from nearfold.evaluation.recall import Judgement
+from nearfold.evaluation.recall import EvaluationResult
 from nearfold.evaluation.spectrum import Spectrum
-from nearfold.evaluation.sweep import Point, Sweep
+from nearfold.evaluation.sweep import Sweep, SweepPoint
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,10 @@ def result(request: pytest.FixtureRequest) -> object:
 def test_the_best_on_validation_is_chosen(result: object) -> None:
     points = result.of("rae-exact")  # type: ignore[attr-defined]
     assert [p.weight_decay for p in points] == [1e-7, 1e-5, 1e-4, 1.0]
-    best = max(points, key=lambda p: p.preservation)
+    best = max(points, key=lambda p: p.recall)
     assert result.chosen == {"rae-exact": best.weight_decay}  # type: ignore[attr-defined]
     assert points[-1].spectrum is None  # all of it dead
-    assert points[-1].preservation == 0
+    assert points[-1].recall == 0
     kappas = [p.spectrum.kappa for p in points[:-1]]
     assert kappas == sorted(kappas)
 
@@ -68,14 +68,14 @@ def test_rank_correlation(result: object) -> None:
     ],
 )
 def test_rank_correlation_of_known_points(kappas: list[float], kept: list[float], correlation: float) -> None:
-    def judgement(value: float) -> Judgement:
-        return Judgement("l2", {10: Estimate(value, value, value)}, {}, {})
+    def result_of(value: float) -> EvaluationResult:
+        return EvaluationResult("l2", {10: Estimate(value, value, value)}, {}, {})
 
     points = [
-        Point("rae", value, Spectrum(1, 1, kappa), judgement(share))
+        SweepPoint("rae", value, Spectrum(1, 1, kappa), result_of(share))
         for value, (kappa, share) in enumerate(zip(kappas, kept, strict=True))
     ]
-    dead = [Point("rae", 1e3, None, None), Point("rae-exact", 1.0, None, None)]
+    dead = [SweepPoint("rae", 1e3, None, None), SweepPoint("rae-exact", 1.0, None, None)]
     found = Sweep("frobenius", 10, 9, 3, (*points, *dead), {}, None)  # type: ignore[arg-type]
     assert found.rank_correlation("rae") == pytest.approx(correlation, nan_ok=True)
     assert len(found.of("rae")) == len(points) + 1

@@ -39,8 +39,8 @@ def test_recall_is_what_evaluation_says(metric: Metric, levels: int | None, samp
     with warnings.catch_warnings():
         # Rounded rows have copies among the queries.
         warnings.simplefilter("ignore", NearfoldWarning)
-        judged = evaluate(encoder, split.train, split.queries, k=[10], depths=[])
-    assert split.recall(encoder) == pytest.approx(judged.preservation[10].mean, abs=1e-9)
+        judged = evaluate(encoder, split.train, split.queries, k=[10], n_candidates=[])
+    assert split.recall(encoder) == pytest.approx(judged.recall[10].mean, abs=1e-9)
 
 
 def test_a_zero_row_is_near_nothing_by_cosine(clusters: np.ndarray) -> None:

@@ -135,10 +135,10 @@ def test_it_beats_principal_components_on_real_vectors(metric: Metric, sample: n
     base, queries = vectors[:1300], vectors[1300:]
     ours = NearFold(48, metric=metric).fit(base).encoder_
     assert ours.facts["loss_after"] < 0.8 * ours.facts["loss_before"]
-    kept = evaluate(ours, base, queries).preservation[10].mean
+    kept = evaluate(ours, base, queries).recall[10].mean
     for center in (True, False):
         rival = PCA(48, center=center).fit(base).encoder_
-        assert kept > evaluate(rival, base, queries, metric=metric).preservation[10].mean + 0.01
+        assert kept > evaluate(rival, base, queries, metric=metric).recall[10].mean + 0.01
 
 
 def test_copies_take_nothing_from_what_is_learned(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_copies_take_nothing_from_what_is_learned(tmp_path: Path) -> None:
     learned, once = learner.fit(X).encoder_, NearFold(48, n_steps=50).fit(rows).encoder_
 
     def recall(encoder: Encoder) -> float:
-        return evaluate(encoder, X, queries).preservation[10].mean
+        return evaluate(encoder, X, queries).recall[10].mean
 
     least = max(recall(once) - 0.02, recall(PCA(48, metric="cosine").fit(X).encoder_))
     assert recall(learned) >= least
@@ -196,7 +196,7 @@ def test_queries_of_another_kind(rng: np.random.Generator) -> None:
     sample, held_out = asked[:700], asked[700:]
     blind = NearFold(seen, metric="ip").fit(base).encoder_
     told = NearFold(seen, metric="ip").fit(base, queries=sample).encoder_
-    kept = [evaluate(e, base, held_out).preservation[10].mean for e in (blind, told)]
+    kept = [evaluate(e, base, held_out).recall[10].mean for e in (blind, told)]
     assert kept[1] > kept[0] + 0.3
     assert told.facts["anchors"] == 700
 

@@ -28,7 +28,7 @@ def test_the_ladder_rises() -> None:
 
 def test_a_plan_for_bytes(sample: Vectors) -> None:
     result = plan(sample[:, :64], n_bytes=8, n_queries=100, full="nowhere", seconds=600)
-    assert result.column == "P@10"
+    assert result.column == "recall@10"
     assert result.chosen.pipeline.bytes_per_vector <= 8
     last = max(trial.rung for trial in result.trials)
     finals = [trial for trial in result.trials if trial.rung == last]
@@ -45,7 +45,7 @@ def test_a_plan_for_bytes(sample: Vectors) -> None:
 def test_a_plan_for_recall_takes_the_fewest_bytes_that_do(sample: Vectors) -> None:
     specs = ["NearFold16,SQ8", "NearFold32,SQ8", "SQ8", "F32"]
     result = plan(sample, recall=0.9, n_queries=200, depth=30, pipelines=specs)
-    assert result.column == "10-in-30"
+    assert result.column == "10-recall@30"
     assert result.reached
     enough = [t for t in result.trials if result.kept(t).low >= 0.9]
     assert result.chosen.pipeline.bytes_per_vector == min(t.pipeline.bytes_per_vector for t in enough)

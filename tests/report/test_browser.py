@@ -68,7 +68,7 @@ def test_tables_sort_both_ways(browser: Any, written: dict[str, Path]) -> None:
     page = browser.new_page()
     page.goto(written["compare"].as_uri())
     table = page.locator("table").first
-    heading = table.locator("th", has_text="P@10")
+    heading = table.locator("th", has_text="recall@10")
     column = heading.evaluate("h => h.cellIndex")
 
     def values() -> list[float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nearfold import NearFold, compare, inspect_fold, plan, sweep
+from nearfold import NearFold, compare, inspect, plan, sweep
 from nearfold.errors import FileError
 from nearfold.report.charts import distributions, dots, lines, scatter
 from nearfold.report.comparison import comparison_page
@@ -68,7 +68,7 @@ def pages(sample: np.ndarray) -> dict[str, Page]:
     methods = ["pca", "rae-exact", "mds", "isomap"]
     compared = compare(base, queries=queries, n_components=[8, 16], methods=methods, metrics=["cosine", "l2"])
     swept = sweep(base, queries=queries, n_components=8, methods=["rae-exact"])
-    seen = inspect_fold(NearFold(16, n_steps=20).fit(base).encoder_, base, queries)
+    seen = inspect(NearFold(16, n_steps=20).fit(base).encoder_, base, queries)
     planned = plan(sample, recall=0.999, pipelines=["PCA8,SQ8", "PCA9,SQ8", "PQ7"], n_queries=100)
     return {
         "plan": plan_page(planned, "A plan", facts, "nearfold plan x.npy"),

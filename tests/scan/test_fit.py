@@ -57,7 +57,7 @@ def test_files_give_what_arrays_give(name: str, path: Path, sample: np.ndarray) 
     assert estimator.transform(sample[:3]).shape == (3, 24)
     facts = {key: value for key, value in encoder.facts.items() if isinstance(value, int)}
     assert facts == {key: value for key, value in expected.facts.items() if isinstance(value, int)}
-    assert [entry["rows"] for entry in encoder.facts["watch"]] == [500]
+    assert [entry["rows"] for entry in encoder.facts["drift_stats"]] == [500]
 
 
 def test_queries_of_another_kind(path: Path, sample: np.ndarray, rng: np.random.Generator) -> None:

@@ -13,7 +13,7 @@ from nearfold._utils.progress import stage
 from nearfold._utils.sampling import sampled_rows
 from nearfold.errors import FileError, ParameterError
 from nearfold.evaluation.bounds import null_space_energy, row_space
-from nearfold.evaluation.drift import IN_SAMPLE_ROWS, figures_of, with_figures
+from nearfold.evaluation.drift import IN_SAMPLE_ROWS, drift_stats, with_drift_stats
 from nearfold.folds.encoder import Encoder
 from nearfold.io.base import Source
 from nearfold.io.vectors import as_source, checked_rows
@@ -123,7 +123,7 @@ def update(
     learned = estimator.learn_from_scan(scan, anchors, encoder.n_components, state.request)
     learned = learned.with_facts(rows_before_update=state.rows)
     if total >= IN_SAMPLE_ROWS:
-        learned = with_figures(learned, figures_of(learned, sample.vectors))
+        learned = with_drift_stats(learned, drift_stats(learned, sample.vectors))
     return Update(learned, grown, True, source.layout.rows, before, after)
 
 
@@ -156,16 +156,16 @@ def _grown(
     assert state.scan is not None
     assert state.sample is not None
     seed, old = state.request.seed, state.anchors
-    watched_rows = sampled_rows(total, SAMPLED_ROWS, seed + 1)
+    drift_rows = sampled_rows(total, SAMPLED_ROWS, seed + 1)
     moving = old is not None and old.rows is not None
     rows = sampled_rows(total, state.request.n_anchors, seed) if moving else np.empty(0, np.int64)
-    wanted = np.union1d(rows, watched_rows)
+    wanted = np.union1d(rows, drift_rows)
     wanted = wanted[wanted >= state.rows]
     numbers = wanted - state.rows
     drawn = checked_rows(engine.take(source, numbers), numbers, source, directions=state.request.normalize)
     fresh = Kept(wanted, drawn)
     width = source.layout.n_features
-    sample = Kept.gathered([state.sample, fresh], watched_rows, width)
+    sample = Kept.gathered([state.sample, fresh], drift_rows, width)
     if old is None or old.rows is None or state.scan.neighbors is None:
         return old, state.scan, sample
     staying = np.flatnonzero(np.isin(old.rows, rows))

@@ -10,8 +10,8 @@ import typer
 from nearfold.cli.options import (
     AsJson,
     BaseFile,
+    Candidates,
     Column,
-    Depths,
     Ks,
     NQueries,
     Queries,
@@ -41,7 +41,7 @@ def compare(
     queries: Queries = None,
     n_queries: NQueries = None,
     k: Ks = "1,5,10",
-    depths: Depths = "20,50,100",
+    candidates: Candidates = "20,50,100",
     rows: SampleRows = None,
     seeds: Seeds = 1,
     save: Annotated[Path | None, typer.Option(help="A folder for the encoders."), Mark.writes] = None,
@@ -51,13 +51,14 @@ def compare(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fit methods on a base and judge each on queries that none of them has seen."""
+    """Fit methods to a base and evaluate each on queries that none of them has seen."""
     from nearfold._utils.arrays import METRICS, check_metric
     from nearfold.cli.console import print_json, showing_progress
     from nearfold.cli.encoders import save_encoders
-    from nearfold.cli.inputs import read_queries, rows_in_memory
+    from nearfold.cli.inputs import read_queries
     from nearfold.evaluation.compare import compare as run
     from nearfold.evaluation.split import base_and_queries
+    from nearfold.io.held import held_rows
     from nearfold.io.vectors import open_source
     from nearfold.methods.registry import resolve_methods
 
@@ -66,7 +67,7 @@ def compare(
     with showing_progress(quiet or as_json):
         given = None if queries is None else read_queries(queries, column, directions="cosine" in wanted)
         vectors, asked = base_and_queries(
-            rows_in_memory(open_source(base, column), rows, seed, directions="cosine" in wanted),
+            held_rows(open_source(base, column), rows, seed=seed, directions="cosine" in wanted),
             given,
             n_queries,
             seed,
@@ -78,7 +79,7 @@ def compare(
             metrics=wanted,
             queries=asked,
             k=parse_numbers("-k", k),
-            depths=parse_numbers("--depths", depths),
+            n_candidates=parse_numbers("--candidates", candidates),
             seed=seed,
             n_seeds=seeds,
         )

@@ -78,11 +78,11 @@ def _example(comparison: Comparison, vectors: Float32, split: int, texts: list[s
     from nearfold.evaluation.ground_truth import search
 
     first = comparison.entries[0]
-    metric, dims = first.judgement.metric, first.encoder.n_components
+    metric, dims = first.evaluation.metric, first.encoder.n_components
     best = comparison.best(metric, dims)
-    column = f"P@{_SHOWN}"
-    kept = best.judgement.per_query[column]
-    query = int(np.abs(kept - best.judgement.preservation[_SHOWN].mean).argmin())
+    column = f"recall@{_SHOWN}"
+    kept = best.evaluation.per_query[column]
+    query = int(np.abs(kept - best.evaluation.recall[_SHOWN].mean).argmin())
     base, asked = vectors[:split], vectors[split + query : split + query + 1]
     true = search(base, asked, _SHOWN, metric)[0]
     found = {}

@@ -23,7 +23,7 @@ def drift(
         str, typer.Argument(help="New vectors: a file, a folder or a URL.", metavar="VECTORS"), Mark.reads
     ],
     max_drop: Annotated[
-        float, typer.Option(help="How much P@10 or the energy kept may have fallen.", min=0)
+        float, typer.Option(help="How much recall@10 or the energy kept may have fallen.", min=0)
     ] = 0.05,
     max_loss_rise: Annotated[
         float, typer.Option(help="By which share of itself the block loss may have risen.", min=0)
@@ -35,34 +35,25 @@ def drift(
 ) -> None:
     """Compare new vectors with those an encoder was fitted to; exit with 1 if they have drifted.
 
-    A sample of both, of one size, is folded: P@10, the energy that the fold keeps, and the loss of
+    A sample of both, of one size, is folded: recall@10, the energy that the fold keeps, and the loss of
     blocks are compared. Exit status: 0 as before, 1 drifted, 2 bad input.
     """
-    from nearfold._utils.sampling import sampled_rows
     from nearfold.cli.console import output, print_json, short, showing_progress
-    from nearfold.evaluation.drift import SAMPLE_SIZES, compare_with_training
+    from nearfold.evaluation.drift import drift as run
     from nearfold.folds.loading import load
-    from nearfold.io.vectors import checked_rows, open_source
+    from nearfold.io.vectors import open_source
 
     loaded = load(encoder)
     with showing_progress(quiet or as_json):
-        source = open_source(vectors, column)
-        rows = sampled_rows(source.layout.rows, SAMPLE_SIZES[-1], seed)
-        sample = checked_rows(source.take(rows), rows, source, directions=loaded.metric == "cosine")
-        found = compare_with_training(loaded, sample)
+        found = run(loaded, open_source(vectors, column), seed=seed)
     exceeded = found.exceeds(max_drop, max_loss_rise)
-    changes = {
-        "preservation": (found.preservation_drop, max_drop),
-        "energy": (found.energy_drop, max_drop),
-        "loss": (found.loss_rise, max_loss_rise),
-    }
     if as_json:
         print_json(
             {
                 "drifted": bool(exceeded),
                 "exceeded": exceeded,
-                "training": found.then._asdict(),
-                "now": found.now._asdict(),
+                "baseline": found.baseline._asdict(),
+                "current": found.current._asdict(),
                 "limits": {"max_drop": max_drop, "max_loss_rise": max_loss_rise},
             }
         )
@@ -70,20 +61,24 @@ def drift(
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False)
-        for name in ("", "training", "now", "change", "limit", ""):
+        for name in ("", "baseline", "current", "change", "limit", ""):
             table.add_column(name, justify="right" if name else "left")
-        labels = {"preservation": "P@10", "energy": "energy kept", "loss": "block loss"}
-        for name, (change, limit) in changes.items():
-            then, now = getattr(found.then, name), getattr(found.now, name)
+        changes = {
+            "recall": ("recall@10", found.recall_drop, max_drop),
+            "energy": ("energy kept", found.energy_drop, max_drop),
+            "loss": ("block loss", found.loss_rise, max_loss_rise),
+        }
+        for name, (label, change, limit) in changes.items():
+            then, now = getattr(found.baseline, name), getattr(found.current, name)
             if change is None:
                 continue
             shown = [f"{then:.4f}", f"{now:.4f}"] if name == "loss" else [short(then), short(now)]
             rise = f"{change:+.0%}" if name == "loss" else short(-change)
             bound = f"+{limit:.0%}" if name == "loss" else short(-limit)
-            table.add_row(labels[name], *shown, rise, bound, "past its limit" if name in exceeded else "")
+            table.add_row(label, *shown, rise, bound, "past its limit" if name in exceeded else "")
         output().print(table)
         output().print(
-            f"samples of {found.now.rows:,} rows; {'drifted' if exceeded else 'no drift'}", style="dim"
+            f"samples of {found.current.rows:,} rows; {'drifted' if exceeded else 'no drift'}", style="dim"
         )
     if exceeded:
         raise typer.Exit(_DRIFTED)

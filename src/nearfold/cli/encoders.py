@@ -47,7 +47,7 @@ def save_encoders(comparison: Comparison, folder: Path) -> list[Path]:
     except OSError as error:
         raise FileError(f"{folder}: can't be made a folder: {cause(error)}") from error
     folds = {
-        f"{entry.method}-{entry.judgement.metric}-{entry.encoder.n_components}.safetensors": entry.encoder
+        f"{entry.method}-{entry.evaluation.metric}-{entry.encoder.n_components}.safetensors": entry.encoder
         for entry in comparison.entries
         if METHODS[entry.method].saves
     }

@@ -10,8 +10,8 @@ import typer
 from nearfold.cli.options import (
     AsJson,
     BaseFile,
+    Candidates,
     Column,
-    Depths,
     Ks,
     MetricName,
     NQueries,
@@ -38,23 +38,22 @@ def evaluate(
         MetricName | None, typer.Option(help="What near means; the encoder's own unless given.")
     ] = None,
     k: Ks = "1,5,10",
-    depths: Depths = "20,50,100",
+    candidates: Candidates = "20,50,100",
     column: Column = None,
     seed: Seed = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Judge an encoder: P@k and recall k-in-R on queries, by exact search, with 95% intervals.
+    """Measure what an encoder keeps of queries' neighbours: recall@k and k-recall@R, by exact search.
 
     BASE may be of any size: it is read once, and nothing of it is held.
 
-    Without --queries rows of BASE are held out as queries. If the encoder was fitted on all of
-    BASE it has seen them, so the figures may flatter it: `compare` never lets that happen.
+    Without --queries rows of BASE are held out as queries. If the encoder was fitted to all of
+    BASE it has seen them, so the shares may flatter it: `compare` never lets that happen.
     """
-    from nearfold._utils.arrays import check_positive
     from nearfold.cli.console import interval, joined, output, print_json, print_mapping, showing_progress
     from nearfold.cli.inputs import read_queries
-    from nearfold.evaluation.streamed import evaluate_source, hold_out_rows
+    from nearfold.evaluation.evaluate import evaluate as run
     from nearfold.folds.loading import load
     from nearfold.io.vectors import open_source
 
@@ -62,36 +61,31 @@ def evaluate(
     near = loaded.metric if metric is None else metric.value
     with showing_progress(quiet or as_json):
         source = open_source(base, column)
-        if n_queries is not None:
-            check_positive("--n-queries", n_queries)
-        held = None
-        if queries is None:
-            asked, held = hold_out_rows(source, n_queries, seed, directions=near == "cosine")
-        else:
-            asked = read_queries(queries, column, query_column, directions=near == "cosine")
-        judgement = evaluate_source(
+        asked = (
+            None
+            if queries is None
+            else read_queries(queries, column, query_column, directions=near == "cosine")
+        )
+        result = run(
             loaded,
             source,
             asked,
-            held_out=held,
-            metric=None if metric is None else metric.value,
+            n_queries=n_queries,
+            seed=seed,
+            metric=near,
             k=parse_numbers("-k", k),
-            depths=parse_numbers("--depths", depths),
+            n_candidates=parse_numbers("--candidates", candidates),
         )
     results: dict[str, Any] = {
         "encoder": str(encoder),
         "base": str(base),
-        "rows": source.layout.rows - (0 if held is None else len(held)),
+        "rows": source.layout.rows - (result.n_queries if queries is None else 0),
         "queries_from": "held out of the base" if queries is None else str(queries),
-        **judgement.as_dict(),
+        **result.as_dict(),
     }
     if as_json:
         print_json(results)
         return
-    rows = {name: value for name, value in results.items() if not isinstance(value, dict)}
-    print_mapping(rows)
-    console = output()
-    for kept in (judgement.preservation, judgement.recall):
-        for count, value in kept.items():
-            name = f"P@{count}" if kept is judgement.preservation else f"{judgement.k_max}-in-{count}"
-            console.print(joined(f"{name:<12} ", interval(value)))
+    print_mapping({name: value for name, value in results.items() if not isinstance(value, dict)})
+    for name, value in result.columns.items():
+        output().print(joined(f"{name:<14} ", interval(value)))

@@ -101,7 +101,7 @@ def fit(
             options["queries"] = read_queries(queries, column, query_column, directions=cosine)
         if checkpoint is not None:
             if not issubclass(METHODS[method].estimator, ScanFold):
-                raise ParameterError(f"--checkpoint is for methods that scan their data; {method} does not")
+                raise ParameterError(f"checkpoint is for methods that scan their data; {method} does not")
             options["checkpoint"] = checkpoint
         fold = estimator.fit(X, **options).encoder_
         if drift_baseline:
@@ -116,8 +116,8 @@ def print_fit(encoder: Fold, out: Path, seen: Float32 | None = None, *, as_json:
     from nearfold.evaluation.spectrum import spectrum_of
 
     conditioning = spectrum_of(encoder, seen)
-    # The figures that `drift` compares with are many and say little alone.
-    facts = {name: value for name, value in encoder.facts.items() if name != "watch"}
+    # The statistics that `drift` compares with are many and say little alone.
+    facts = {name: value for name, value in encoder.facts.items() if name != "drift_stats"}
     results = {
         "encoder": str(out),
         "method": encoder.method,

@@ -27,7 +27,9 @@ def inspect(
     ] = None,
     queries: Queries = None,
     n_queries: NQueries = None,
-    k: Annotated[int, typer.Option("-k", help="Neighbours of the certificate.", min=1)] = 10,
+    k: Annotated[
+        int, typer.Option("-k", help="The number of neighbours that the bounds are about.", min=1)
+    ] = 10,
     report: Report = None,
     column: Column = None,
     seed: Seed = 0,
@@ -49,7 +51,7 @@ def inspect(
     loaded = load_any(encoder)
     if isinstance(loaded, Pipeline):
         if base is not None:
-            raise ParameterError(f"{encoder}: holds a pipeline; `nearfold plan --pipelines` judges such")
+            raise ParameterError(f"{encoder}: holds a pipeline; `nearfold plan --pipelines` evaluates such")
         told = {"pipeline": str(encoder), **loaded.as_dict()}
         if as_json:
             print_json(told)
@@ -74,17 +76,18 @@ def inspect(
     if base is not None:
         from nearfold.cli.console import showing_progress
         from nearfold.cli.inputs import read_queries
-        from nearfold.evaluation.inspection import inspect_fold
+        from nearfold.evaluation.inspection import inspect as run
         from nearfold.evaluation.split import base_and_queries
-        from nearfold.io.vectors import read_vectors
+        from nearfold.io.held import held_rows
+        from nearfold.io.vectors import open_source
 
         cosine = loaded.metric == "cosine"
         with showing_progress(quiet or as_json):
             asked = None if queries is None else read_queries(queries, column, directions=cosine)
             vectors, asked = base_and_queries(
-                read_vectors(base, column, directions=cosine), asked, n_queries, seed
+                held_rows(open_source(base, column), directions=cosine), asked, n_queries, seed
             )
-            inspection = inspect_fold(loaded, vectors, asked, k)
+            inspection = run(loaded, vectors, asked, k)
         if report is not None:
             from nearfold.report.inspection import inspection_page
             from nearfold.report.provenance import command_line, provenance
@@ -117,7 +120,7 @@ def _print_inspection(inspection: Inspection) -> None:
 
     console = output()
     console.print()
-    rows: dict[str, Any] = {f"P@{k}": interval(v) for k, v in inspection.judgement.preservation.items()}
+    rows: dict[str, Any] = {f"recall@{k}": interval(v) for k, v in inspection.evaluation.recall.items()}
     for name, ratios in inspection.distortion._asdict().items():
         low, middle, high = np.quantile(ratios, [0.01, 0.5, 0.99]) if len(ratios) else (np.nan,) * 3
         rows[f"|Wd|/|d|, {name} pairs"] = f"{middle:.3f} (1% to 99%: {low:.3f} to {high:.3f})"
@@ -129,8 +132,8 @@ def _print_inspection(inspection: Inspection) -> None:
         rows["energy dropped"] = f"{inspection.null_energy:.1%}"
         rows["distance from orthogonal rows"] = f"{inspection.gram_distance:.3f}"
         rows["angles to principal axes"] = f"median {middle:.1f}, widest {widest:.1f} degrees"
-    if inspection.certificate is not None:
-        proven, candidates = inspection.certificate
+    if inspection.bounds is not None:
+        proven, candidates = inspection.bounds
         rows[f"proven of each top {inspection.k}"] = f"{proven.mean():.2f}"
         rows["rows a certified re-rank reads"] = (
             f"{candidates.mean():,.0f} of {inspection.rows:,} ({candidates.mean() / inspection.rows:.1%})"

@@ -116,7 +116,7 @@ def migrate(
         shown["note"] = done.survey.remark
     if done.recall is not None:
         shown["recall"] = joined(
-            f"{k}-in-{depth} ", interval(done.recall), f", {done.queries} rows asked with"
+            f"{k}-recall@{depth} ", interval(done.recall), f", {done.queries} rows asked with"
         )
     print_mapping(shown)
     output().print("\nTo search:\n" if not dry_run else "\nTo search then:\n")

@@ -18,8 +18,8 @@ __all__ = [
     "DEFAULT_MEMORY",
     "AsJson",
     "BaseFile",
+    "Candidates",
     "Column",
-    "Depths",
     "Ks",
     "Memory",
     "MetricName",
@@ -68,8 +68,8 @@ Queries = Annotated[
     Mark.reads,
 ]
 NQueries = Annotated[int | None, typer.Option(help="Rows to hold out: a tenth, at most 1,000, unless given.")]
-Ks = Annotated[str, typer.Option("-k", help="The k of P@k, comma-separated.")]
-Depths = Annotated[str, typer.Option(help="The R of recall k-in-R, comma-separated.")]
+Ks = Annotated[str, typer.Option("-k", help="The k of recall@k, comma-separated.")]
+Candidates = Annotated[str, typer.Option(help="The R of k-recall@R, numbers of candidates, comma-separated.")]
 QueryColumn = Annotated[
     str | None,
     typer.Option(

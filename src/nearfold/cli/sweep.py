@@ -60,11 +60,12 @@ def sweep(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn RAE at each lambda, choose the best on rows held back, and judge it on other rows."""
+    """Fit RAE at each lambda, choose the best on rows held back, and evaluate it on other rows."""
     from nearfold.cli.console import print_json, showing_progress
-    from nearfold.cli.inputs import read_queries, rows_in_memory
+    from nearfold.cli.inputs import read_queries
     from nearfold.evaluation.split import base_and_queries
     from nearfold.evaluation.sweep import sweep as run
+    from nearfold.io.held import held_rows
     from nearfold.io.vectors import open_source
     from nearfold.methods.rae.estimator import LAMBDA_GRID
 
@@ -73,7 +74,7 @@ def sweep(
             None if queries is None else read_queries(queries, column, directions=metric is MetricName.cosine)
         )
         vectors, asked = base_and_queries(
-            rows_in_memory(open_source(base, column), rows, seed, directions=metric is MetricName.cosine),
+            held_rows(open_source(base, column), rows, seed=seed, directions=metric is MetricName.cosine),
             given,
             n_queries,
             seed,
@@ -91,7 +92,7 @@ def sweep(
             seed=seed,
         )
     if save is not None:
-        best = max(result.chosen, key=lambda name: max(p.preservation for p in result.of(name)))
+        best = max(result.chosen, key=lambda name: max(p.recall for p in result.of(name)))
         next(e for e in result.final.entries if e.method == best).encoder.save(save)
     if report is not None:
         from nearfold.report.provenance import command_line, provenance
@@ -112,7 +113,14 @@ def _print(result: Sweep) -> None:
 
     console = output()
     table = Table(box=None, pad_edge=False)
-    for heading in ("method", "lambda", "sigma_max", "sigma_min", "kappa", f"validation P@{result.k_max}"):
+    for heading in (
+        "method",
+        "lambda",
+        "sigma_max",
+        "sigma_min",
+        "kappa",
+        f"validation recall@{result.k_max}",
+    ):
         table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
     for point in result.points:
         best = result.chosen[point.method] == point.weight_decay
@@ -121,14 +129,14 @@ def _print(result: Sweep) -> None:
             point.method,
             f"{point.weight_decay:g}",
             *values,
-            "" if point.spectrum is None else short(point.preservation),
+            "" if point.spectrum is None else short(point.recall),
             style="bold" if best else "",
         )
     console.print(table)
     for name in result.chosen:
         rho = result.rank_correlation(name)
-        console.print(f"{name}: rank correlation of kappa with P@{result.k_max} {rho:+.2f}", style="dim")
+        console.print(f"{name}: rank correlation of kappa with recall@{result.k_max} {rho:+.2f}", style="dim")
     console.print(
-        "\nChosen on validation rows, learned again from the whole base, judged on other queries:\n"
+        "\nChosen on validation rows, learned again from the whole base, evaluated on other queries:\n"
     )
     print_comparison(result.final)

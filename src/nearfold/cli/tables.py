@@ -7,14 +7,14 @@ from itertools import groupby
 from rich.table import Table
 
 from nearfold.cli.console import interval, output, short
-from nearfold.evaluation.compare import Comparison, Entry
+from nearfold.evaluation.compare import Comparison, ComparisonEntry
 from nearfold.evaluation.spectrum import spectrum_of
 
 __all__ = ["print_comparison"]
 
 
-def _group(entry: Entry) -> tuple[str, int]:
-    return entry.judgement.metric, entry.encoder.n_components
+def _group(entry: ComparisonEntry) -> tuple[str, int]:
+    return entry.evaluation.metric, entry.encoder.n_components
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -22,8 +22,8 @@ def print_comparison(comparison: Comparison) -> None:
     console = output()
     for (metric, dims), entries in groupby(comparison.entries, _group):
         group = list(entries)
-        best = max(group, key=lambda e: e.judgement.preservation[e.judgement.k_max].mean)
-        k_max = best.judgement.k_max
+        best = max(group, key=lambda e: e.evaluation.recall[e.evaluation.k_max].mean)
+        k_max = best.evaluation.k_max
         table = Table(
             title=f"{metric}, {comparison.n_features} -> {dims} dimensions",
             title_justify="left",
@@ -32,19 +32,19 @@ def print_comparison(comparison: Comparison) -> None:
             pad_edge=False,
         )
         table.add_column("method", no_wrap=True)
-        for k in best.judgement.preservation:
-            table.add_column(f"P@{k}", justify="right", no_wrap=True)
-        for depth in best.judgement.recall:
-            table.add_column(f"{k_max}-in-{depth}", justify="right")
+        for k in best.evaluation.recall:
+            table.add_column(f"recall@{k}", justify="right", no_wrap=True)
+        for count in best.evaluation.candidate_recall:
+            table.add_column(f"{k_max}-recall@{count}", justify="right")
         table.add_column("to best", justify="right", no_wrap=True)
         table.add_column("kappa", justify="right")
         table.add_column("fit s", justify="right")
         table.add_column("fold s", justify="right")
         for entry in group:
-            kept = entry.judgement.preservation
+            kept = entry.evaluation.recall
             cells = [interval(value) if k == k_max else short(value.mean) for k, value in kept.items()]
-            cells += [short(value.mean) for value in entry.judgement.recall.values()]
-            gap = comparison.difference(entry, best, f"P@{k_max}")
+            cells += [short(value.mean) for value in entry.evaluation.candidate_recall.values()]
+            gap = comparison.difference(entry, best, f"recall@{k_max}")
             cells += ["" if entry is best else interval(gap)]
             # Networks have a condition number a point: sweep and inspect, which see the data, show it.
             conditioning = spectrum_of(entry.encoder)
@@ -58,7 +58,7 @@ def print_comparison(comparison: Comparison) -> None:
             console.print(f"{entry.method}, {entry.encoder.n_components} dimensions: {remark}")
     console.print(
         f"{comparison.queries:,} held-out queries against {comparison.rows:,} rows, exact search; "
-        f"P@k: share of the true top k kept; k-in-R: share found among the reduced top R; "
+        f"recall@k: share of the true top k among the reduced top k; k-recall@R: among the reduced top R; "
         f"95% confidence intervals, differences paired.",
         style="dim",
     )

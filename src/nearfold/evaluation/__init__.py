@@ -1,1 +1,1 @@
-"""Judging folds on held-out queries: exact truth, preservation, recall, intervals, comparisons."""
+"""Evaluation of folds on held-out queries: ground truth, recall, intervals, comparisons, drift."""

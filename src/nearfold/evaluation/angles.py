@@ -18,12 +18,13 @@ def principal_angles(
 
     Parameters
     ----------
-    first, second
-        Shapes (m, d) and (p, d).
+    first, second : ndarray of shape (m, d) and (p, d)
+        The weights.
 
     Returns
     -------
-    ndarray of shape (min(m, p),): radians from 0 (a shared direction) to pi / 2, falling.
+    ndarray of shape (min(m, p),), float64
+        The angles in radians from 0 (a shared direction) to pi / 2, falling.
     """
     angles: npt.NDArray[np.float64] = scipy.linalg.subspace_angles(
         np.asarray(first, np.float64).T, np.asarray(second, np.float64).T

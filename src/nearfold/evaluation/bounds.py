@@ -20,7 +20,14 @@ import numpy.typing as npt
 
 from nearfold._utils.arrays import Float32, Metric, normalize_rows
 
-__all__ = ["Certificate", "certify", "null_space_energy", "residual_norms", "row_space", "score_bounds"]
+__all__ = [
+    "NeighborBounds",
+    "bound_neighbors",
+    "null_space_energy",
+    "residual_norms",
+    "row_space",
+    "score_bounds",
+]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -54,17 +61,19 @@ def score_bounds(
 
     Parameters
     ----------
-    queries, base
-        Shapes (q, d) and (n, d).
-    weight
-        W, shape (m, d): bounds use what W keeps (its row space) and r alone.
-    metric
+    queries, base : ndarray of shape (n_queries, d) and (n, d), float32
+        The vectors.
+    weight : ndarray of shape (m, d), float32
+        The weight W. The bounds use what W keeps (its row space) and r alone.
+    metric : {"cosine", "l2", "ip"}
         Scores are cosine, -|q - b|^2 (l2) or <q, b> (ip); higher is nearer.
 
     Yields
     ------
-    part, lower, upper
-        Which queries, and bounds of shape (len(part), n).
+    part : slice
+        The queries that the bounds are of.
+    lower, upper : ndarray of shape (len(part), n), float64
+        The bounds.
 
     Raises
     ------
@@ -92,35 +101,39 @@ def score_bounds(
             yield part, scores - slack, scores + slack
 
 
-class Certificate(NamedTuple):
-    """What is proven for each query.
+class NeighborBounds(NamedTuple):
+    """What the bounds of scores prove of each query's k nearest neighbours.
 
     Parameters
     ----------
-    proven
-        How many rows are certain to be among its true k nearest, shape (q,).
-    candidates
-        How many rows an exact re-rank must read, best upper bound first, until the true k nearest
-        are certain, shape (q,): those whose upper bound reaches the k-th best exact score.
+    proven : ndarray of shape (n_queries,), int64
+        The number of rows that are certain to be among the true k nearest.
+    candidates : ndarray of shape (n_queries,), int64
+        The number of rows that an exact re-rank must read, best upper bound first, until the true k
+        nearest are certain: those whose upper bound reaches the k-th best exact score.
     """
 
     proven: npt.NDArray[np.int64]
     candidates: npt.NDArray[np.int64]
 
 
-def certify(
+def bound_neighbors(
     queries: Float32, base: Float32, weight: Float32, metric: Metric, kth_scores: Float64, k: int
-) -> Certificate:
+) -> NeighborBounds:
     """Return what W and the residual norms prove of each query's k nearest rows.
 
     Parameters
     ----------
     queries, base, weight, metric
         As for `score_bounds`.
-    kth_scores
-        The exact k-th best score of each query, shape (q,), in the scale of `score_bounds`.
-    k
-        Neighbours wanted.
+    kth_scores : ndarray of shape (n_queries,), float64
+        The exact k-th best score of each query, in the scale of `score_bounds`.
+    k : int
+        The number of neighbours.
+
+    Returns
+    -------
+    NeighborBounds
     """
     proven = np.empty(len(queries), np.int64)
     candidates = np.empty(len(queries), np.int64)
@@ -132,4 +145,4 @@ def certify(
         # Bounds are float64 sums of float32 vectors' products: allow for their rounding.
         wanted = kth_scores[part, None] - 1e-6 * np.maximum(1.0, np.abs(kth_scores[part, None]))
         candidates[part] = np.maximum(k, (upper >= wanted).sum(axis=1))
-    return Certificate(proven, candidates)
+    return NeighborBounds(proven, candidates)

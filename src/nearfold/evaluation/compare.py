@@ -1,4 +1,4 @@
-"""Compare methods at several dimensions and metrics on one split, the truth computed once."""
+"""Compare methods at several dimensions and metrics on one split, with one ground truth a metric."""
 
 from __future__ import annotations
 
@@ -9,62 +9,60 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nearfold._utils.arrays import (
     Float32,
     Metric,
-    as_vectors,
     check_metric,
     check_positive,
     resolve_components,
 )
 from nearfold._utils.progress import track
 from nearfold.errors import NearfoldWarning
-from nearfold.evaluation.ground_truth import Truth, warn_of_copies
+from nearfold.evaluation.ground_truth import GroundTruth, warn_of_copies
 from nearfold.evaluation.intervals import Estimate
 from nearfold.evaluation.recall import (
-    DEFAULT_DEPTHS,
     DEFAULT_KS,
-    Judgement,
+    DEFAULT_N_CANDIDATES,
+    EvaluationResult,
     check_counts,
     images,
-    judge_folded,
     paired_difference,
+    recall_of_vectors,
 )
-from nearfold.evaluation.split import base_and_queries, check_numbers
+from nearfold.evaluation.split import base_and_queries, rows_and_queries
 from nearfold.folds.encoder import Encoder
 from nearfold.folds.fold import Fold
 from nearfold.folds.mlp import MLPEncoder
 from nearfold.methods.base import FoldEstimator
 from nearfold.methods.registry import LINEAR, make
 
-__all__ = ["Comparison", "Entry", "compare"]
+__all__ = ["Comparison", "ComparisonEntry", "compare"]
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class ComparisonEntry:
     """One method at one number of dimensions under one metric.
 
     Parameters
     ----------
-    method
-        A name of the registry.
-    encoder
-        What it learned from the base (with the first seed).
-    judgement
-        What that keeps of the held-out queries' neighbours; the mean over seeds, query by query.
-    fit_seconds, transform_seconds
-        Wall time of learning, and of folding the base; means over seeds.
-    by_seed
-        P@k for the largest k with each seed; one number where the method has no chance in it.
-    remarks
-        Warnings that the method gave while learning.
+    method : str
+        The name of the method.
+    encoder : Fold
+        The fold that it learned from the base, with the first seed.
+    evaluation : EvaluationResult
+        What the fold keeps of the held-out queries' neighbours: the mean over seeds, query by query.
+    fit_seconds, transform_seconds : float
+        The wall time of learning, and of folding the base, in seconds; means over seeds.
+    by_seed : tuple of float
+        recall@k for the largest k with each seed: one number where the method has no chance in it.
+    remarks : tuple of str
+        The warnings that the method gave while learning.
     """
 
     method: str
     encoder: Fold
-    judgement: Judgement
+    evaluation: EvaluationResult
     fit_seconds: float
     transform_seconds: float
     by_seed: tuple[float, ...] = ()
@@ -73,48 +71,52 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Entries on one split of the data.
+    """Methods that were evaluated on one split of the data.
 
     Parameters
     ----------
-    rows, n_features, queries
-        The base's shape and the number of held-out queries.
-    entries
-        By metric, then dimensions, then method, in the order asked for.
+    rows, n_features : int
+        The shape of the base.
+    queries : int
+        The number of held-out queries.
+    entries : tuple of ComparisonEntry
+        The entries by metric, then dimensions, then method, in the order asked for.
     """
 
     rows: int
     n_features: int
     queries: int
-    entries: tuple[Entry, ...]
+    entries: tuple[ComparisonEntry, ...]
 
-    def group(self, metric: Metric, n_components: int) -> list[Entry]:
-        """Return the entries of one metric and dimension: those that can be compared."""
+    def group(self, metric: Metric, n_components: int) -> list[ComparisonEntry]:
+        """Return the entries of one metric and number of dimensions, which can be compared."""
         return [
-            e for e in self.entries if e.judgement.metric == metric and e.encoder.n_components == n_components
+            e
+            for e in self.entries
+            if e.evaluation.metric == metric and e.encoder.n_components == n_components
         ]
 
-    def difference(self, first: Entry, second: Entry, column: str) -> Estimate:
-        """Return first - second in `column` ("P@10", "10-in-50"), paired by query."""
-        return paired_difference(first.judgement, second.judgement, column)
+    def difference(self, first: ComparisonEntry, second: ComparisonEntry, column: str) -> Estimate:
+        """Return the mean of first - second in a column such as "recall@10", paired by query."""
+        return paired_difference(first.evaluation, second.evaluation, column)
 
-    def best(self, metric: Metric, n_components: int) -> Entry:
-        """Return the entry with the highest P@k for the largest k."""
+    def best(self, metric: Metric, n_components: int) -> ComparisonEntry:
+        """Return the entry of the highest recall@k for the largest k."""
         return max(
-            self.group(metric, n_components), key=lambda e: e.judgement.preservation[e.judgement.k_max].mean
+            self.group(metric, n_components), key=lambda e: e.evaluation.recall[e.evaluation.k_max].mean
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything measured as JSON holds it; differences are to the group's best."""
+        """Return all entries as JSON holds them, each with its difference to the best of its group."""
         rows = []
         for entry in self.entries:
-            best = self.best(entry.judgement.metric, entry.encoder.n_components)
-            column = f"P@{entry.judgement.k_max}"
+            best = self.best(entry.evaluation.metric, entry.encoder.n_components)
+            column = f"recall@{entry.evaluation.k_max}"
             rows.append(
                 {
                     "method": entry.method,
                     "n_components": entry.encoder.n_components,
-                    **entry.judgement.as_dict(),
+                    **entry.evaluation.as_dict(),
                     "minus_best": {
                         "best": best.method,
                         "column": column,
@@ -132,44 +134,48 @@ class Comparison:
 
 
 def compare(
-    X: npt.ArrayLike,
+    X: Any,
+    queries: Any = None,
     *,
     n_components: Sequence[int | str] = ("25%",),
     methods: Sequence[str] = LINEAR,
     metrics: Sequence[Metric] = ("cosine",),
-    queries: npt.ArrayLike | None = None,
     n_queries: int | None = None,
     k: Sequence[int] = DEFAULT_KS,
-    depths: Sequence[int] = DEFAULT_DEPTHS,
+    n_candidates: Sequence[int] = DEFAULT_N_CANDIDATES,
     seed: int = 0,
     n_seeds: int = 1,
     parameters: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Comparison:
-    """Fit methods on a base and judge each on queries that none has seen.
+    """Fit several methods to a base and evaluate each on queries that none of them has seen.
 
     Parameters
     ----------
-    X
-        Vectors, shape (n, d).
-    n_components
-        Dimensions to fold to: numbers or shares such as "25%".
-    methods
-        Names of the registry; the linear ones unless given.
-    metrics
-        What near means; methods that train for a metric are fitted once for each.
-    queries
-        Vectors to ask with, shape (q, d); None holds out rows of X.
-    n_queries
-        How many rows to hold out; None for a tenth, at most 1,000.
-    k, depths
-        Of P@k and of recall k-in-R.
-    seed
-        Of the split and of the methods.
-    n_seeds
-        Fit methods with chance in them this many times (seed, seed + 1, ...) on the same split, and
-        average.
-    parameters
-        Other than the defaults, by method: {"rae": {"weight_decay": 1e-5}}.
+    X : array-like of shape (n, d), data frame, path, URL or Source
+        The vectors to fit to and to search. They are held in memory; of files beyond the memory budget a
+        sample is.
+    queries : array-like of shape (n_queries, d), data frame, path, URL or Source, optional
+        The vectors that are searched for. By default, rows of X that are drawn at random are held out.
+    n_components : sequence of int or str, default=("25%",)
+        The numbers of dimensions to fold to, as numbers or as shares of d such as "25%".
+    methods : sequence of str, optional
+        Names of methods, as `nearfold methods` lists them. The default is all linear ones.
+    metrics : sequence of {"cosine", "l2", "ip"}, default=("cosine",)
+        The metrics to evaluate by. Methods that train for a metric are fitted once for each.
+    n_queries : int, optional
+        The number of rows to hold out where no queries are given. The default is a tenth of X, at most
+        1,000.
+    k : sequence of int, default=(1, 5, 10)
+        The k of recall@k.
+    n_candidates : sequence of int, default=(20, 50, 100)
+        The R of k-recall@R, for the largest k.
+    seed : int, default=0
+        The seed of the split and of the methods.
+    n_seeds : int, default=1
+        The number of times that a method with chance in it is fitted, with seeds seed, seed + 1 and so on,
+        on the same split. Its shares are averaged query by query.
+    parameters : dict of str to dict, optional
+        Parameters other than the defaults, by method, such as {"rae": {"weight_decay": 1e-5}}.
 
     Returns
     -------
@@ -177,18 +183,21 @@ def compare(
 
     Raises
     ------
-    DataError, ParameterError
-        As the methods' `fit` and `evaluate` raise.
+    DataError, FileError, ParameterError
+        As the methods' `fit` and `evaluate` raise them.
+
+    Examples
+    --------
+    >>> import nearfold as nf
+    >>> vectors = nf.load_sample().vectors.astype("float32")[:1000]
+    >>> found = nf.compare(vectors, n_components=[48], methods=["pca", "truncation"])
+    >>> found.best("cosine", 48).method
+    'pca'
     """
-    vectors = as_vectors(X, min_rows=2)
-    given = None if queries is None else as_vectors(queries, "queries")
-    # Before a split numbers rows in its own way.
     metrics = [check_metric(metric) for metric in metrics]
-    for metric in metrics:
-        check_numbers(vectors, metric, "X")
-        check_numbers(given, metric, "queries")
+    vectors, given = rows_and_queries(X, queries, metrics, min_rows=2)
     base, asked = base_and_queries(vectors, given, n_queries, seed)
-    check_counts(k, depths, len(base))
+    check_counts(k, n_candidates, len(base))
     dims = list(dict.fromkeys(resolve_components(c, base.shape[1]) for c in n_components))
     check_positive("n_seeds", n_seeds)
     # Made before anything is fitted: an unknown name or missing extra is said at once.
@@ -197,15 +206,15 @@ def compare(
         make(name, dims[0], **settings.get(name, {}))
     plan = [(m, c, n) for m in metrics for c in dims for n in dict.fromkeys(methods)]
 
-    truths: dict[Metric, Truth] = {}
+    ground_truths: dict[Metric, GroundTruth] = {}
     shared: dict[tuple[str, int, int], _Run] = {}
     entries = []
     for metric, components, name in track(plan, "compare", len(plan), "entries"):
-        if metric not in truths:
-            truths[metric] = Truth.compute(base, asked, max(k), metric)
-            if len(truths) == 1:
-                warn_of_copies(truths[metric])
-        runs, judged = [], []
+        if metric not in ground_truths:
+            ground_truths[metric] = GroundTruth.compute(base, asked, max(k), metric)
+            if len(ground_truths) == 1:
+                warn_of_copies(ground_truths[metric])
+        runs, results = [], []
         for number in range(seed, seed + n_seeds):
             estimator = make(name, components, metric=metric, random_state=number, **settings.get(name, {}))
             known = (name, components, number)
@@ -213,18 +222,20 @@ def compare(
             if not estimator.learns_metric:
                 shared[known] = run
             searched = run.encoder.metric if estimator.learns_metric else metric
-            judged.append(judge_folded(truths[metric], run.base, run.queries, k, depths, searched))
+            results.append(
+                recall_of_vectors(ground_truths[metric], run.base, run.queries, k, n_candidates, searched)
+            )
             runs.append(run)
             if "random_state" not in estimator.get_params():
                 break
         entries.append(
-            Entry(
+            ComparisonEntry(
                 name,
                 runs[0].searched_with(searched),
-                _mean(judged),
+                _mean(results),
                 sum(run.fit_seconds for run in runs) / len(runs),
                 sum(run.transform_seconds for run in runs) / len(runs),
-                tuple(j.preservation[j.k_max].mean for j in judged),
+                tuple(j.recall[j.k_max].mean for j in results),
                 runs[0].remarks,
             )
         )
@@ -260,15 +271,15 @@ class _Run:
         return cls(estimator.encoder_, folded, asked, fitted - started, done - fitted, remarks)
 
 
-def _mean(judged: Sequence[Judgement]) -> Judgement:
-    """Return the judgement of the mean over seeds of each query's shares."""
-    first = judged[0]
-    if len(judged) == 1:
+def _mean(results: Sequence[EvaluationResult]) -> EvaluationResult:
+    """Return the result of the mean over seeds of each query's shares."""
+    first = results[0]
+    if len(results) == 1:
         return first
     per_query = {
-        column: np.mean([one.per_query[column] for one in judged], axis=0) for column in first.per_query
+        column: np.mean([one.per_query[column] for one in results], axis=0) for column in first.per_query
     }
-    return Judgement.of(first.metric, list(first.preservation), list(first.recall), per_query)
+    return EvaluationResult.of(first.metric, list(first.recall), list(first.candidate_recall), per_query)
 
 
 def _fit(estimator: FoldEstimator, base: Float32) -> tuple[str, ...]:

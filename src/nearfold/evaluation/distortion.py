@@ -15,8 +15,17 @@ __all__ = ["Distortion", "distortion"]
 
 
 class Distortion(NamedTuple):
-    """Ratios |f(x) - f(y)| / |x - y|, each of shape (pairs,), float64.
+    """Ratios |f(x) - f(y)| / |x - y| of the lengths of differences after folding and before.
 
+    Parameters
+    ----------
+    neighbors : ndarray of shape (n_pairs,), float64
+        The ratios over rows and their nearest neighbours. Pairs of equal rows have none.
+    random : ndarray of shape (n_pairs,), float64
+        The ratios over random pairs of rows.
+
+    Notes
+    -----
     For a linear fold none is above sigma_max, and those of differences within its row space lie in
     the Rayleigh interval [sigma_min, sigma_max] (arXiv 2509.25839, section 3); differences of data
     have a part in the null space, so they can fall below sigma_min.
@@ -33,18 +42,22 @@ def distortion(
 
     Parameters
     ----------
-    fold
-        From the base's d dimensions.
-    base
-        Shape (n, d), n above k.
-    metric
-        What near means; under cosine rows are scaled to norm 1 first.
-    n_anchors
-        Rows whose neighbours are looked at.
-    k
-        Neighbours of each.
-    seed
-        Of the draws.
+    fold : Fold
+        A fold from the d dimensions of the base.
+    base : ndarray of shape (n, d), float32
+        The rows.
+    metric : {"cosine", "l2", "ip"}
+        The metric that says what near means. Under cosine, rows are scaled to norm 1 first.
+    n_anchors : int, default=1000
+        The number of rows whose neighbours are looked at.
+    k : int, default=10
+        The number of neighbours of each; fewer where there are not as many other rows.
+    seed : int, default=0
+        The seed of the draws.
+
+    Returns
+    -------
+    Distortion
     """
     rng = np.random.default_rng(seed)
     rows = normalize_rows(base, "base") if metric == "cosine" else base

@@ -1,8 +1,8 @@
-"""Whether new vectors are still of the kind that a fold was learned from.
+"""Whether new vectors are still of the kind that a fold was fitted to.
 
-A fold is looked at on samples of fixed sizes when it is learned, and the figures go into its facts.
-Later samples of the same size give the same figures again where nothing has changed: how near the
-nearest rows are, and so how hard they are to keep, depends on how many there are.
+A fold is measured on samples of fixed sizes when it is fitted, and its facts keep the statistics. Later
+samples of the same size give the same statistics again where nothing has changed: how near the nearest
+rows are, and so how hard they are to keep, depends on how many rows there are.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from nearfold._utils.threads import blas_threads
 from nearfold._utils.warned import warn
 from nearfold.errors import DataError, FileError, NearfoldWarning, ParameterError
 from nearfold.evaluation.bounds import null_space_energy, row_space
-from nearfold.evaluation.ground_truth import Truth, warn_of_copies
-from nearfold.evaluation.recall import judge
+from nearfold.evaluation.ground_truth import GroundTruth, warn_of_copies
+from nearfold.evaluation.recall import recall_of_fold
 from nearfold.folds.encoder import Encoder
 from nearfold.folds.fold import Fold
 from nearfold.io.held import held_rows
-from nearfold.io.vectors import as_source, checked_rows
+from nearfold.io.vectors import as_source, checked_rows, read_source
 from nearfold.methods.base import AnyFold, FoldEstimator
 from nearfold.methods.objective import loss_of_fold
 from nearfold.scan.budget import scan_bytes
@@ -36,61 +36,60 @@ from nearfold.scan.neighbors import nearest_others
 __all__ = [
     "IN_SAMPLE_ROWS",
     "SAMPLE_SIZES",
-    "Drift",
-    "Figures",
+    "DriftResult",
+    "DriftStats",
     "add_drift_stats",
-    "compare_with_training",
-    "figures_of",
-    "held_back_figures",
-    "measure",
+    "drift",
+    "drift_stats",
+    "held_out_drift_stats",
     "readable_facts",
-    "with_figures",
+    "with_drift_stats",
 ]
 
 SAMPLE_SIZES = (500, 2_000, 5_000)
 """Rows of the samples; the largest that both the training data and the new rows fill is compared."""
 
 IN_SAMPLE_ROWS = 50_000
-"""From so many rows on a fold's figures on rows that it was learned from are those on any others."""
+"""From so many rows on, a fold keeps rows that it was fitted to as well as any others."""
 
 _MAX_QUERIES = 500
 _K = 10
 _BLOCKS, _BLOCK_NEIGHBORS = 256, 32
 
 
-class Figures(NamedTuple):
-    """A fold on a sample.
+class DriftStats(NamedTuple):
+    """What a fold keeps of a sample of vectors.
 
     Parameters
     ----------
-    rows
-        Of the sample.
-    preservation
-        P@10 of a tenth of the rows, at most 500, among the others.
-    energy
-        The share of the rows' energy (of their variance for l2) that a linear fold keeps; None for others.
-    loss
-        The mean KL divergence that folding causes in blocks of 33 near rows; None for a non-linear fold.
+    rows : int
+        The number of rows of the sample.
+    recall : float
+        recall@10 of a tenth of the rows, at most 500, among the others.
+    energy : float or None
+        The share of the rows' energy (for l2, of their variance) that a linear fold keeps; None for others.
+    loss : float or None
+        The mean KL divergence that a linear fold causes in blocks of 33 near rows; None for others.
     """
 
     rows: int
-    preservation: float
+    recall: float
     energy: float | None = None
     loss: float | None = None
 
 
-def measure(fold: Fold, sample: Float32, *, warn: bool = False) -> Figures:
-    """Return a fold's figures on a sample of shape (s, d), s at least 500; its first rows are the queries.
+def _measured(fold: Fold, sample: Float32, *, warn: bool = False) -> DriftStats:
+    """Return the statistics of a sample of shape (s, d), s at least 500, whose first rows are the queries.
 
-    With `warn` it is said where many of these are found again among the others.
+    With `warn`, queries that are found again among the other rows cause a warning.
     """
     n_queries = min(_MAX_QUERIES, len(sample) // 10)
-    truth = Truth.compute(sample[n_queries:], sample[:n_queries], _K, fold.metric)
+    ground_truth = GroundTruth.compute(sample[n_queries:], sample[:n_queries], _K, fold.metric)
     if warn:
-        warn_of_copies(truth)
-    preservation = judge(fold, truth, [_K], []).preservation[_K].mean
+        warn_of_copies(ground_truth)
+    recall = recall_of_fold(fold, ground_truth, [_K], []).recall[_K].mean
     if not isinstance(fold, Encoder):
-        return Figures(len(sample), preservation)
+        return DriftStats(len(sample), recall)
     rows = normalize_rows(sample) if fold.metric == "cosine" else sample
     moments = Moments.of(rows, products=np.float64 if fold.metric == "l2" else np.float32)
     second = moments.covariance if fold.metric == "l2" else moments.uncentered
@@ -100,8 +99,8 @@ def measure(fold: Fold, sample: Float32, *, warn: bool = False) -> Figures:
     chosen = np.arange(_BLOCKS)
     neighbors = nearest_others(rows, chosen, _BLOCK_NEIGHBORS, fold.metric)
     blocks = rows[np.column_stack([chosen, neighbors])]
-    lost = loss_of_fold(fold.weight, blocks, fold.metric)
-    return Figures(len(sample), float(preservation), float(energy), lost)
+    loss = loss_of_fold(fold.weight, blocks, fold.metric)
+    return DriftStats(len(sample), float(recall), float(energy), loss)
 
 
 def _shuffled(rows: Float32, size: int) -> Float32:
@@ -109,25 +108,42 @@ def _shuffled(rows: Float32, size: int) -> Float32:
     return rows[np.random.default_rng(size).permutation(len(rows))[:size]]
 
 
-def figures_of(fold: Fold, rows: Float32) -> list[Figures]:
-    """Return a fold's figures on samples of rows of shape (n, d), of each of SAMPLE_SIZES that they fill."""
-    return [measure(fold, _shuffled(rows, size)) for size in SAMPLE_SIZES if size <= len(rows)]
-
-
-def held_back_figures(estimator: FoldEstimator, X: Float32, **fit_options: Any) -> list[Figures]:
-    """Return the figures of a fold on rows held back from learning it.
-
-    A fold learned from few rows keeps those better than any others. From IN_SAMPLE_ROWS rows on the
-    difference is below a point, and `figures_of` training rows will do.
+def drift_stats(fold: Fold, rows: Float32) -> list[DriftStats]:
+    """Return a fold's statistics on samples of rows, one for each of SAMPLE_SIZES that the rows fill.
 
     Parameters
     ----------
-    estimator
-        What is fitted to the other rows; a clone of it.
-    X
-        Shape (n, d), float32. A fifth is held back, 500 to 5,000 rows; none are where n is below 1,000.
-    fit_options
+    fold : Fold
+        A fitted fold.
+    rows : ndarray of shape (n, d), float32
+        The rows to draw samples from.
+
+    Returns
+    -------
+    list of DriftStats
+    """
+    return [_measured(fold, _shuffled(rows, size)) for size in SAMPLE_SIZES if size <= len(rows)]
+
+
+def held_out_drift_stats(estimator: FoldEstimator, X: Float32, **fit_options: Any) -> list[DriftStats]:
+    """Return the statistics of a fold on rows that are held out of fitting it.
+
+    A fold that was fitted to few rows keeps those better than any others. From IN_SAMPLE_ROWS rows on the
+    difference is below a point, and `drift_stats` of training rows will do.
+
+    Parameters
+    ----------
+    estimator : FoldEstimator
+        The estimator, a clone of which is fitted to the other rows.
+    X : ndarray of shape (n, d), float32
+        The rows. A fifth of them is held out, 500 to 5,000 rows.
+    **fit_options
         Further arguments of `fit`.
+
+    Returns
+    -------
+    list of DriftStats
+        The list is empty where n is below 1,000.
     """
     if len(X) < 2 * SAMPLE_SIZES[0]:
         return []
@@ -144,125 +160,177 @@ def held_back_figures(estimator: FoldEstimator, X: Float32, **fit_options: Any) 
     except ParameterError:
         # Parameters that all rows just allow, the rest of them may not.
         return []
-    return figures_of(fold, asked)
+    return drift_stats(fold, asked)
 
 
-def add_drift_stats(fold: AnyFold, estimator: FoldEstimator, X: Any, *, queries: Any = None) -> AnyFold:
-    """Return a fold whose facts hold what `drift` compares new rows with.
+def with_drift_stats(fold: AnyFold, stats: Sequence[DriftStats]) -> AnyFold:
+    """Return a fold whose facts hold drift statistics; the fold itself where there are none."""
+    return fold.with_facts(drift_stats=[entry._asdict() for entry in stats]) if stats else fold
 
-    From 50,000 rows on the fold's own figures on a sample of its data serve. Below that a clone of the
-    estimator is fitted to four fifths of the rows and measured on the others, for a fold keeps the rows it
-    was learned from better than any others.
+
+def add_drift_stats(
+    fold: AnyFold, estimator: FoldEstimator, X: Any, queries: Any = None, *, seed: int = 0
+) -> AnyFold:
+    """Return a fold whose facts hold the statistics that `drift` compares new vectors with.
+
+    From 50,000 rows on they are measured on a sample of the rows that the fold was fitted to. Below that,
+    a second fit holds rows out, and they are measured on those.
 
     Parameters
     ----------
     fold : Fold
-        What `estimator` learned from X.
+        The fold that `estimator` has learned from X.
     estimator : FoldEstimator
-        Its parameters are those of the second fit.
-    X : array-like, path, URL or Source
-        The data that the fold was learned from, shape (n, d).
-    queries : array-like, optional
-        The queries that it was learned for, shape (q, d).
+        The estimator; it is cloned for the second fit, and not changed.
+    X : array-like of shape (n, d), data frame, path, URL or Source
+        The vectors that the fold was fitted to.
+    queries : array-like of shape (n_queries, d), data frame, path, URL or Source, optional
+        The queries that it was fitted with, if any.
+    seed : int, default=0
+        The seed of the sample.
+
+    Returns
+    -------
+    Fold
+        The fold itself where there are fewer than 1,000 rows, or too little memory for the second fit.
+
+    Raises
+    ------
+    DataError, FileError
+        The vectors can't be read.
 
     Warns
     -----
     NearfoldWarning
-        The memory budget is too small for the second fit; the fold is returned as it is.
+        Memory is too little for the second fit.
     """
     source = as_source(X)
-    rows, width = source.layout.rows, source.layout.n_features
+    rows, n_features = source.layout.rows, source.layout.n_features
     if rows >= IN_SAMPLE_ROWS:
-        chosen = sampled_rows(rows, SAMPLE_SIZES[-1], rows)
-        return with_figures(fold, figures_of(fold, checked_rows(source.take(chosen), chosen, source)))
-    needed = 3 * 4 * rows * width + scan_bytes(rows, width, 0, 0, blas_threads())
-    if not source.in_memory and needed > memory_budget():
+        chosen = sampled_rows(rows, SAMPLE_SIZES[-1], seed + 1)
+        return with_drift_stats(fold, drift_stats(fold, checked_rows(source.take(chosen), chosen, source)))
+    # The rows, those that are fitted to, and what the fit computes of them.
+    needed = 3 * 4 * rows * n_features + scan_bytes(rows, n_features, 0, 0, blas_threads())
+    if needed > (budget := memory_budget()):
         warn(
-            f"memory={memory_budget() / 1e6:.0f}MB is too little for the second fit that notes what `drift` "
-            f"compares with; it is left out: allow {-(-needed // 1_000_000)}MB for it"
+            f"memory={budget / 1e6:.0f}MB is too little for the second fit that measures what `drift` "
+            f"compares with, which is skipped: allow {-(-needed // 1_000_000)}MB for it"
         )
         return fold
-    options = {} if queries is None else {"queries": queries}
-    return with_figures(fold, held_back_figures(estimator, held_rows(source), **options))
-
-
-def with_figures(fold: AnyFold, figures: Sequence[Figures]) -> AnyFold:
-    """Return a fold whose facts hold its figures; the fold itself where there are none."""
-    return fold.with_facts(watch=[entry._asdict() for entry in figures]) if figures else fold
+    options = {} if queries is None else {"queries": held_rows(queries, name="queries")}
+    return with_drift_stats(fold, held_out_drift_stats(estimator, read_source(source), **options))
 
 
 def readable_facts(fold: Fold) -> dict[str, object]:
-    """Return a fold's facts with its figures on samples as text."""
-    facts: dict[str, object] = {name: value for name, value in fold.facts.items() if name != "watch"}
-    for entry in fold.facts.get("watch", []):
+    """Return a fold's facts with its drift statistics as text."""
+    facts: dict[str, object] = {name: value for name, value in fold.facts.items() if name != "drift_stats"}
+    for entry in fold.facts.get("drift_stats", []):
         shown = ", ".join(f"{name} {value:.4f}" for name, value in entry.items() if isinstance(value, float))
         facts[f"sample of {entry['rows']}"] = shown
     return facts
 
 
-class Drift(NamedTuple):
-    """A fold's figures when it was learned and on new rows.
+class DriftResult(NamedTuple):
+    """A fold's statistics when it was fitted, and on new vectors.
 
     Parameters
     ----------
-    then, now
-        On samples of the same size.
+    baseline, current : DriftStats
+        The statistics of then and of now, on samples of the same size.
     """
 
-    then: Figures
-    now: Figures
+    baseline: DriftStats
+    current: DriftStats
 
     @property
-    def preservation_drop(self) -> float:
-        """How much of P@10 is lost."""
-        return self.then.preservation - self.now.preservation
+    def recall_drop(self) -> float:
+        """How much of recall@10 is lost."""
+        return self.baseline.recall - self.current.recall
 
     @property
     def energy_drop(self) -> float | None:
-        """How much of the energy kept is lost."""
-        if self.then.energy is None or self.now.energy is None:
+        """How much of the energy kept is lost; None for a fold that is not linear."""
+        if self.baseline.energy is None or self.current.energy is None:
             return None
-        return self.then.energy - self.now.energy
+        return self.baseline.energy - self.current.energy
 
     @property
     def loss_rise(self) -> float | None:
-        """By which share of itself the block loss has risen."""
-        if not self.then.loss or self.now.loss is None:
+        """By which share of itself the loss has risen; None where it was 0 or the fold is not linear."""
+        if not self.baseline.loss or self.current.loss is None:
             return None
-        return self.now.loss / self.then.loss - 1
+        return self.current.loss / self.baseline.loss - 1
 
     def exceeds(self, max_drop: float, max_loss_rise: float) -> list[str]:
-        """Return which figures are past their limits: drops of P@10 and energy, rise of the loss."""
+        """Return the names of the statistics that are past their limits.
+
+        Parameters
+        ----------
+        max_drop : float
+            The limit of the drops of recall and of energy.
+        max_loss_rise : float
+            The limit of the rise of the loss, as a share of itself.
+
+        Returns
+        -------
+        list of {"recall", "energy", "loss"}
+        """
         limits = {
-            "preservation": (self.preservation_drop, max_drop),
+            "recall": (self.recall_drop, max_drop),
             "energy": (self.energy_drop, max_drop),
             "loss": (self.loss_rise, max_loss_rise),
         }
         return [name for name, (value, limit) in limits.items() if value is not None and value > limit]
 
 
-def compare_with_training(fold: Fold, rows: Float32) -> Drift:
-    """Compare new rows of shape (n, d) with those that a fold was learned from.
+def drift(fold: Fold, X: Any, *, seed: int = 0) -> DriftResult:
+    """Compare new vectors with those that a fold was fitted to.
+
+    A sample of the new vectors is folded, and what the fold keeps of it is compared with what it kept of a
+    sample of the same size when it was fitted.
+
+    Parameters
+    ----------
+    fold : Fold
+        A fold that `nearfold fit` saved, or that `add_drift_stats` returned.
+    X : array-like of shape (n, d), data frame, path, URL or Source
+        The new vectors, at least 500; a sample of 5,000 of them is read.
+    seed : int, default=0
+        The seed of the sample.
+
+    Returns
+    -------
+    DriftResult
 
     Raises
     ------
     FileError
-        The fold has no figures of its training rows.
+        The fold has no statistics of its training rows, or a file can't be read.
     DataError
-        There are fewer new rows than the smallest sample, or they are not as wide.
+        The new vectors are fewer than 500, not as wide as the fold expects, not finite, or zero under
+        cosine.
+
+    Warns
+    -----
+    NearfoldWarning
+        Many of the new vectors are copies of each other.
     """
+    source = as_source(X)
+    check_width("the new rows", source.layout.n_features, fold.n_features)
+    rows = held_rows(source, SAMPLE_SIZES[-1], seed=seed, directions=fold.metric == "cosine")
     entries = [
-        Figures(*(entry.get(name) for name in Figures._fields)) for entry in fold.facts.get("watch", [])
+        DriftStats(*(entry.get(name) for name in DriftStats._fields))
+        for entry in fold.facts.get("drift_stats", [])
     ]
-    # Figures on samples of other sizes are none that new rows can be compared by.
+    # Statistics of samples of other sizes are none that new rows can be compared by.
     known = {entry.rows: entry for entry in entries if entry.rows in SAMPLE_SIZES}
     if not known:
         raise FileError(
-            "the encoder has no figures of its training rows: it was fitted to fewer than "
+            "the encoder has no drift statistics of its training rows: it was fitted to fewer than "
             f"{2 * SAMPLE_SIZES[0]}, or not by `nearfold fit`"
         )
-    check_width("the new rows", rows.shape[1], fold.n_features)
     sizes = [size for size in known if size <= len(rows)]
     if not sizes:
         raise DataError(f"{len(rows)} new rows are too few to compare; give at least {min(known)}")
-    return Drift(known[max(sizes)], measure(fold, _shuffled(rows, max(sizes)), warn=True))
+    size = max(sizes)
+    return DriftResult(known[size], _measured(fold, _shuffled(rows, size), warn=True))

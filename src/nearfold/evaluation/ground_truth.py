@@ -1,4 +1,4 @@
-"""Which base rows are a query's true neighbours, with ties counted as right.
+"""The ground truth: which base rows are a query's true neighbours, with ties counted as right.
 
 A row counts as a true k-nearest neighbour when its exact score in d dimensions is at least the
 k-th best one. Rows with equal scores (duplicates, integer descriptors) are then all right
@@ -33,7 +33,7 @@ from nearfold.scan.exact import (
     tied_from,
 )
 
-__all__ = ["Rows", "Truth", "are_blurred", "candidates", "search", "searched_again", "warn_of_copies"]
+__all__ = ["GroundTruth", "Rows", "are_blurred", "candidates", "search", "searched_again", "warn_of_copies"]
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -55,26 +55,25 @@ def candidates(k_max: int, rows: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
-    """The exact neighbours of queries, against which any number of folds can be judged.
+class GroundTruth:
+    """The exact neighbours of queries, with which what any number of folds keeps is counted.
 
     Parameters
     ----------
-    base
-        The n rows searched in.
-    queries
-        Shape (q, d), float32.
-    metric
-        What near means.
-    k_max
-        How many neighbours each query's truth has.
-    near_ids
-        Base row numbers of the true neighbours and some rows behind them, shape (q, k_max + slack),
-        nearest first.
-    near_scores
-        Their exact scores, float64, falling.
-    copied
-        How many queries are rows of the base (for cosine: multiples of one).
+    base : Rows
+        The n rows that are searched.
+    queries : ndarray of shape (n_queries, d), float32
+        The vectors that are searched for.
+    metric : {"cosine", "l2", "ip"}
+        The metric that says what near means.
+    k_max : int
+        How many true neighbours are known of each query.
+    near_ids : ndarray of shape (n_queries, k_max + slack), int64
+        The base row numbers of the true neighbours and of some rows behind them, nearest first.
+    near_scores : ndarray of shape (n_queries, k_max + slack), float64
+        The exact scores of those, falling.
+    copied : int
+        The number of queries that are rows of the base, or for cosine multiples of one.
     """
 
     base: Rows
@@ -86,7 +85,7 @@ class Truth:
     copied: int
 
     @classmethod
-    def compute(cls, base: Float32, queries: Float32, k_max: int, metric: Metric) -> Truth:
+    def compute(cls, base: Float32, queries: Float32, k_max: int, metric: Metric) -> GroundTruth:
         """Search the k_max nearest base rows of each query.
 
         Raises
@@ -116,7 +115,7 @@ class Truth:
         metric: Metric,
         again: Callable[[], Iterable[tuple[npt.NDArray[Any], int]]],
         center: Float64 | None,
-    ) -> Truth:
+    ) -> GroundTruth:
         """Put the `candidates` nearest by float32, shape (q, c), in their exact order.
 
         Parameters
@@ -162,10 +161,14 @@ class Truth:
 
         Parameters
         ----------
-        found
-            Base row numbers, shape (q, r).
-        k
-            At most the k_max of `compute`.
+        found : ndarray of shape (n_queries, r), int64
+            The base row numbers that were found.
+        k : int
+            The number of true neighbours, at most `k_max`.
+
+        Returns
+        -------
+        ndarray of shape (n_queries, r), bool
         """
         bar = tied_from(self.near_scores, k, self.metric)
         reaching = self.near_scores >= bar
@@ -207,14 +210,14 @@ def _are_copies(queries: Float32, scores: Float64, lengths: Float64, metric: Met
     return copies
 
 
-def warn_of_copies(truth: Truth) -> None:
+def warn_of_copies(ground_truth: GroundTruth) -> None:
     """Warn where queries are rows of the base: what such find first is themselves."""
-    n_queries = len(truth.queries)
-    if truth.copied < max(_LEAST_COPIES, _COPIES * n_queries):
+    n_queries = len(ground_truth.queries)
+    if ground_truth.copied < max(_LEAST_COPIES, _COPIES * n_queries):
         return
     # By inner product others may come before a query's own copy, which is then not among those looked at.
-    least = "at least " if truth.metric == "ip" else ""
+    least = "at least " if ground_truth.metric == "ip" else ""
     warn(
-        f"{least}{truth.copied} of the {n_queries} queries are rows of the base themselves, which flatters "
-        f"every figure; give queries that are not in the base, or remove duplicate rows"
+        f"{least}{ground_truth.copied} of the {n_queries} queries are rows of the base themselves, which "
+        f"flatters every figure; give queries that are not in the base, or remove duplicate rows"
     )

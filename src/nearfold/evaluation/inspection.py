@@ -1,4 +1,4 @@
-"""All that can be said of a fold on a user's own vectors: spectrum, distortion, angles, certificate."""
+"""All that can be said of a fold on a user's own vectors: spectrum, distortion, angles, bounds."""
 
 from __future__ import annotations
 
@@ -8,69 +8,78 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32, check_width, normalize_rows
+from nearfold._utils.arrays import check_width, normalize_rows
 from nearfold.evaluation.angles import gram_distance, principal_angles
-from nearfold.evaluation.bounds import Certificate, certify, null_space_energy, row_space
+from nearfold.evaluation.bounds import NeighborBounds, bound_neighbors, null_space_energy, row_space
 from nearfold.evaluation.distortion import Distortion, distortion
-from nearfold.evaluation.ground_truth import Truth, warn_of_copies
-from nearfold.evaluation.recall import DEFAULT_DEPTHS, DEFAULT_KS, Judgement, check_counts, judge
+from nearfold.evaluation.ground_truth import GroundTruth, warn_of_copies
+from nearfold.evaluation.recall import (
+    DEFAULT_KS,
+    DEFAULT_N_CANDIDATES,
+    EvaluationResult,
+    check_counts,
+    recall_of_fold,
+)
 from nearfold.evaluation.spectrum import Spectrum, singular_values, spectrum_of
+from nearfold.evaluation.split import base_and_queries, rows_and_queries
 from nearfold.folds.encoder import Encoder
 from nearfold.folds.fold import Fold
 from nearfold.methods.pca import principal_axes
 from nearfold.scan.moments import Moments
 
-__all__ = ["Inspection", "inspect_fold"]
+__all__ = ["Inspection", "inspect"]
 
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What a fold does to some vectors.
+    """What a fold does to some vectors. All that is of a linear fold alone is None for others.
 
     Parameters
     ----------
-    fold
+    fold : Fold
         The fold.
-    rows, k
-        The base's rows; the neighbours of the certificate.
-    judgement
-        What it keeps of held-out queries' neighbours.
-    spectrum
-        Its extreme singular values; medians over Jacobians for a network.
-    singular_values
-        All of them, for a linear fold, else None.
-    distortion
-        |Wd| / |d| over neighbours and over random pairs.
-    null_energy
-        The share of the vectors' energy (about their mean for l2) that a linear fold drops.
-    gram_distance
+    rows : int
+        The number of rows of the base.
+    k : int
+        The number of neighbours that the bounds are about.
+    evaluation : EvaluationResult
+        What the fold keeps of held-out queries' neighbours.
+    spectrum : Spectrum or None
+        The extreme singular values of the weight; for a network, the medians over its Jacobians.
+    distortion : Distortion
+        The ratios |Wd| / |d| over neighbours and over random pairs.
+    singular_values : ndarray of shape (m,), float64, or None
+        All singular values of a linear fold's weight, falling.
+    null_energy : float or None
+        The share of the vectors' energy (for l2, about their mean) that a linear fold drops.
+    gram_distance : float or None
         How far a linear fold's rows are from scaled orthonormal ones.
-    angles
-        Between a linear fold's row space and that of as many principal axes (uncentred, or centred
-        for l2), radians, falling.
-    certificate
-        What is proven of each query's k nearest, for a linear fold.
+    angles : ndarray of shape (m,), float64, or None
+        The angles in radians between a linear fold's row space and that of as many principal axes, which
+        are centred for l2 alone; falling.
+    bounds : NeighborBounds or None
+        What a linear fold and one number a row prove of each query's k nearest neighbours.
     """
 
     fold: Fold
     rows: int
     k: int
-    judgement: Judgement
+    evaluation: EvaluationResult
     spectrum: Spectrum | None
     distortion: Distortion
     singular_values: npt.NDArray[np.float64] | None = None
     null_energy: float | None = None
     gram_distance: float | None = None
     angles: npt.NDArray[np.float64] | None = None
-    certificate: Certificate | None = None
+    bounds: NeighborBounds | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything measured as JSON holds it."""
+        """Return everything that was measured as JSON holds it."""
         results: dict[str, Any] = {
             "rows": self.rows,
-            "judgement": self.judgement.as_dict(),
+            "evaluation": self.evaluation.as_dict(),
             "spectrum": None if self.spectrum is None else self.spectrum._asdict(),
             "distortion": {
                 name: {
@@ -88,52 +97,73 @@ class Inspection:
                 "gram_distance": self.gram_distance,
                 "angles_to_pca": self.angles.tolist(),
             }
-        if self.certificate is not None:
-            results["certificate"] = {
+        if self.bounds is not None:
+            results["bounds"] = {
                 "k": self.k,
-                "proven_mean": float(self.certificate.proven.mean()),
-                "fully_proven_share": float((self.certificate.proven >= self.k).mean()),
-                "candidates_median": float(np.median(self.certificate.candidates)),
-                "candidates_mean": float(self.certificate.candidates.mean()),
-                "candidates_share": float(self.certificate.candidates.mean() / self.rows),
+                "proven_mean": float(self.bounds.proven.mean()),
+                "fully_proven_share": float((self.bounds.proven >= self.k).mean()),
+                "candidates_median": float(np.median(self.bounds.candidates)),
+                "candidates_mean": float(self.bounds.candidates.mean()),
+                "candidates_share": float(self.bounds.candidates.mean() / self.rows),
             }
         return results
 
 
-def inspect_fold(fold: Fold, base: Float32, queries: Float32, k: int = 10) -> Inspection:
+def inspect(
+    fold: Fold,
+    base: Any,
+    queries: Any = None,
+    k: int = 10,
+    *,
+    n_queries: int | None = None,
+    seed: int = 0,
+) -> Inspection:
     """Look at a fold from all sides, in the metric that it was made for.
 
     Parameters
     ----------
-    fold
-        From d dimensions.
-    base, queries
-        Shapes (n, d) and (q, d), float32; queries not in the base.
-    k
-        Neighbours of the certificate, at most n.
+    fold : Fold
+        A fitted fold.
+    base : array-like of shape (n, d), data frame, path, URL or Source
+        The vectors to look at it on. They are held in memory; of files beyond the memory budget a sample
+        is.
+    queries : array-like of shape (n_queries, d), data frame, path, URL or Source, optional
+        The vectors that are searched for, which should not be in the base. By default, rows of the base
+        that are drawn at random are held out of it.
+    k : int, default=10
+        The number of neighbours that the bounds are about, at most n.
+    n_queries : int, optional
+        The number of rows to hold out where no queries are given. The default is a tenth, at most 1,000.
+    seed : int, default=0
+        The seed of that draw.
+
+    Returns
+    -------
+    Inspection
 
     Raises
     ------
-    DataError, ParameterError
-        As `evaluate`.
+    DataError, FileError, ParameterError
+        As `evaluate` raises them.
     """
-    check_width("base", base.shape[1], fold.n_features)
-    check_counts([k, *DEFAULT_KS], [], len(base))
     metric = fold.metric
-    truth = Truth.compute(base, queries, max(k, *DEFAULT_KS), metric)
-    warn_of_copies(truth)
-    judgement = judge(fold, truth, DEFAULT_KS, DEFAULT_DEPTHS)
+    vectors, given = rows_and_queries(base, queries, [metric], name="base")
+    check_width("base", vectors.shape[1], fold.n_features)
+    rows, asked = base_and_queries(vectors, given, n_queries, seed)
+    check_counts([k, *DEFAULT_KS], [], len(rows))
+    ground_truth = GroundTruth.compute(rows, asked, max(k, *DEFAULT_KS), metric)
+    warn_of_copies(ground_truth)
     common: dict[str, Any] = {
         "fold": fold,
-        "rows": len(base),
+        "rows": len(rows),
         "k": k,
-        "judgement": judgement,
-        "spectrum": spectrum_of(fold, base),
-        "distortion": distortion(fold, base, metric),
+        "evaluation": recall_of_fold(fold, ground_truth, DEFAULT_KS, DEFAULT_N_CANDIDATES),
+        "spectrum": spectrum_of(fold, rows),
+        "distortion": distortion(fold, rows, metric),
     }
     if not isinstance(fold, Encoder):
         return Inspection(**common)
-    moments = Moments.of(normalize_rows(base, "base") if metric == "cosine" else base)
+    moments = Moments.of(normalize_rows(rows, "base") if metric == "cosine" else rows)
     second = moments.covariance if metric == "l2" else moments.uncentered
     axes = principal_axes(second)[1][: fold.n_components]
     return Inspection(
@@ -142,5 +172,5 @@ def inspect_fold(fold: Fold, base: Float32, queries: Float32, k: int = 10) -> In
         null_energy=null_space_energy(second, row_space(fold.weight)),
         gram_distance=gram_distance(fold.weight),
         angles=principal_angles(row_space(fold.weight), axes),
-        certificate=certify(queries, base, fold.weight, metric, truth.scores[:, k - 1], k),
+        bounds=bound_neighbors(asked, rows, fold.weight, metric, ground_truth.scores[:, k - 1], k),
     )

@@ -22,7 +22,15 @@ _DOUBT = 4.0
 
 
 class Estimate(NamedTuple):
-    """A mean over queries, or a difference of two means, and the ends of its 95% confidence interval."""
+    """A mean over queries, or a difference of two such means, with its 95% confidence interval.
+
+    Parameters
+    ----------
+    mean : float
+        The mean, or the difference.
+    low, high : float
+        The ends of the interval.
+    """
 
     mean: float
     low: float
@@ -38,8 +46,13 @@ def estimate(values: Float64) -> list[Estimate]:
 
     Parameters
     ----------
-    values
-        Shape (q, c): of q queries, c shares each, in [0, 1].
+    values : ndarray of shape (n_queries, n_columns), float64
+        The shares of each query, from 0 to 1.
+
+    Returns
+    -------
+    list of Estimate
+        One estimate for each column.
     """
     means = values.mean(axis=0)
     lows, highs = _limits(values)
@@ -54,8 +67,12 @@ def paired_estimate(first: Float64, second: Float64) -> Estimate:
 
     Parameters
     ----------
-    first, second
-        Shares of the same q queries, shape (q,), in [0, 1].
+    first, second : ndarray of shape (n_queries,), float64
+        The shares of the same queries, from 0 to 1.
+
+    Returns
+    -------
+    Estimate
     """
     both = np.column_stack([first, second])
     means = both.mean(axis=0)

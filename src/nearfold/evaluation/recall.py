@@ -1,4 +1,4 @@
-"""Judge one fold: preservation P@k and recall k-in-R on held-out queries."""
+"""What a fold keeps of held-out queries' neighbours: recall@k, and k-recall@R."""
 
 from __future__ import annotations
 
@@ -9,61 +9,54 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.arrays import (
-    Float32,
-    Metric,
-    as_vectors,
-    check_metric,
-    check_positive,
-    check_width,
-    largest_number,
-)
+from nearfold._utils.arrays import Float32, Metric, check_positive, largest_number
 from nearfold.errors import ParameterError
-from nearfold.evaluation.ground_truth import Truth, search, warn_of_copies
+from nearfold.evaluation.ground_truth import GroundTruth, search
 from nearfold.evaluation.intervals import Estimate, estimate, paired_estimate
 from nearfold.folds.fold import Fold
 
 __all__ = [
-    "DEFAULT_DEPTHS",
     "DEFAULT_KS",
-    "Judgement",
-    "evaluate",
+    "DEFAULT_N_CANDIDATES",
+    "EvaluationResult",
+    "candidate_counts",
+    "check_counts",
     "images",
-    "judge",
-    "judge_folded",
-    "judge_found",
     "paired_difference",
+    "recall_of_fold",
+    "recall_of_neighbors",
+    "recall_of_vectors",
 ]
 
 Int64 = npt.NDArray[np.int64]
 
 DEFAULT_KS = (1, 5, 10)
-DEFAULT_DEPTHS = (20, 50, 100)
+DEFAULT_N_CANDIDATES = (20, 50, 100)
 
 # Numbers that a fold could take beyond float32 are larger.
 _LARGE = 1e30
 
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
+class EvaluationResult:
     """What a fold keeps of the queries' neighbours.
 
     Parameters
     ----------
-    metric
-        What near means, before and after folding.
-    preservation
-        P@k by k: the share of the true top k among the reduced top k.
-    recall
-        k-in-R by R, for the largest k: the share of the true top k among the reduced top R,
-        which is what an exact re-rank of R candidates can recover.
-    per_query
-        The shares behind them: column name ("P@10", "10-in-100") to an array of shape (q,).
+    metric : {"cosine", "l2", "ip"}
+        The metric that says what near means.
+    recall : dict of int to Estimate
+        recall@k by k: the share of the true top k among the reduced top k.
+    candidate_recall : dict of int to Estimate
+        k-recall@R by R, the number of candidates, for the largest k: the share of the true top k among
+        the reduced top R, which an exact re-rank of R candidates recovers.
+    per_query : dict of str to ndarray of shape (n_queries,), float64
+        The shares that the estimates are means of, by column: "recall@10", "10-recall@100".
     """
 
     metric: Metric
-    preservation: dict[int, Estimate]
     recall: dict[int, Estimate]
+    candidate_recall: dict[int, Estimate]
     per_query: dict[str, npt.NDArray[np.float64]] = field(repr=False)
 
     @classmethod
@@ -71,61 +64,76 @@ class Judgement:
         cls,
         metric: Metric,
         ks: Sequence[int],
-        depths: Sequence[int],
+        n_candidates: Sequence[int],
         per_query: dict[str, npt.NDArray[np.float64]],
-    ) -> Judgement:
-        """Return the judgement that shares by query amount to; their columns follow ks and depths."""
+    ) -> EvaluationResult:
+        """Return the result of each query's shares, whose columns follow `ks` and then `n_candidates`."""
         estimates = estimate(np.column_stack(list(per_query.values())))
         return cls(
             metric=metric,
-            preservation=dict(zip(ks, estimates[: len(ks)], strict=True)),
-            recall=dict(zip(depths, estimates[len(ks) :], strict=True)),
+            recall=dict(zip(ks, estimates[: len(ks)], strict=True)),
+            candidate_recall=dict(zip(n_candidates, estimates[len(ks) :], strict=True)),
             per_query=per_query,
         )
 
     @property
     def k_max(self) -> int:
-        """The largest k, the one of the recalls."""
-        return max(self.preservation)
+        """The largest k, which the recall among candidates is of."""
+        return max(self.recall)
+
+    @property
+    def n_queries(self) -> int:
+        """The number of queries."""
+        return len(next(iter(self.per_query.values())))
+
+    @property
+    def columns(self) -> dict[str, Estimate]:
+        """All estimates by the names of their columns, such as "recall@10" and "10-recall@100"."""
+        estimates = [*self.recall.values(), *self.candidate_recall.values()]
+        return dict(zip(self.per_query, estimates, strict=True))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the estimates as JSON holds them."""
-        rows = {f"P@{k}": value for k, value in self.preservation.items()}
-        rows |= {f"{self.k_max}-in-{depth}": value for depth, value in self.recall.items()}
-        return {
-            "metric": self.metric,
-            "queries": len(next(iter(self.per_query.values()))),
-            **{name: value._asdict() for name, value in rows.items()},
-        }
+        columns = {name: value._asdict() for name, value in self.columns.items()}
+        return {"metric": self.metric, "queries": self.n_queries, **columns}
 
 
-def judge(
-    encoder: Fold, truth: Truth, ks: Sequence[int], depths: Sequence[int], metric: Metric | None = None
-) -> Judgement:
-    """Judge `encoder` against `truth`, searching the folded base exactly.
+def recall_of_fold(
+    fold: Fold,
+    ground_truth: GroundTruth,
+    ks: Sequence[int],
+    n_candidates: Sequence[int],
+    metric: Metric | None = None,
+) -> EvaluationResult:
+    """Return what a fold keeps of the true neighbours, by an exact search of the folded base.
 
     Parameters
     ----------
-    encoder
-        From truth's d dimensions.
-    truth
-        Computed for at least max(ks) neighbours.
-    ks
-        The k of P@k.
-    depths
-        The R of k-in-R for the largest k; those below k or above the base's rows are left out.
-    metric
-        What near means after folding; None for truth's.
+    fold : Fold
+        A fold from the d dimensions of the ground truth.
+    ground_truth : GroundTruth
+        The true neighbours, at least max(ks) of each query, in a base that is an array.
+    ks : sequence of int
+        The k of recall@k.
+    n_candidates : sequence of int
+        The R of k-recall@R for the largest k. Those that are not above k, or above the number of base
+        rows, are left out.
+    metric : {"cosine", "l2", "ip"}, optional
+        The metric that folded vectors are searched by. The default is that of the ground truth.
+
+    Returns
+    -------
+    EvaluationResult
     """
-    near = metric or truth.metric
-    base, queries = images(encoder, np.asarray(truth.base), near), images(encoder, truth.queries, near)
-    return judge_folded(truth, base, queries, ks, depths, metric)
+    near = metric or ground_truth.metric
+    base, queries = (images(fold, np.asarray(x), near) for x in (ground_truth.base, ground_truth.queries))
+    return recall_of_vectors(ground_truth, base, queries, ks, n_candidates, metric)
 
 
 def images(fold: Fold, vectors: Float32, metric: Metric) -> Float32:
-    """Return what a fold makes of vectors, (n, m), to be compared by a metric.
+    """Return what a fold makes of vectors, shape (n, m), to be compared by a metric.
 
-    For cosine, to which lengths are nothing, those that float32 could not hold are made shorter.
+    Cosine disregards lengths, so vectors that float32 could not hold are made shorter for it.
     """
     if metric != "cosine" or not largest_number(vectors) > _LARGE:
         return fold.transform(vectors)
@@ -134,100 +142,87 @@ def images(fold: Fold, vectors: Float32, metric: Metric) -> Float32:
     return (wide / np.where(largest > 0, largest, 1)).astype(np.float32)
 
 
-def judge_folded(
-    truth: Truth,
+def recall_of_vectors(
+    ground_truth: GroundTruth,
     base: Float32,
     queries: Float32,
     ks: Sequence[int],
-    depths: Sequence[int],
+    n_candidates: Sequence[int],
     metric: Metric | None = None,
-) -> Judgement:
-    """Judge folded vectors of truth's base (n, m) and queries (q, m); the rest is as for `judge`."""
+) -> EvaluationResult:
+    """Return what folded vectors keep of the true neighbours, by an exact search among them.
+
+    Parameters
+    ----------
+    ground_truth
+        As for `recall_of_fold`.
+    base, queries : ndarray of shape (n, m) and (n_queries, m), float32
+        The vectors of the ground truth after folding.
+    ks, n_candidates, metric
+        As for `recall_of_fold`.
+
+    Returns
+    -------
+    EvaluationResult
+    """
     ks, k_max = sorted(set(ks)), max(ks)
-    depths = sorted({r for r in depths if k_max < r <= len(truth.base)})
-    found = search(base, queries, max([k_max, *depths]), metric or truth.metric, folded=True)
-    return judge_found(truth, found, ks, depths)
+    deep = candidate_counts(n_candidates, k_max, len(ground_truth.base))
+    found = search(base, queries, max([k_max, *deep]), metric or ground_truth.metric, folded=True)
+    return recall_of_neighbors(ground_truth, found, ks, deep)
 
 
-def judge_found(truth: Truth, found: Int64, ks: Sequence[int], depths: Sequence[int]) -> Judgement:
-    """Judge the rows found for truth's queries after folding: their numbers, nearest first.
+def candidate_counts(n_candidates: Iterable[int], k_max: int, rows: int) -> list[int]:
+    """Return the numbers of candidates above k_max that a base of `rows` rows can give, rising."""
+    return sorted({r for r in n_candidates if k_max < r <= rows})
 
-    Shape (q, r), r at least the largest of ks (rising) and depths (rising, above the largest k).
+
+def recall_of_neighbors(
+    ground_truth: GroundTruth, found: Int64, ks: Sequence[int], n_candidates: Sequence[int]
+) -> EvaluationResult:
+    """Return how many of the true neighbours are among rows that were found after folding.
+
+    Parameters
+    ----------
+    ground_truth
+        As for `recall_of_fold`.
+    found : ndarray of shape (n_queries, r), int64
+        Base row numbers, nearest first; r is at least the largest of `ks` and `n_candidates`.
+    ks : sequence of int
+        The k of recall@k, rising.
+    n_candidates : sequence of int
+        The R of k-recall@R for the largest k, rising and above it.
+
+    Returns
+    -------
+    EvaluationResult
     """
     k_max = max(ks)
-    per_query = {f"P@{k}": truth.correct(found[:, :k], k).mean(axis=1) for k in ks}
-    right = truth.correct(found, k_max)
-    for depth in depths:
+    per_query = {f"recall@{k}": ground_truth.correct(found[:, :k], k).mean(axis=1) for k in ks}
+    right = ground_truth.correct(found, k_max)
+    for count in n_candidates:
         # Ties at the k-th place can make more than k rows right; k of them is all there is to find.
-        per_query[f"{k_max}-in-{depth}"] = np.minimum(right[:, :depth].sum(axis=1), k_max) / k_max
-    return Judgement.of(truth.metric, ks, depths, per_query)
+        per_query[f"{k_max}-recall@{count}"] = np.minimum(right[:, :count].sum(axis=1), k_max) / k_max
+    return EvaluationResult.of(ground_truth.metric, ks, n_candidates, per_query)
 
 
-def paired_difference(first: Judgement, second: Judgement, column: str) -> Estimate:
-    """Return first - second in `column`, query by query, with the interval of the mean difference."""
+def paired_difference(first: EvaluationResult, second: EvaluationResult, column: str) -> Estimate:
+    """Return the mean of first - second in a column such as "recall@10", paired by query."""
     return paired_estimate(first.per_query[column], second.per_query[column])
 
 
-def check_counts(ks: Iterable[int], depths: Iterable[int], rows: int) -> None:
-    """Refuse counts of neighbours that a base of `rows` rows can't give."""
+def check_counts(ks: Iterable[int], n_candidates: Iterable[int], rows: int) -> None:
+    """Refuse counts of neighbours that a base of `rows` rows can't give.
+
+    Raises
+    ------
+    ParameterError
+        A count is not a positive whole number, there is no k, or a k is larger than the base.
+    """
     ks = list(ks)
     if not ks:
         raise ParameterError("k is empty; give at least one number of neighbours")
-    for name, values in (("k", ks), ("depth", list(depths))):
+    for name, values in (("k", ks), ("n_candidates", list(n_candidates))):
         for value in values:
             check_positive(name, value)
     if max(ks) > rows:
         raise ParameterError(f"k={max(ks)} neighbours are asked of a base of {rows} rows; ask for fewer")
-
-
-def evaluate(
-    encoder: Fold,
-    base: npt.ArrayLike,
-    queries: npt.ArrayLike,
-    *,
-    metric: Metric | None = None,
-    k: Sequence[int] = DEFAULT_KS,
-    depths: Sequence[int] = DEFAULT_DEPTHS,
-) -> Judgement:
-    """Tell how well an encoder keeps the nearest neighbours of queries.
-
-    Parameters
-    ----------
-    encoder
-        A fitted encoder (`fold.encoder_`, `Encoder.load` or `nearfold.load`).
-    base
-        The vectors searched in, shape (n, d).
-    queries
-        Held-out vectors, shape (q, d): not in `base`, and never trained on.
-    metric
-        What near means; None for the metric that the encoder was trained for.
-    k
-        The k of P@k: |true top k in d dimensions and top k in m| / k.
-    depths
-        The R of recall k-in-R, for the largest k.
-
-    Returns
-    -------
-    Judgement
-
-    Raises
-    ------
-    DataError
-        base or queries are not finite vectors of the encoder's d dimensions, or hold a zero
-        row under cosine.
-    ParameterError
-        k is larger than the base, or the metric is unknown.
-
-    Warns
-    -----
-    NearfoldWarning
-        Queries are rows of the base: two at least, and one in a hundred.
-    """
-    base_vectors, query_vectors = as_vectors(base, "base"), as_vectors(queries, "queries")
-    for name, vectors in (("base", base_vectors), ("queries", query_vectors)):
-        check_width(name, vectors.shape[1], encoder.n_features)
-    check_counts(k, depths, len(base_vectors))
-    chosen = encoder.metric if metric is None else check_metric(metric)
-    truth = Truth.compute(base_vectors, query_vectors, max(k), chosen)
-    warn_of_copies(truth)
-    return judge(encoder, truth, k, depths)

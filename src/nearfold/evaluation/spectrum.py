@@ -25,9 +25,9 @@ class Spectrum(NamedTuple):
 
     Parameters
     ----------
-    sigma_max, sigma_min
+    sigma_max, sigma_min : float
         The largest and the m-th singular value.
-    kappa
+    kappa : float
         Their ratio, the condition number; infinite when a direction of the output is dead. It
         bounds distortion on the row space of W only and says nothing of what W drops.
     """
@@ -68,15 +68,15 @@ def spectrum_of(fold: Fold, points: Float32 | None = None) -> Spectrum | None:
 
     Parameters
     ----------
-    fold
-        Of any kind.
-    points
-        Data rows, shape (p, d); 64 of them, evenly spread, are looked at. Without them a network
-        has no spectrum.
+    fold : Fold
+        A fold of any kind.
+    points : ndarray of shape (p, d), float32, optional
+        Data rows, of which 64, evenly spread, are looked at. Without them a network has no spectrum.
 
     Returns
     -------
-    Spectrum, or None for a fold that has no derivative to look at.
+    Spectrum or None
+        None is returned for a fold that has no derivative to look at.
     """
     if isinstance(fold, Encoder):
         return spectrum(fold.weight)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from nearfold._utils.arrays import Float32, Metric, check_directions, check_positive, check_products
 from nearfold.errors import DataError
+from nearfold.io.held import held_rows
 
-__all__ = ["base_and_queries", "check_numbers", "default_query_count", "hold_out", "query_count"]
+__all__ = [
+    "base_and_queries",
+    "check_numbers",
+    "default_query_count",
+    "hold_out",
+    "query_count",
+    "rows_and_queries",
+]
 
 
 def default_query_count(rows: int) -> int:
@@ -36,16 +47,16 @@ def hold_out(X: Float32, n_queries: int | None = None, seed: int = 0) -> tuple[F
 
     Parameters
     ----------
-    X
-        Shape (n, d).
-    n_queries
-        None for a tenth of the rows, at most 1,000.
-    seed
-        Of the draw.
+    X : ndarray of shape (n, d), float32
+        The rows.
+    n_queries : int, optional
+        The number of queries. The default is a tenth of the rows, at most 1,000.
+    seed : int, default=0
+        The seed of the draw.
 
     Returns
     -------
-    base, queries
+    base, queries : ndarray of shape (n - n_queries, d) and (n_queries, d), float32
 
     Raises
     ------
@@ -92,3 +103,40 @@ def base_and_queries(
     if queries.shape[1] != X.shape[1]:
         raise DataError(f"queries has {queries.shape[1]} dimensions where the base has {X.shape[1]}")
     return X, queries
+
+
+def rows_and_queries(
+    X: Any, queries: Any, metrics: Sequence[Metric], *, name: str = "X", min_rows: int = 1
+) -> tuple[Float32, Float32 | None]:
+    """Return any vectors, and the queries given for them if any, as float32 rows in memory.
+
+    Rows that a metric can't compare are refused here, by their numbers in the caller's own data: behind
+    this, splits number rows in ways of their own.
+
+    Parameters
+    ----------
+    X, queries
+        As for `held_rows`; queries may be None.
+    metrics : sequence of {"cosine", "l2", "ip"}
+        The metrics that rows will be compared by.
+    name : str, default="X"
+        What errors call X where it is an array.
+    min_rows : int, default=1
+        Refuse fewer rows of X.
+
+    Returns
+    -------
+    rows, queries : ndarray of shape (n, d) and (n_queries, d), float32; or None for no queries
+
+    Raises
+    ------
+    DataError, FileError
+        As `held_rows` and `check_numbers` raise them.
+    """
+    directions = "cosine" in metrics
+    rows = held_rows(X, directions=directions, name=name, min_rows=min_rows)
+    given = None if queries is None else held_rows(queries, directions=directions, name="queries")
+    for metric in metrics:
+        check_numbers(rows, metric, name)
+        check_numbers(given, metric, "queries")
+    return rows, given

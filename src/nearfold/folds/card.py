@@ -69,8 +69,10 @@ def card_text(
     checksum
         SHA-256 of the fold's file, by which the card is known to be this file's.
     """
-    watched: Sequence[Mapping[str, Any]] = facts.get("watch", [])
-    shown = {name: value for name, value in facts.items() if name not in ("watch", "rows", "fingerprint")}
+    samples: Sequence[Mapping[str, Any]] = facts.get("drift_stats", [])
+    shown = {
+        name: value for name, value in facts.items() if name not in ("drift_stats", "rows", "fingerprint")
+    }
     lines = [
         f"# {_text(method or 'A fold')}: {n_features} to {n_components} dimensions",
         "",
@@ -87,17 +89,17 @@ def card_text(
         "## What it keeps",
         "",
     ]
-    if watched:
+    if samples:
         lines += [
-            "The share of the true ten nearest that stay among the ten nearest (P@10), on samples of the "
-            "data: the fewer rows, the easier.",
+            "The share of the true ten nearest that stay among the ten nearest (recall@10), on samples of "
+            "the data: the fewer rows, the easier.",
             "",
-            "| rows of the sample | P@10 | energy kept |",
+            "| rows of the sample | recall@10 | energy kept |",
             "|---|---|---|",
             *(
-                f"| {entry['rows']:,} | {entry['preservation']:.3f} | "
+                f"| {entry['rows']:,} | {entry['recall']:.3f} | "
                 f"{'' if entry.get('energy') is None else format(entry['energy'], '.3f')} |"
-                for entry in watched
+                for entry in samples
             ),
         ]
     else:
@@ -109,7 +111,7 @@ def card_text(
         f"- Search folded vectors by {_SEARCHED[metric]}; other metrics lose a few points more.",
         f"- It takes {n_features}-dimensional vectors of the model whose vectors it was learned from. Others "
         "fold without an error, and mean nothing.",
-        "- Figures are of the data that it was learned from: on other texts or images it keeps less. "
+        "- DriftStats are of the data that it was learned from: on other texts or images it keeps less. "
         "`nearfold drift` compares, `nearfold eval` measures with queries of yours.",
         "- Folded vectors are for finding candidates; the full ones put those in order.",
         "",

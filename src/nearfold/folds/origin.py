@@ -35,10 +35,10 @@ _Share = Annotated[float, msgspec.Meta(ge=-1e-3, le=1.001)]
 
 
 class Sampled(msgspec.Struct, frozen=True):
-    """A fold's figures on a sample of the data that it was learned from, as `watch` in its facts."""
+    """A fold's statistics on a sample of the data that it was learned from, as `drift_stats` in its facts."""
 
     rows: Positive
-    preservation: _Share
+    recall: _Share
     energy: Annotated[float, msgspec.Meta(ge=-1e3, le=1.001)] | None = None
     loss: Annotated[float, msgspec.Meta(ge=-1e-3, le=1e30)] | None = None
 
@@ -48,7 +48,7 @@ class _Facts(msgspec.Struct, frozen=True):
 
     rows: Count | None = None
     fingerprint: Annotated[str, msgspec.Meta(max_length=_NAME)] | None = None
-    watch: Annotated[list[Sampled], msgspec.Meta(max_length=100)] = []
+    drift_stats: Annotated[list[Sampled], msgspec.Meta(max_length=100)] = []
 
 
 def checked_name(name: str, value: Any) -> str:
@@ -83,7 +83,7 @@ def checked_facts(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     ParameterError
-        As `checked_parameters`, or `rows`, `fingerprint` or `watch` is not what nearfold writes.
+        As `checked_parameters`, or `rows`, `fingerprint` or `drift_stats` is not what nearfold writes.
     """
     facts = _copied("facts", values)
     try:

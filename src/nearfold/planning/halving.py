@@ -19,8 +19,8 @@ from nearfold.codecs.fitting import PipelineFitter
 from nearfold.codecs.quantizers.base import filled
 from nearfold.codecs.spec import PipelineSpec
 from nearfold.errors import NearfoldError, ParameterError
-from nearfold.evaluation.ground_truth import Truth, warn_of_copies
-from nearfold.evaluation.recall import Judgement, judge_found
+from nearfold.evaluation.ground_truth import GroundTruth, warn_of_copies
+from nearfold.evaluation.recall import EvaluationResult, recall_of_neighbors
 
 __all__ = ["RUNGS", "Rung", "Trial", "judged", "successive_halving"]
 
@@ -65,8 +65,8 @@ class Trial:
         The round, from 0; the last one saw all rows.
     pipeline
         As learned there.
-    judgement
-        On the validation queries.
+    evaluation
+        What it keeps of the validation queries' neighbours.
     fit_seconds, encode_seconds
         Wall time.
     rows
@@ -76,25 +76,25 @@ class Trial:
     spec: PipelineSpec
     rung: int
     pipeline: Pipeline
-    judgement: Judgement
+    evaluation: EvaluationResult
     fit_seconds: float
     encode_seconds: float
     rows: int
 
     def quality(self, column: str) -> float:
-        """Return the mean of a column of the judgement, such as "P@10"."""
-        return float(self.judgement.per_query[column].mean())
+        """Return the mean of a column of the evaluation, such as "recall@10"."""
+        return float(self.evaluation.per_query[column].mean())
 
 
-def judged(pipeline: Pipeline, truth: Truth, k: int, depth: int) -> tuple[Judgement, float]:
+def judged(pipeline: Pipeline, truth: GroundTruth, k: int, depth: int) -> tuple[EvaluationResult, float]:
     """Return what a pipeline keeps of truth's neighbours, and the seconds that encoding the base took."""
     began = time.perf_counter()
     codes = pipeline.encode(np.asarray(truth.base))
     seconds = time.perf_counter() - began
     index = filled(pipeline.index(), codes)
     found = index.search(pipeline.queries(truth.queries), max(k, depth))[1]
-    depths = [depth] if k < depth <= len(codes) else []
-    return judge_found(truth, found, [k], depths), seconds
+    deep = [depth] if k < depth <= len(codes) else []
+    return recall_of_neighbors(truth, found, [k], deep), seconds
 
 
 def successive_halving(
@@ -120,7 +120,7 @@ def successive_halving(
     specs, sizes
         Pipelines, and the number of bytes that each competes in.
     metric, k, depth, column, seed
-        What is searched with; what is judged; the judgement's column that decides; of all draws.
+        What is searched with; what is judged; the evaluation's column that decides; of all draws.
     seconds
         Begin no further fit after so long; None for no limit. The first round is always finished.
     rungs
@@ -142,7 +142,7 @@ def successive_halving(
             # One is left of each size: only its last fit tells more.
             continue
         rows = base[np.sort(order[: max(2, round(rung.share * len(base)))])]
-        truth = Truth.compute(rows, queries, k, metric)
+        truth = GroundTruth.compute(rows, queries, k, metric)
         fitter = PipelineFitter(rows, metric=metric, seed=seed, effort=rung.effort)
         tried: list[tuple[Trial, int]] = []
         with stage(f"round {number + 1} of {len(rounds)}", len(alive), "pipelines") as advance:
@@ -175,7 +175,7 @@ def _trial(
     fitter: PipelineFitter,
     spec: PipelineSpec,
     number: int,
-    truth: Truth,
+    truth: GroundTruth,
     k: int,
     depth: int,
     rows: int,

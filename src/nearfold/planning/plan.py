@@ -34,7 +34,7 @@ class Plan:
     metric, k, depth
         What was judged.
     column
-        What decided: "P@k", or "k-in-R" where R candidates are put in order by full vectors.
+        What decided: "recall@k", or "k-recall@R" where R candidates are put in order by full vectors.
     full
         Where full vectors live.
     n_features
@@ -77,7 +77,7 @@ class Plan:
 
     def kept(self, trial: Trial) -> Estimate:
         """Return what a trial keeps, in the column that decided."""
-        return estimate(trial.judgement.per_query[self.column][:, None])[0]
+        return estimate(trial.evaluation.per_query[self.column][:, None])[0]
 
     def front(self) -> list[Trial]:
         """Return the trials of the last round that no other beats in bytes and in what is kept."""
@@ -200,7 +200,7 @@ def plan(
     check_numbers(vectors, check_metric(metric), "X")
     check_numbers(given, check_metric(metric), "queries")
     base, asked = base_and_queries(vectors, given, n_queries, seed)
-    column = f"{k}-in-{reranked}" if reranked > k else f"P@{k}"
+    column = f"{k}-recall@{reranked}" if reranked > k else f"recall@{k}"
     if reranked >= len(base):
         raise ParameterError(f"depth={reranked} is not below the base's {len(base)} rows; ask for fewer")
     specs, sizes = _wanted(pipelines, n_bytes, recall, base.shape[1])
@@ -272,7 +272,7 @@ def _chosen(
     if recall is None:
         return max(final, key=lambda trial: trial.quality(column)), None
     enough = [
-        trial for trial in final if estimate(trial.judgement.per_query[column][:, None])[0].low >= recall
+        trial for trial in final if estimate(trial.evaluation.per_query[column][:, None])[0].low >= recall
     ]
     if not enough:
         return max(final, key=lambda trial: trial.quality(column)), False
@@ -280,4 +280,4 @@ def _chosen(
 
 
 def _difference(first: Trial, second: Trial, column: str) -> Estimate:
-    return paired_estimate(first.judgement.per_query[column], second.judgement.per_query[column])
+    return paired_estimate(first.evaluation.per_query[column], second.evaluation.per_query[column])

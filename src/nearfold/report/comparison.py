@@ -13,16 +13,17 @@ from nearfold.report.page import Cell, Chart, Page, Part, Table, Text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nearfold.evaluation.compare import Comparison, Entry
+    from nearfold.evaluation.compare import Comparison, ComparisonEntry
     from nearfold.evaluation.intervals import Estimate
 
 __all__ = ["MEASURE", "comparison_page", "comparison_parts", "estimate_cell"]
 
 MEASURE = (
-    "Queries are held out and no method has seen them. The truth is an exact search in all dimensions, with "
-    "equally near rows all counted as right. P@k is the share of the true k nearest that are among the k "
-    "nearest after folding; k-in-R the share among the R nearest, which a re-rank of R candidates recovers. "
-    "Brackets are 95% confidence intervals over queries; differences between methods are paired by query. "
+    "Queries are held out and no method has seen them. The ground truth is an exact search in all "
+    "dimensions, with equally near rows all counted as right. recall@k is the share of the true k nearest "
+    "that are among the k nearest after folding; k-recall@R is the share of them among the R nearest, which "
+    "an exact re-rank of R candidates recovers. Brackets are 95% confidence intervals over queries; "
+    "differences between methods are paired by query. "
     "Times are wall time of one run on this machine. Places that Isomap, UMAP and MDS give to rows are "
     "searched with Euclidean distance, whatever the rows were near in."
 )
@@ -33,13 +34,13 @@ def estimate_cell(value: Estimate) -> Cell:
     return Cell(f"{value.mean:.3f}", value.mean, f"[{value.low:.3f} {value.high:.3f}]")
 
 
-def _table(comparison: Comparison, group: Sequence[Entry]) -> Table:
-    k_max = group[0].judgement.k_max
-    best = max(group, key=lambda e: e.judgement.preservation[k_max].mean)
+def _table(comparison: Comparison, group: Sequence[ComparisonEntry]) -> Table:
+    k_max = group[0].evaluation.k_max
+    best = max(group, key=lambda e: e.evaluation.recall[k_max].mean)
     headings = [
         "method",
-        *(f"P@{k}" for k in group[0].judgement.preservation),
-        *(f"{k_max}-in-{r}" for r in group[0].judgement.recall),
+        *(f"recall@{k}" for k in group[0].evaluation.recall),
+        *(f"{k_max}-recall@{r}" for r in group[0].evaluation.candidate_recall),
         "to best",
         "kappa",
         "fit, s",
@@ -50,14 +51,14 @@ def _table(comparison: Comparison, group: Sequence[Entry]) -> Table:
     rows = []
     for entry in group:
         spectrum = spectrum_of(entry.encoder)
-        gap = comparison.difference(entry, best, f"P@{k_max}")
+        gap = comparison.difference(entry, best, f"recall@{k_max}")
         row = [
             Cell(entry.method),
             *(
                 estimate_cell(v) if k == k_max else Cell(f"{v.mean:.3f}", v.mean)
-                for k, v in entry.judgement.preservation.items()
+                for k, v in entry.evaluation.recall.items()
             ),
-            *(Cell(f"{v.mean:.3f}", v.mean) for v in entry.judgement.recall.values()),
+            *(Cell(f"{v.mean:.3f}", v.mean) for v in entry.evaluation.candidate_recall.values()),
             Cell("", 0.0) if entry is best else estimate_cell(gap),
             Cell("", "") if spectrum is None else Cell(f"{spectrum.kappa:.3g}", spectrum.kappa),
             Cell(f"{entry.fit_seconds:.2f}", entry.fit_seconds),
@@ -72,13 +73,13 @@ def _table(comparison: Comparison, group: Sequence[Entry]) -> Table:
 
 
 def _charts(comparison: Comparison, metric: str) -> list[Part]:
-    entries = [e for e in comparison.entries if e.judgement.metric == metric]
-    k_max = entries[0].judgement.k_max
+    entries = [e for e in comparison.entries if e.evaluation.metric == metric]
+    k_max = entries[0].evaluation.k_max
     methods = list(dict.fromkeys(e.method for e in entries))
     dims = sorted({e.encoder.n_components for e in entries})
 
-    def kept(e: Entry) -> Estimate:
-        return e.judgement.preservation[k_max]
+    def kept(e: ComparisonEntry) -> Estimate:
+        return e.evaluation.recall[k_max]
 
     by = {(e.method, e.encoder.n_components): e for e in entries}
     methods.sort(key=lambda m: -sum(kept(by[m, c]).mean for c in dims))
@@ -91,7 +92,7 @@ def _charts(comparison: Comparison, metric: str) -> list[Part]:
     smallest = [by[m, dims[0]] for m in methods]
     return [
         Chart(
-            dots(methods, series, f"P@{k_max}"),  # type: ignore[arg-type]
+            dots(methods, series, f"recall@{k_max}"),  # type: ignore[arg-type]
             f"Share of the true {k_max} nearest kept, with 95% intervals; further right is better.",
             height=120 + 34 * len(methods),
         ),
@@ -101,7 +102,7 @@ def _charts(comparison: Comparison, metric: str) -> list[Part]:
                 [max(e.fit_seconds, 1e-3) for e in smallest],
                 [kept(e).mean for e in smallest],
                 "seconds to learn",
-                f"P@{k_max}",
+                f"recall@{k_max}",
                 log_x=True,
             ),
             f"What a fold to {dims[0]} dimensions keeps against the time to learn it; up and left is better.",
@@ -112,7 +113,7 @@ def _charts(comparison: Comparison, metric: str) -> list[Part]:
 def comparison_parts(comparison: Comparison) -> list[tuple[str, list[Part]]]:
     """Return headings and parts: a section a metric, a table a number of dimensions."""
     sections = []
-    for metric, entries in groupby(comparison.entries, lambda e: e.judgement.metric):
+    for metric, entries in groupby(comparison.entries, lambda e: e.evaluation.metric):
         parts = _charts(comparison, metric)
         for dims, group in groupby(entries, lambda e: e.encoder.n_components):
             members = list(group)

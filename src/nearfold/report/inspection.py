@@ -1,4 +1,4 @@
-"""The page of one fold: spectrum, distortion, angles, certificate."""
+"""The page of one fold: spectrum, distortion, angles, bounds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BINS = 60
 
 def inspection_page(inspection: Inspection, name: str, provenance: dict[str, str], command: str) -> Page:
     """Return the page of a fold called `name`."""
-    fold, judged = inspection.fold, inspection.judgement
+    fold = inspection.fold
     page = Page(
         f"{name}: {fold.method or 'a fold'}, {fold.n_features} to {fold.n_components} dimensions",
         f"looked at on {inspection.rows:,} rows, searched by {fold.metric}",
@@ -30,11 +30,12 @@ def inspection_page(inspection: Inspection, name: str, provenance: dict[str, str
         provenance,
         command,
     )
-    columns = {f"P@{k}": v for k, v in judged.preservation.items()}
-    columns |= {f"{judged.k_max}-in-{r}": v for r, v in judged.recall.items()}
     page.add(
         "Neighbours kept",
-        Table(["measure", "share"], [[Cell(c), estimate_cell(v)] for c, v in columns.items()]),
+        Table(
+            ["measure", "share"],
+            [[Cell(c), estimate_cell(v)] for c, v in inspection.evaluation.columns.items()],
+        ),
     )
     spectrum = inspection.spectrum
     if inspection.singular_values is not None and spectrum is not None:
@@ -83,11 +84,11 @@ def inspection_page(inspection: Inspection, name: str, provenance: dict[str, str
                 "that both keep.",
             ),
         )
-    if inspection.certificate is not None:
-        proven, candidates = inspection.certificate
+    if inspection.bounds is not None:
+        proven, candidates = inspection.bounds
         share = candidates.mean() / inspection.rows
         page.add(
-            "Certificate",
+            "Bounds of scores",
             Text(
                 f"From folded vectors and residual norms alone, {proven.mean():.2f} of each query's "
                 f"{inspection.k} nearest are proven right on average. A re-rank that must be certain reads "

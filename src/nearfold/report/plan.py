@@ -17,10 +17,10 @@ __all__ = ["plan_page"]
 _MEASURE = (
     "Queries are held out and no pipeline has seen them. Pipelines are tried in rounds: all on a share of "
     "the rows, the best of them on more, the best of those on all. Only figures of the same round can be "
-    "compared with each other. Codes are searched exactly. P@k is the share of the true k nearest among "
-    "the k nearest by codes; k-in-R the share among the R nearest, which putting R candidates in order by "
-    "full vectors recovers. Brackets are 95% confidence intervals over queries. Choosing the best of many "
-    "on the same queries flatters the choice a little. Bytes are all that is stored for each vector; "
+    "compared with each other. Codes are searched exactly. recall@k is the share of the true k nearest among "
+    "the k nearest by codes; k-recall@R the share among the R nearest, which putting R candidates in "
+    "order by full vectors recovers. Brackets are 95% confidence intervals over queries. Choosing the best "
+    "of many on the same queries flatters the choice a little. Bytes are all that is stored for each vector; "
     "shared bytes are stored once."
 )
 

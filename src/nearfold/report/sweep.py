@@ -12,7 +12,7 @@ from nearfold.report.page import Cell, Chart, Page, Table, Text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nearfold.evaluation.sweep import Point, Sweep
+    from nearfold.evaluation.sweep import Sweep, SweepPoint
 
 __all__ = ["sweep_page"]
 
@@ -24,13 +24,13 @@ def sweep_page(result: Sweep, provenance: dict[str, str], command: str) -> Page:
     final = result.final
     dims = final.entries[0].encoder.n_components
     page = Page(
-        f"RAE over lambda, {final.n_features} to {dims} dimensions, {final.entries[0].judgement.metric}",
+        f"RAE over lambda, {final.n_features} to {dims} dimensions, {final.entries[0].evaluation.metric}",
         f"{len(result.points)} fits with the {result.regularizer} penalty on {result.train:,} rows; chosen "
         f"on {result.validation:,} others, reported on {final.queries:,} more",
         "Lambdas are compared on validation rows held out of the base; the one with the largest "
-        f"P@{result.k_max} is learned again from the whole base and reported on queries that had no part in "
-        "choosing. kappa is sigma_max / sigma_min of the encoder; for networks, the median over Jacobians at "
-        "data rows. " + MEASURE,
+        f"recall@{result.k_max} is learned again from the whole base and reported on queries that had no "
+        "part in choosing. kappa is sigma_max / sigma_min of the encoder; for networks, the median "
+        "over Jacobians at data rows. " + MEASURE,
         provenance,
         command,
     )
@@ -41,15 +41,15 @@ def sweep_page(result: Sweep, provenance: dict[str, str], command: str) -> Page:
         "Neighbours kept",
         Text(f"Best lambda on the validation rows: {chosen}."),
         Chart(
-            _over_lambda(result, lambda p: p.preservation, f"P@{result.k_max}"),
+            _over_lambda(result, lambda p: p.recall, f"recall@{result.k_max}"),
             "On validation rows; 0 where the penalty has left nothing.",
         ),
     )
     page.add(
         "Spectrum",
         Text(
-            f"Rank correlation (Spearman) of kappa with P@{result.k_max}: {said or 'not defined'}. Below "
-            "zero means that better conditioned encoders keep more neighbours."
+            f"Rank correlation (Spearman) of kappa with recall@{result.k_max}: {said or 'not defined'}. "
+            "Below zero means that better conditioned encoders keep more neighbours."
         ),
         Chart(
             _over_lambda(result, lambda p: p.spectrum.kappa if p.spectrum else math.nan, "kappa", log_y=True),
@@ -64,7 +64,7 @@ def sweep_page(result: Sweep, provenance: dict[str, str], command: str) -> Page:
     return page
 
 
-def _over_lambda(result: Sweep, value: Callable[[Point], float], y: str, *, log_y: bool = False) -> dict:  # type: ignore[type-arg]
+def _over_lambda(result: Sweep, value: Callable[[SweepPoint], float], y: str, *, log_y: bool = False) -> dict:  # type: ignore[type-arg]
     series: Series = {
         name: ([p.weight_decay for p in result.of(name)], [value(p) for p in result.of(name)])
         for name in result.chosen
@@ -85,7 +85,7 @@ def _extremes(result: Sweep) -> dict:  # type: ignore[type-arg]
 def _table(result: Sweep) -> Table:
     rows = []
     for p in result.points:
-        kept = p.judgement.preservation if p.judgement else {}
+        kept = p.evaluation.recall if p.evaluation else {}
         shares = [Cell(f"{v.mean:.3f}", v.mean) for v in kept.values()]
         values = list(p.spectrum) if p.spectrum else [math.nan] * 3
         rows.append(
@@ -93,10 +93,10 @@ def _table(result: Sweep) -> Table:
                 Cell(p.method),
                 Cell(f"{p.weight_decay:g}", p.weight_decay),
                 *(Cell("" if math.isnan(v) else f"{v:.4g}", v) for v in values),
-                *(shares or [Cell("", "")] * len(result.final.entries[0].judgement.preservation)),
+                *(shares or [Cell("", "")] * len(result.final.entries[0].evaluation.recall)),
             ]
         )
-    ks = result.final.entries[0].judgement.preservation
+    ks = result.final.entries[0].evaluation.recall
     return Table(
-        ["method", "lambda", "sigma_max", "sigma_min", "kappa", *(f"validation P@{k}" for k in ks)], rows
+        ["method", "lambda", "sigma_max", "sigma_min", "kappa", *(f"validation recall@{k}" for k in ks)], rows
     )

@@ -8,7 +8,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from nearfold._utils.arrays import METRICS, Metric
 from nearfold.errors import NearfoldError
-from nearfold.evaluation.ground_truth import Truth, search
+from nearfold.evaluation.ground_truth import GroundTruth, search
 from nearfold.scan.exact import exact_scores
 
 
@@ -80,7 +80,7 @@ def test_ties_are_not_errors(seed: int, metric: Metric) -> None:
     base = rng.integers(0, 3, (60, 3)).astype(np.float32) + 1  # many duplicates
     queries = rng.integers(0, 3, (4, 3)).astype(np.float32) + 1
     k = 7
-    truth = Truth.compute(base, queries, k, metric)
+    truth = GroundTruth.compute(base, queries, k, metric)
     everyone = np.tile(np.arange(60), (4, 1))
     scores = np.round(exact_scores(base, queries, everyone, metric), 9)
     bar = np.sort(scores, axis=1)[:, -k][:, None]
@@ -93,7 +93,7 @@ def test_ties_are_not_errors(seed: int, metric: Metric) -> None:
 def test_scaled_copies_tie_under_cosine(rng: np.random.Generator) -> None:
     directions = rng.standard_normal((10, 6)).astype(np.float32)
     base = np.concatenate([directions * scale for scale in (1, 3, 7, 0.1)]).astype(np.float32)
-    truth = Truth.compute(base, directions[:3], 4, "cosine")
+    truth = GroundTruth.compute(base, directions[:3], 4, "cosine")
     copies = np.arange(3)[:, None] + np.array([0, 10, 20, 30])
     # float32 rounding of the copies moves their angle by far more than float64's.
     assert truth.correct(copies, 4).mean() >= 0.75
@@ -103,7 +103,7 @@ def test_scaled_copies_tie_under_cosine(rng: np.random.Generator) -> None:
 def test_far_from_the_origin_l2_is_still_exact(rng: np.random.Generator) -> None:
     base = (rng.integers(0, 50, (500, 8)) + 100_000).astype(np.float32)
     queries = base[:20] + rng.integers(-3, 3, (20, 8)).astype(np.float32)
-    truth = Truth.compute(base, queries, 5, "l2")
+    truth = GroundTruth.compute(base, queries, 5, "l2")
     expected = -np.sort(
         ((queries[:, None].astype(float) - base[None].astype(float)) ** 2).sum(axis=2), axis=1
     )[:, :5]

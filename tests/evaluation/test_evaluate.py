@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import itertools
 import types
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nearfold import PCA, Encoder, compare, evaluate
 from nearfold.errors import NearfoldError
-from nearfold.evaluation.compare import Entry
+from nearfold.evaluation.compare import ComparisonEntry
 from nearfold.evaluation.intervals import estimate
 from nearfold.evaluation.recall import paired_difference
 from nearfold.evaluation.split import hold_out
@@ -19,8 +20,8 @@ def rotation(d: int, rng: np.random.Generator) -> Encoder:
 
 
 def test_a_rotation_keeps_everything(sample: np.ndarray, rng: np.random.Generator) -> None:
-    judged = evaluate(rotation(384, rng), sample[:1000], sample[1000:], k=[1, 10], depths=[20])
-    for kept in (judged.preservation[1], judged.preservation[10], judged.recall[20]):
+    result = evaluate(rotation(384, rng), sample[:1000], sample[1000:], k=[1, 10], n_candidates=[20])
+    for kept in (result.recall[1], result.recall[10], result.candidate_recall[20]):
         assert kept.mean > 0.998  # float32 near-ties aside
 
 
@@ -30,8 +31,8 @@ def test_shares_by_hand(rng: np.random.Generator) -> None:
         rng.standard_normal((200, 2)).astype(np.float32),
         rng.standard_normal((30, 2)).astype(np.float32),
     )
-    judged = evaluate(
-        Encoder(np.eye(1, 2, dtype=np.float32)), base, queries, metric="l2", k=[3, 5], depths=[10, 50]
+    result = evaluate(
+        Encoder(np.eye(1, 2, dtype=np.float32)), base, queries, metric="l2", k=[3, 5], n_candidates=[10, 50]
     )
 
     def nearest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -40,11 +41,11 @@ def test_shares_by_hand(rng: np.random.Generator) -> None:
     true, found = nearest(queries, base), nearest(queries[:, :1], base[:, :1])
     for k in (3, 5):
         by_hand = [len(set(t[:k]) & set(f[:k])) / k for t, f in zip(true, found, strict=True)]
-        np.testing.assert_allclose(judged.per_query[f"P@{k}"], by_hand)
-        assert judged.preservation[k].mean == pytest.approx(np.mean(by_hand))
+        np.testing.assert_allclose(result.per_query[f"recall@{k}"], by_hand)
+        assert result.recall[k].mean == pytest.approx(np.mean(by_hand))
     for depth in (10, 50):
         by_hand = [len(set(t[:5]) & set(f[:depth])) / 5 for t, f in zip(true, found, strict=True)]
-        np.testing.assert_allclose(judged.per_query[f"5-in-{depth}"], by_hand)
+        np.testing.assert_allclose(result.per_query[f"5-recall@{depth}"], by_hand)
 
 
 def test_the_encoders_metric_is_the_default(sample: np.ndarray) -> None:
@@ -60,7 +61,7 @@ def test_bad_input(sample: np.ndarray) -> None:
         ({"k": [51]}, "ask for fewer"),
         ({"k": []}, "k is empty"),
         ({"k": [0]}, "k=0"),
-        ({"depths": [-1]}, "depth=-1"),
+        ({"n_candidates": [-1]}, "n_candidates=-1"),
         ({"metric": "hamming"}, "metric"),
         ({"queries": queries[:, :9]}, "queries: has 9 dimensions"),
         ({"base": base[:, :9]}, "base: has 9 dimensions"),
@@ -68,10 +69,10 @@ def test_bad_input(sample: np.ndarray) -> None:
         ({"base": np.zeros((50, 384))}, "base has a zero vector"),
     ]:
         with pytest.raises(NearfoldError, match=says):
-            evaluate(**{"encoder": encoder, "base": base, "queries": queries, **change})  # type: ignore[arg-type]
+            evaluate(**{"fold": encoder, "base": base, "queries": queries, **change})  # type: ignore[arg-type]
 
 
-def test_intervals_cover_the_truth(rng: np.random.Generator) -> None:
+def test_intervals_cover_the_mean(rng: np.random.Generator) -> None:
     covered = 0
     for _ in range(200):
         low, high = estimate(rng.binomial(10, 0.7, (100, 1)) / 10)[0][1:]
@@ -81,11 +82,11 @@ def test_intervals_cover_the_truth(rng: np.random.Generator) -> None:
 
 def test_differences_are_paired(rng: np.random.Generator, sample: np.ndarray) -> None:
     """A constant gap between two folds has a far narrower interval than their means have."""
-    judged = evaluate(PCA(8).fit(sample[:500]).encoder_, sample[:500], sample[500:600])
+    result = evaluate(PCA(8).fit(sample[:500]).encoder_, sample[:500], sample[500:600])
     other = evaluate(PCA(16).fit(sample[:500]).encoder_, sample[:500], sample[500:600])
-    judged.per_query["P@10"] = other.per_query["P@10"] - 0.125
-    gap = paired_difference(other, judged, "P@10")
-    alone = estimate(other.per_query["P@10"][:, None])[0]
+    result.per_query["recall@10"] = other.per_query["recall@10"] - 0.125
+    gap = paired_difference(other, result, "recall@10")
+    alone = estimate(other.per_query["recall@10"][:, None])[0]
     assert gap.mean == pytest.approx(0.125)
     assert gap.low < 0.125 < gap.high
     assert gap.high - gap.low < 0.2 * (alone.high - alone.low)
@@ -109,9 +110,9 @@ def test_compare(sample: np.ndarray) -> None:
         metrics=["cosine", "l2"],
         methods=["pca", "rae-exact"],
         k=[5],
-        depths=[10],
+        n_candidates=[10],
     )
-    shapes = [(e.judgement.metric, e.encoder.n_components, e.method) for e in result.entries]
+    shapes = [(e.evaluation.metric, e.encoder.n_components, e.method) for e in result.entries]
     assert shapes == [
         (metric, dims, method)
         for metric in ("cosine", "l2")
@@ -121,27 +122,29 @@ def test_compare(sample: np.ndarray) -> None:
     assert (result.rows, result.queries) == (1350, 150)
     for metric in ("cosine", "l2"):
         for dims in (96, 48):
-            found = [(e.judgement.metric, e.encoder.n_components) for e in result.group(metric, dims)]
+            found = [(e.evaluation.metric, e.encoder.n_components) for e in result.group(metric, dims)]
             assert found == [(metric, dims)] * 2
     as_dict = result.as_dict()["entries"]
-    assert as_dict[0]["P@5"]["mean"] == result.entries[0].judgement.preservation[5].mean
+    assert as_dict[0]["recall@5"]["mean"] == result.entries[0].evaluation.recall[5].mean
     best = result.best("cosine", 96)
     assert next(e for e in as_dict if e["method"] == best.method)["minus_best"]["mean"] == 0
-    same = compare(sample, methods=["pca"], k=[5], depths=[10]).entries[0].judgement
-    np.testing.assert_array_equal(same.per_query["P@5"], result.entries[0].judgement.per_query["P@5"])
+    same = compare(sample, methods=["pca"], k=[5], n_candidates=[10]).entries[0].evaluation
+    np.testing.assert_array_equal(
+        same.per_query["recall@5"], result.entries[0].evaluation.per_query["recall@5"]
+    )
 
 
-def test_compare_computes_truth_once(sample: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nearfold.evaluation.ground_truth import Truth
+def test_compare_computes_the_ground_truth_once(sample: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nearfold.evaluation.ground_truth import GroundTruth
 
     calls = []
-    original = Truth.compute
+    original = GroundTruth.compute
 
-    def counted(*args: object) -> Truth:
+    def counted(*args: object) -> GroundTruth:
         calls.append(args)
         return original(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Truth, "compute", counted)
+    monkeypatch.setattr(GroundTruth, "compute", counted)
     compare(sample, n_components=[8, 16, 32], methods=["pca", "pca-uncentred"])
     assert len(calls) == 1
 
@@ -155,7 +158,7 @@ def test_times_are_means_over_seeds(sample: np.ndarray, monkeypatch: pytest.Monk
     # Each run reads the clock three times: 0 1 4, 9 16 25, 36 49 64.
     assert (entry.fit_seconds, entry.transform_seconds) == ((1 + 7 + 13) / 3, (3 + 9 + 15) / 3)
     assert len(set(entry.by_seed)) == 3
-    assert entry.judgement.preservation[10].mean == pytest.approx(np.mean(entry.by_seed))
+    assert entry.evaluation.recall[10].mean == pytest.approx(np.mean(entry.by_seed))
 
 
 def test_compare_carries_remarks(rng: np.random.Generator) -> None:
@@ -183,22 +186,22 @@ def test_compare_fits_once_where_the_metric_teaches_nothing(
     sample: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fits: list[str] = []
-    original = PCA._learn
+    original = PCA.learn_from_scan
 
-    def counted(self: PCA, X: np.ndarray, n_components: int) -> Encoder:
+    def counted(self: PCA, *arguments: Any) -> Encoder:
         fits.append(self.metric)
-        return original(self, X, n_components)
+        return original(self, *arguments)
 
     monkeypatch.setattr(PCA, "learn_from_scan", counted)
     result = compare(sample[:600], n_components=[8], methods=["pca"], metrics=["cosine", "l2", "ip"])
     assert len(fits) == 1
     for entry, metric in zip(result.entries, ("cosine", "l2", "ip"), strict=True):
-        assert entry.encoder.metric == entry.judgement.metric == metric
+        assert entry.encoder.metric == entry.evaluation.metric == metric
         assert entry.encoder.parameters["metric"] == metric
 
 
 def test_seeds_are_averaged(sample: np.ndarray) -> None:
-    def run(seed: int, n_seeds: int) -> list[Entry]:
+    def run(seed: int, n_seeds: int) -> list[ComparisonEntry]:
         return list(
             compare(
                 sample[:500],
@@ -213,9 +216,9 @@ def test_seeds_are_averaged(sample: np.ndarray) -> None:
     together, alone = run(3, 3), [run(seed, 1)[0] for seed in (3, 4, 5)]
     assert len(together[0].by_seed) == 3
     assert len(together[1].by_seed) == 1  # no chance in it
-    expected = np.mean([e.judgement.per_query["P@10"] for e in alone], axis=0)
-    np.testing.assert_allclose(together[0].judgement.per_query["P@10"], expected)
-    assert together[0].by_seed == tuple(e.judgement.preservation[10].mean for e in alone)
+    expected = np.mean([e.evaluation.per_query["recall@10"] for e in alone], axis=0)
+    np.testing.assert_allclose(together[0].evaluation.per_query["recall@10"], expected)
+    assert together[0].by_seed == tuple(e.evaluation.recall[10].mean for e in alone)
 
 
 def test_compare_takes_parameters(sample: np.ndarray) -> None:
@@ -232,11 +235,11 @@ def test_compare_takes_parameters(sample: np.ndarray) -> None:
 
 def test_places_of_mds_are_searched_with_euclidean_distance(sample: np.ndarray) -> None:
     entry = compare(sample[:300], n_components=[16], methods=["mds"], metrics=["cosine"]).entries[0]
-    assert (entry.judgement.metric, entry.encoder.metric) == ("cosine", "l2")
+    assert (entry.evaluation.metric, entry.encoder.metric) == ("cosine", "l2")
 
 
-def test_a_fold_that_leaves_nothing_of_a_row_is_judged(sample: np.ndarray) -> None:
+def test_a_fold_that_leaves_nothing_of_a_row_is_evaluated(sample: np.ndarray) -> None:
     base = np.array(sample[:300])
     base[7, :8] = 0  # folds to zero, which has no cosine
-    judged = evaluate(Encoder(np.eye(8, 384)), base, sample[300:320])
-    assert 0 < judged.preservation[10].mean < 1
+    result = evaluate(Encoder(np.eye(8, 384)), base, sample[300:320])
+    assert 0 < result.recall[10].mean < 1

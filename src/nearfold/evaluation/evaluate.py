@@ -1,8 +1,7 @@
-"""Judge a fold on files of any size: one reading, and nothing held but the queries' neighbours."""
+"""Evaluate a fold on vectors of any size: one reading, and nothing held but the queries' neighbours."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -13,8 +12,8 @@ import numpy.typing as npt
 from nearfold._utils.arrays import (
     Float32,
     Metric,
-    as_vectors,
     check_metric,
+    check_positive,
     check_products,
     check_tiny,
     check_width,
@@ -25,52 +24,134 @@ from nearfold._utils.progress import stage
 from nearfold._utils.sampling import sampled_rows
 from nearfold._utils.threads import blas_threads, dealt_work
 from nearfold.errors import DataError
-from nearfold.evaluation.ground_truth import Truth, are_blurred, candidates, searched_again, warn_of_copies
+from nearfold.evaluation.ground_truth import (
+    GroundTruth,
+    are_blurred,
+    candidates,
+    searched_again,
+    warn_of_copies,
+)
 from nearfold.evaluation.recall import (
-    DEFAULT_DEPTHS,
     DEFAULT_KS,
-    Judgement,
+    DEFAULT_N_CANDIDATES,
+    EvaluationResult,
+    candidate_counts,
     check_counts,
     images,
-    judge_found,
+    recall_of_neighbors,
 )
 from nearfold.evaluation.split import query_count
 from nearfold.folds.fold import Fold
 from nearfold.io.base import Source
+from nearfold.io.held import held_rows
 from nearfold.io.vectors import as_source, check_directions, checked_rows, located_chunks
 from nearfold.scan.neighbors import Neighbors, NeighborSearch
 
-__all__ = ["evaluate_source", "hold_out_rows"]
+__all__ = ["evaluate"]
 
 Int64 = npt.NDArray[np.int64]
 
 
-def hold_out_rows(
-    source: Source, n_queries: int | None = None, seed: int = 0, *, directions: bool = False
-) -> tuple[Float32, Int64]:
-    """Draw rows of a source to hold out as queries.
+def evaluate(
+    fold: Fold,
+    base: Any,
+    queries: Any = None,
+    *,
+    n_queries: int | None = None,
+    seed: int = 0,
+    metric: Metric | None = None,
+    k: Sequence[int] = DEFAULT_KS,
+    n_candidates: Sequence[int] = DEFAULT_N_CANDIDATES,
+) -> EvaluationResult:
+    """Measure how well a fold keeps the nearest neighbours of queries.
+
+    The true neighbours come from an exact search in all d dimensions, in which equally near rows are all
+    right answers. The base may be of any size: it is read once, and searched before and after folding
+    chunk by chunk. Files that can't be read by row, such as Parquet, are read once more for the rows found.
 
     Parameters
     ----------
-    source
-        From `open_source`.
-    n_queries
-        None for a tenth of the rows, at most 1,000.
-    seed
-        Of the draw, which does not depend on how the source is cut into files.
-    directions
-        Refuse zero rows, for cosine.
+    fold : Fold
+        A fitted fold, such as `NearFold(96).fit(X).encoder_` or what `nearfold.load` returns.
+    base : array-like of shape (n, d), data frame, path, URL or Source
+        The vectors that are searched.
+    queries : array-like of shape (n_queries, d), data frame, path, URL or Source, optional
+        The vectors that are searched for. They should be neither in the base nor among those that the fold
+        was fitted to. By default, rows of the base that are drawn at random are held out of it.
+    n_queries : int, optional
+        The number of rows to hold out where no queries are given. The default is a tenth of the base, at
+        most 1,000.
+    seed : int, default=0
+        The seed of that draw, which does not depend on how the base is cut into files.
+    metric : {"cosine", "l2", "ip"}, optional
+        The metric that says what near means, before and after folding. The default is the fold's own.
+    k : sequence of int, default=(1, 5, 10)
+        The k of recall@k: the share of the true top k among the reduced top k.
+    n_candidates : sequence of int, default=(20, 50, 100)
+        The R of k-recall@R for the largest k: the share of the true top k among the reduced top R, which
+        an exact re-rank of R candidates recovers. Those that are not above k, or above the number of base
+        rows, are left out.
 
     Returns
     -------
-    queries, rows
-        Shape (q, d), float32, and their numbers, rising.
+    EvaluationResult
 
     Raises
     ------
     DataError
-        Fewer than two rows would be left in the base.
+        Vectors are not finite or not as wide as the fold expects, a row is zero under cosine, or there are
+        too few rows to hold queries out.
+    FileError
+        A file can't be read.
+    ParameterError
+        A k is larger than the base, a count is not positive, or the metric is unknown.
+
+    Warns
+    -----
+    NearfoldWarning
+        Two or more queries, and at least one in a hundred, are rows of the base. Each finds itself first,
+        which flatters every share.
+
+    Examples
+    --------
+    >>> import nearfold as nf
+    >>> vectors = nf.load_sample().vectors.astype("float32")
+    >>> fold = nf.PCA(96).fit(vectors[:4000]).encoder_
+    >>> result = nf.evaluate(fold, vectors[:4000], vectors[4000:])
+    >>> bool(result.recall[10].mean > 0.7)
+    True
     """
+    near = fold.metric if metric is None else check_metric(metric)
+    directions = near == "cosine"
+    source = as_source(base, name="base")
+    check_width(source.path, source.layout.n_features, fold.n_features)
+    if queries is None:
+        asked, held = _held_out(source, n_queries, seed, directions=directions)
+    else:
+        asked, held = held_rows(queries, directions=directions, name="queries"), np.empty(0, np.int64)
+        check_width("queries", asked.shape[1], fold.n_features)
+    rows = _Base(source, held, directions=directions)
+    check_counts(k, n_candidates, len(rows))
+    ks, k_max = sorted(set(k)), max(k)
+    deep = candidate_counts(n_candidates, k_max, len(rows))
+    exact, folded = _search_both(fold, rows, asked, candidates(k_max, len(rows)), max([k_max, *deep]), near)
+    ground_truth = GroundTruth.of_candidates(
+        rows,
+        asked,
+        exact,
+        k_max,
+        near,
+        lambda: ((vectors, first) for vectors, first, _, _ in rows.chunks()),
+        asked.mean(axis=0, dtype=np.float64) if near == "l2" else None,
+    )
+    warn_of_copies(ground_truth)
+    return recall_of_neighbors(ground_truth, folded, ks, deep)
+
+
+def _held_out(source: Source, n_queries: int | None, seed: int, *, directions: bool) -> tuple[Float32, Int64]:
+    """Return rows of a source to hold out as queries, shape (n_queries, d), and their numbers, rising."""
+    if n_queries is not None:
+        check_positive("n_queries", n_queries)
     total = source.layout.rows
     rows = sampled_rows(total, query_count(total, n_queries), seed)
     return checked_rows(source.take(rows), rows, source, directions=directions), rows
@@ -134,80 +215,18 @@ def _not_tiny(
         raise refused
 
 
-def evaluate_source(
-    encoder: Fold,
-    source: str | os.PathLike[str] | Source,
-    queries: npt.ArrayLike,
-    *,
-    held_out: Int64 | None = None,
-    metric: Metric | None = None,
-    k: Sequence[int] = DEFAULT_KS,
-    depths: Sequence[int] = DEFAULT_DEPTHS,
-) -> Judgement:
-    """Tell how well an encoder keeps the nearest neighbours of queries among rows of any number.
-
-    The rows are read once, folded and searched with both kinds of queries chunk by chunk; then the
-    candidates of the exact search are fetched to be put in order (a second reading for Parquet and
-    Arrow files).
-
-    Parameters
-    ----------
-    encoder
-        A fitted encoder.
-    source
-        The base: a file, a folder of files, a URL, or what `open_source` made of one.
-    queries
-        Shape (q, d).
-    held_out
-        The rows of the source that the queries are, to be left out of the base; see `hold_out_rows`.
-    metric, k, depths
-        As for `evaluate`.
-
-    Raises
-    ------
-    DataError, ParameterError
-        As `evaluate`.
-    FileError
-        The source can't be read.
-    """
-    source = as_source(source)
-    held = np.empty(0, np.int64) if held_out is None else held_out
-    asked = as_vectors(queries, "queries")
-    for name, width in ((source.path, source.layout.n_features), ("queries", asked.shape[1])):
-        check_width(name, width, encoder.n_features)
-    near = check_metric(metric or encoder.metric)
-    base = _Base(source, held, directions=near == "cosine")
-    check_counts(k, depths, len(base))
-    ks, k_max = sorted(set(k)), max(k)
-    deep = sorted({r for r in depths if k_max < r <= len(base)})
-    exact, folded = _search_both(
-        encoder, base, asked, candidates(k_max, len(base)), max([k_max, *deep]), near
-    )
-    truth = Truth.of_candidates(
-        base,
-        asked,
-        exact,
-        k_max,
-        near,
-        lambda: ((vectors, first) for vectors, first, _, _ in base.chunks()),
-        asked.mean(axis=0, dtype=np.float64) if near == "l2" else None,
-    )
-    warn_of_copies(truth)
-    return judge_found(truth, folded, ks, deep)
-
-
 def _search_both(
-    encoder: Fold, base: _Base, queries: Float32, k_exact: int, k_folded: int, metric: Metric
+    fold: Fold, base: _Base, queries: Float32, k_exact: int, k_folded: int, metric: Metric
 ) -> tuple[Int64, Int64]:
     """Return the nearest base rows of each query before and after folding, nearest first."""
     n_threads = blas_threads()
-    small = images(encoder, queries, metric)
+    small = images(fold, queries, metric)
     exact = _Search(queries, k_exact, metric, n_threads, folded=False)
     reduced = _Search(small, k_folded, metric, n_threads, folded=True)
 
     def look(thread: int, vectors: Float32, first: int, path: str, row: int) -> None:
         exact.look(thread, vectors, first, path, row)
-        reduced.look(thread, images(encoder, vectors, metric), first, path, row)
+        reduced.look(thread, images(fold, vectors, metric), first, path, row)
 
     with stage("search", len(base)) as advance, dealt_work(n_threads) as deal:
         for vectors, first, path, row in _not_tiny(base.chunks(), metric):
@@ -216,7 +235,7 @@ def _search_both(
 
     def folded_again() -> Iterator[tuple[Float32, int]]:
         for vectors, first, _, _ in base.chunks():
-            yield images(encoder, vectors, metric), first
+            yield images(fold, vectors, metric), first
 
     return exact.found.ids, reduced.settled(folded_again)
 
