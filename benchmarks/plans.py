@@ -21,7 +21,7 @@ from nearfold._utils.arrays import normalize_rows
 from nearfold.cli.console import interval
 from nearfold.codecs.quantizers.rabitq import RABITQ, rabitq_bytes
 from nearfold.codecs.quantizers.scalar import FLOATS, SCALARS
-from nearfold.codecs.spec import PipelineSpec
+from nearfold.codecs.spec import CodecSpec
 from nearfold.evaluation.ground_truth import Truth
 from nearfold.evaluation.intervals import paired_estimate
 from nearfold.evaluation.split import base_and_queries
@@ -46,26 +46,26 @@ def takes(name: str, m: int) -> int:
     return -(-SCALARS.get(name, 1) * m // 8)
 
 
-def grid_of(n_bytes: int, d: int) -> list[PipelineSpec]:
+def grid_of(n_bytes: int, d: int) -> list[CodecSpec]:
     """Return every cell of the grid that takes at most `n_bytes` a vector, and more than half of them."""
     widths = sorted({round(share * d) for share in GRID})
-    cells: list[PipelineSpec] = []
+    cells: list[CodecSpec] = []
     for name in (*FLOATS, *SCALARS, *RABITQ, "Binary"):
         # The most dimensions that fit, in eights where the quantiser wants them; fewer only lose.
         step = 8 if name in RABITQ or name == "Binary" else 1
         most = max((m for m in range(step, d + 1, step) if takes(name, m) <= n_bytes), default=0)
         if most == d:
-            cells.append(PipelineSpec(None, None, name))
+            cells.append(CodecSpec(None, None, name))
         elif most:
-            cells += [PipelineSpec(fold, most, name) for fold in ("nearfold", "pca-uncentred")]
+            cells += [CodecSpec(fold, most, name) for fold in ("nearfold", "pca-uncentred")]
     if d % n_bytes == 0:
-        cells += [PipelineSpec(None, None, name, n_bytes) for name in ("PQ", "OPQ")]
+        cells += [CodecSpec(None, None, name, n_bytes) for name in ("PQ", "OPQ")]
     for width in sorted({n_bytes * (width // n_bytes) for width in widths} - {0}):
-        cells.append(PipelineSpec(None, None, "OPQ", n_bytes, width))
+        cells.append(CodecSpec(None, None, "OPQ", n_bytes, width))
         for fold in ("nearfold", "pca-uncentred"):
-            cells += [PipelineSpec(fold, width, name, n_bytes) for name in ("PQ", "OPQ")]
+            cells += [CodecSpec(fold, width, name, n_bytes) for name in ("PQ", "OPQ")]
         if n_bytes <= MOST_LEARNED_BYTES:
-            cells.append(PipelineSpec("nearfold", width, "AQ", n_bytes))
+            cells.append(CodecSpec("nearfold", width, "AQ", n_bytes))
     return cells
 
 
@@ -80,7 +80,7 @@ def main() -> None:
     rows, validation = base_and_queries(base, None)
 
     def on_fresh(trial: Trial) -> np.ndarray:
-        return np.asarray(judged(trial.pipeline, truth, 10, 0)[0].per_query[COLUMN])
+        return np.asarray(judged(trial.codec, truth, 10, 0)[0].per_query[COLUMN])
 
     table = Table(title=f"{arguments.set}, {len(rows):,} rows, P@10 of {len(fresh):,} fresh queries")
     headings = (

@@ -4,8 +4,8 @@ from ._utils.config import set_config as set_config
 from .bulk.fit import fit_files as fit_files
 from .bulk.folder import fold_folder as fold_folder
 from .bulk.update import update_files as update_files
-from .codecs.codec import Pipeline as Pipeline
-from .codecs.fitting import fit_pipeline as fit_pipeline
+from .codecs.codec import Codec as Codec
+from .codecs.fitting import fit_codec as fit_codec
 from .errors import NearfoldError as NearfoldError
 from .errors import NearfoldWarning as NearfoldWarning
 from .evaluation.compare import compare as compare
@@ -49,6 +49,7 @@ __all__ = [
     "PCA",
     "RAE",
     "UMAP",
+    "Codec",
     "Encoder",
     "Fold",
     "Isomap",
@@ -57,7 +58,6 @@ __all__ = [
     "NearFold",
     "NearfoldError",
     "NearfoldWarning",
-    "Pipeline",
     "RandomProjection",
     "SearchIndex",
     "Truncation",
@@ -67,8 +67,8 @@ __all__ = [
     "engine_for",
     "evaluate",
     "evaluate_source",
+    "fit_codec",
     "fit_files",
-    "fit_pipeline",
     "fold_folder",
     "get_config",
     "hold_out_rows",

@@ -61,7 +61,7 @@ def test_an_index_ranks_by_what_codes_stand_for(vectors: Vectors, score: Score) 
             continue
         codes = quantizer.encode(vectors)
         index = filled(quantizer.index(score), codes)
-        scores = index.search(quantizer.asked(queries), 5)[0]
+        scores = index.search(quantizer.prepare_queries(queries), 5)[0]
         meant = quantizer.decode(codes)
         exact = queries @ meant.T
         if score == "l2":

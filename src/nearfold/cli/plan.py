@@ -51,7 +51,7 @@ def plan(
     full: Annotated[FullVectors, typer.Option(help="Where full vectors live.")] = FullVectors.disk,
     metric: Annotated[MetricName, typer.Option(help="What vectors are searched with.")] = MetricName.cosine,
     k: Annotated[int, typer.Option("-k", help="Neighbours that count.", min=1)] = 10,
-    pipelines: Annotated[
+    codecs: Annotated[
         str | None,
         typer.Option(help="Try these alone, with semicolons between: NearFold192,AQ48;PCA48,SQ8."),
     ] = None,
@@ -62,7 +62,7 @@ def plan(
         float | None, typer.Option("--minutes", help="Begin no further fit after so long.", min=0)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where the pipeline goes (.safetensors)."), Mark.writes
+        Path | None, typer.Option("--out", "-o", help="Where the codec goes (.safetensors)."), Mark.writes
     ] = None,
     queries: Queries = None,
     n_queries: NQueries = None,
@@ -74,7 +74,7 @@ def plan(
 ) -> None:
     """Find the fold and quantiser that keep most in so many bytes, or the fewest bytes that keep enough.
 
-    Many pipelines are tried on few rows and the best of them on more, "do not fold" among them, each judged
+    Many codecs are tried on few rows and the best of them on more, "do not fold" among them, each judged
     on queries it hasn't seen. The best is saved for `apply`, `index` and `search`.
     """
     from nearfold.cli.console import print_json, showing_progress
@@ -105,12 +105,12 @@ def plan(
             depth=rerank,
             full=full.value,
             queries=asked,
-            pipelines=None if pipelines is None else pipelines.split(";"),
+            codecs=None if codecs is None else codecs.split(";"),
             seconds=None if minutes is None else 60 * minutes,
             seed=seed,
         )
     if out is not None:
-        result.pipeline.save(out)
+        result.codec.save(out)
     if report is not None:
         from nearfold.report.plan import plan_page
         from nearfold.report.provenance import command_line, provenance
@@ -132,7 +132,7 @@ def _print_plan(result: Plan, out: Path | None) -> None:
     console = output()
     front = set(map(id, result.front()))
     table = Table(box=None, pad_edge=False)
-    table.add_column("pipeline", no_wrap=True)
+    table.add_column("codec", no_wrap=True)
     for heading in ("bytes", "shared", result.column, "rows", "fit s"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
@@ -141,8 +141,8 @@ def _print_plan(result: Plan, out: Path | None) -> None:
         said = "recommended" if trial is result.chosen else "on the front" if id(trial) in front else ""
         table.add_row(
             str(trial.spec),
-            str(trial.pipeline.bytes_per_vector),
-            f"{trial.pipeline.shared_bytes / 1e6:.1f} MB",
+            str(trial.codec.bytes_per_vector),
+            f"{trial.codec.shared_bytes / 1e6:.1f} MB",
             interval(result.kept(trial)),
             f"{trial.rows:,}",
             f"{trial.fit_seconds:.1f}",
@@ -158,12 +158,12 @@ def _print_plan(result: Plan, out: Path | None) -> None:
     console.print(
         joined(
             (str(chosen.spec), "bold"),
-            f": {before} -> {chosen.pipeline.bytes_per_vector} bytes a vector, {result.column} ",
+            f": {before} -> {chosen.codec.bytes_per_vector} bytes a vector, {result.column} ",
             interval(result.kept(chosen)),
         )
     )
     if result.reached is False:
-        console.print("No pipeline reaches that recall for certain; this one keeps most.")
+        console.print("No codec reaches that recall for certain; this one keeps most.")
     if error is not None:
         assert result.runner_up is not None
         assert result.against is not None
@@ -184,7 +184,7 @@ def _print_plan(result: Plan, out: Path | None) -> None:
         )
     console.print(
         f"{result.queries:,} validation queries, exact search over codes, 95% intervals. Rows: how many a "
-        f"pipeline was tried on; only figures of the same number can be compared. Shared: stored once.",
+        f"codec was tried on; only figures of the same number can be compared. Shared: stored once.",
         style="dim",
     )
     if out is not None:

@@ -1,4 +1,4 @@
-"""Learn pipelines from vectors; what several of them need is learned once."""
+"""Learn codecs from vectors; what several of them need is learned once."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from nearfold._utils.arrays import (
     check_products,
     resolve_components,
 )
-from nearfold.codecs.codec import Pipeline
+from nearfold.codecs.codec import Codec
 from nearfold.codecs.learning import CodeLearning, learn_codes
-from nearfold.codecs.projections import OneSide
+from nearfold.codecs.projections import SharedProjection
 from nearfold.codecs.quantizers.base import CODEWORDS, Quantizer
 from nearfold.codecs.quantizers.product import Product, sign_codebooks
 from nearfold.codecs.quantizers.rabitq import RABITQ, RaBitQ
 from nearfold.codecs.quantizers.scalar import FLOATS, SCALARS, Floats, Scalar
 from nearfold.codecs.rotations import opq_rotation, random_rotation
-from nearfold.codecs.spec import PipelineSpec, parse_spec
+from nearfold.codecs.spec import CodecSpec, parse_spec
 from nearfold.errors import ParameterError
 from nearfold.folds.encoder import Encoder
 from nearfold.folds.fold import Fold
@@ -35,16 +35,14 @@ from nearfold.methods.registry import METHODS, make
 from nearfold.scan.scan import Blocks
 from nearfold.scan.scanner import scan_array
 
-__all__ = ["PipelineFitter", "fit_pipeline"]
+__all__ = ["CodecFitter", "fit_codec"]
 
 # Rows that quantisers other than AQ are trained on, at most: faiss's own limit for 256 codewords.
 _TRAINING_ROWS = 1 << 16
 
 
-def fit_pipeline(
-    X: npt.ArrayLike, spec: str | PipelineSpec, *, metric: Metric = "cosine", seed: int = 0
-) -> Pipeline:
-    """Learn one pipeline.
+def fit_codec(X: npt.ArrayLike, spec: str | CodecSpec, *, metric: Metric = "cosine", seed: int = 0) -> Codec:
+    """Learn one codec.
 
     Parameters
     ----------
@@ -62,13 +60,13 @@ def fit_pipeline(
     DataError
         X is not a finite table of vectors, or has a zero row under cosine.
     ParameterError
-        The pipeline is unknown or doesn't fit the data.
+        The codec is unknown or doesn't fit the data.
     """
-    return PipelineFitter(X, metric=metric, seed=seed).fit(spec)
+    return CodecFitter(X, metric=metric, seed=seed).fit(spec)
 
 
-class PipelineFitter:
-    """Learns pipelines on the same vectors: folds and neighbourhoods are kept for the next one.
+class CodecFitter:
+    """Learns codecs on the same vectors: folds and neighbourhoods are kept for the next one.
 
     Parameters
     ----------
@@ -78,28 +76,28 @@ class PipelineFitter:
         What the vectors are searched with.
     seed
         Of everything drawn at random.
-    effort
+    budget
         The share of the usual steps that rotations and codes are learned in: less than 1 to compare
-        pipelines, not to use them.
+        codecs, not to use them.
     """
 
     def __init__(
-        self, X: npt.ArrayLike, *, metric: Metric = "cosine", seed: int = 0, effort: float = 1.0
+        self, X: npt.ArrayLike, *, metric: Metric = "cosine", seed: int = 0, budget: float = 1.0
     ) -> None:
         self._base = as_vectors(X, min_rows=2)
-        self._metric, self._seed, self._effort = check_metric(metric), seed, effort
+        self._metric, self._seed, self._effort = check_metric(metric), seed, budget
         check_products(self._base, self._metric, "X")
         self._folds: dict[tuple[str, int | str], Fold] = {}
 
-    def fit(self, spec: str | PipelineSpec) -> Pipeline:
-        """Learn a pipeline; parameters and errors as for `fit_pipeline`."""
+    def fit(self, spec: str | CodecSpec) -> Codec:
+        """Learn a codec; parameters and errors as for `fit_codec`."""
         wanted = parse_spec(spec) if isinstance(spec, str) else spec
         began = time.perf_counter()
         self._check(wanted)
         fold = None if wanted.method is None else self.fold(wanted.method, wanted.n_components or 0)
-        pipeline = self._learned(wanted, fold) if wanted.quantizer == "AQ" else self._plain(wanted, fold)
+        codec = self._learned(wanted, fold) if wanted.quantizer == "AQ" else self._plain(wanted, fold)
         facts = {"rows": len(self._base), "fit_seconds": round(time.perf_counter() - began, 3)}
-        return Pipeline(pipeline.spec, pipeline.sides, pipeline.quantizer, facts)
+        return Codec(codec.spec, codec.projection, codec.quantizer, facts)
 
     def fold(self, method: str, n_components: int | str) -> Fold:
         """Return the fold that a method learns."""
@@ -109,7 +107,7 @@ class PipelineFitter:
             self._folds[key] = estimator.fit(self._base).encoder_
         return self._folds[key]
 
-    def _check(self, wanted: PipelineSpec) -> None:
+    def _check(self, wanted: CodecSpec) -> None:
         """Refuse what can't be had of this base, before anything is learned."""
         width = self._base.shape[1]
         if wanted.n_components is not None:
@@ -148,7 +146,7 @@ class PipelineFitter:
         centered = self._metric == "l2"
         return scan.blocks(anchors), scan.mean.astype(np.float32) if centered else None
 
-    def _learned(self, wanted: PipelineSpec, fold: Fold | None) -> Pipeline:
+    def _learned(self, wanted: CodecSpec, fold: Fold | None) -> Codec:
         if fold is None:
             start = np.eye(self._base.shape[1], dtype=np.float32)
         else:
@@ -157,21 +155,23 @@ class PipelineFitter:
         blocks, center = self._neighborhoods
         how = CodeLearning()
         how = replace(how, n_steps=max(1, round(self._effort * how.n_steps)))
-        sides, quantizer = learn_codes(start, blocks, self._metric, wanted.n_bytes, self._seed, center, how)
-        return Pipeline(str(wanted), sides, quantizer)
+        projection, quantizer = learn_codes(
+            start, blocks, self._metric, wanted.n_bytes, self._seed, center, how
+        )
+        return Codec(str(wanted), projection, quantizer)
 
-    def _plain(self, wanted: PipelineSpec, fold: Fold | None) -> Pipeline:
-        """Return a pipeline whose quantiser knows the folded vectors alone."""
+    def _plain(self, wanted: CodecSpec, fold: Fold | None) -> Codec:
+        """Return a codec whose quantiser knows the folded vectors alone."""
         rows = sample_rows(self._base, _TRAINING_ROWS, np.random.default_rng(self._seed))
-        unrotated = OneSide(fold, None, self._metric, self._base.shape[1])
-        vectors = unrotated.base(rows)
+        unrotated = SharedProjection(fold, None, self._metric, self._base.shape[1])
+        vectors = unrotated.project(rows)
         rotation = self._rotation(wanted, vectors)
-        sides = OneSide(fold, rotation, self._metric, self._base.shape[1])
+        projection = SharedProjection(fold, rotation, self._metric, self._base.shape[1])
         if rotation is not None:
             vectors = vectors @ rotation.T
-        return Pipeline(str(wanted), sides, self._quantizer(wanted, vectors, sides))
+        return Codec(str(wanted), projection, self._quantizer(wanted, vectors, projection))
 
-    def _rotation(self, wanted: PipelineSpec, vectors: Float32) -> Float32 | None:
+    def _rotation(self, wanted: CodecSpec, vectors: Float32) -> Float32 | None:
         width = vectors.shape[1]
         if wanted.quantizer == "OPQ":
             return opq_rotation(vectors, wanted.n_bytes, wanted.width or width, self._seed, self._effort)
@@ -179,14 +179,14 @@ class PipelineFitter:
             return random_rotation(width, self._seed)
         return None
 
-    def _quantizer(self, wanted: PipelineSpec, vectors: Float32, sides: OneSide) -> Quantizer:
+    def _quantizer(self, wanted: CodecSpec, vectors: Float32, projection: SharedProjection) -> Quantizer:
         name, width = wanted.quantizer, vectors.shape[1]
         if name in FLOATS:
             return Floats(name, width)
         if name in SCALARS:
             return Scalar.train(name, vectors)
         if name in RABITQ:
-            return RaBitQ.train(name, vectors, sides.score)
+            return RaBitQ.train(name, vectors, projection.score)
         if name == "Binary":
             return Product(name, sign_codebooks(vectors))
         return Product.train(f"{name}{wanted.n_bytes}", vectors, wanted.n_bytes, self._seed, self._effort)

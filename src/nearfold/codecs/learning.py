@@ -21,7 +21,7 @@ import scipy.sparse
 from nearfold._utils.arrays import Float32, Metric
 from nearfold._utils.progress import stage
 from nearfold._utils.threads import shared_work
-from nearfold.codecs.projections import LearnedSides, widened
+from nearfold.codecs.projections import DualProjection, widened
 from nearfold.codecs.quantizers.additive import Additive, first_codes, groups_of, home_slices, refine
 from nearfold.codecs.quantizers.base import CODEWORDS, Codes
 from nearfold.codecs.quantizers.product import centroids_of
@@ -75,7 +75,7 @@ def learn_codes(
     seed: int,
     center: Float32 | None = None,
     how: CodeLearning | None = None,
-) -> tuple[LearnedSides, Additive]:
+) -> tuple[DualProjection, Additive]:
     """Learn codes of `n_bytes` behind a linear fold.
 
     Parameters
@@ -102,17 +102,17 @@ def learn_codes(
     """
     how = CodeLearning() if how is None else how
     vectors = blocks.vectors
-    # Rates are for vectors of norm 1; dividing both sides by a constant can't change an order.
+    # Rates are for vectors of norm 1; dividing both projection by a constant can't change an order.
     unit = np.float32(1)
     if metric != "cosine":
         unit = np.float32(1 / max(float(np.linalg.norm(vectors, axis=1).mean(dtype=np.float64)), 1e-30))
         vectors = vectors * unit
     trainer = _Trainer(start, Blocks(vectors, blocks.index, blocks.foreign), metric, n_bytes, seed)
     trainer.train(how, seed)
-    sides = LearnedSides(
+    projection = DualProjection(
         trainer.base * unit, trainer.query * unit, metric, trainer.width, center, trainer.constant
     )
-    return sides, Additive(f"AQ{n_bytes}", trainer.codebooks)
+    return projection, Additive(f"AQ{n_bytes}", trainer.codebooks)
 
 
 class _Trainer:
@@ -184,12 +184,12 @@ class _Trainer:
         vectors = self._blocks.vectors[rows]
         inside = vectors[place]
         wanted = soft_neighbors(inside.reshape(b, n, -1), self._metric, tau)
-        asked = inside @ self.query.T
-        m = asked.shape[1]
+        projected = inside @ self.query.T
+        m = projected.shape[1]
         norms = None
         if self._metric == "cosine":
-            norms = np.linalg.norm(asked, axis=1, keepdims=True) + np.float32(1e-20)
-            asked /= norms
+            norms = np.linalg.norm(projected, axis=1, keepdims=True) + np.float32(1e-20)
+            projected /= norms
         # Equal rows are encoded once.
         images = self.images(vectors)
         codes = self._codes[rows]
@@ -198,7 +198,7 @@ class _Trainer:
             images[:, dims] -= refine(own, codebooks, chosen, 1)
             codes[:, books] = chosen
         decoded = images[place].reshape(b, n, -1)
-        questions = asked.reshape(b, n, m)
+        questions = projected.reshape(b, n, m)
         scores = np.matmul(questions, decoded[:, :, :m].transpose(0, 2, 1))
         if self._metric == "l2":
             scores += np.float32(self.constant) * decoded[:, None, :, m]
@@ -207,10 +207,10 @@ class _Trainer:
         slope *= np.float32(1 / (tau * batch * (1 if foreign else n)))
         if foreign:
             slope[:, 1:] = 0
-        d_asked = np.matmul(slope, decoded[:, :, :m]).reshape(b * n, m)
+        d_queries = np.matmul(slope, decoded[:, :, :m]).reshape(b * n, m)
         if norms is not None:
-            d_asked -= asked * np.einsum("ij,ij->i", d_asked, asked)[:, None]
-            d_asked /= norms
+            d_queries -= projected * np.einsum("ij,ij->i", d_queries, projected)[:, None]
+            d_queries /= norms
         d_decoded = np.zeros((b * n, self.width), np.float32)
         d_decoded[:, :m] = np.matmul(slope.transpose(0, 2, 1), questions).reshape(b * n, m)
         if self._metric == "l2":
@@ -225,7 +225,7 @@ class _Trainer:
         if self._metric == "l2":
             mapped = vectors @ self.base.T
             d_mapped = d_mapped - mapped * (d_rows[:, m : m + 1] / np.float32(self.constant))
-        return _Gradients(d_asked.T @ inside, d_mapped.T @ vectors, d_codebooks, rows, codes)
+        return _Gradients(d_queries.T @ inside, d_mapped.T @ vectors, d_codebooks, rows, codes)
 
 
 def _by_codeword(codes: Codes, slopes: Float32) -> Float32:

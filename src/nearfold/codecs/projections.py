@@ -15,13 +15,13 @@ from nearfold.errors import DataError
 from nearfold.folds.encoder import Encoder
 from nearfold.folds.fold import Fold
 
-__all__ = ["LearnedSides", "OneSide", "Sides", "linear_transform", "widened"]
+__all__ = ["DualProjection", "Projection", "SharedProjection", "linear_transform", "widened"]
 
 # How far the squared norms of a rotation's rows may be from 1.
 _ROUNDING = 1e-3
 
 
-class Sides(ABC):
+class Projection(ABC):
     """Maps of base vectors and of queries from d dimensions to the quantiser's."""
 
     metric: Metric
@@ -34,11 +34,11 @@ class Sides(ABC):
         """How the images of a query and a base vector are compared; higher is nearer for both."""
 
     @abstractmethod
-    def base(self, X: npt.ArrayLike) -> Float32:
+    def project(self, X: npt.ArrayLike) -> Float32:
         """Return the images of base vectors (n, d): shape (n, width)."""
 
     @abstractmethod
-    def queries(self, X: npt.ArrayLike) -> Float32:
+    def project_queries(self, X: npt.ArrayLike) -> Float32:
         """Return the images of queries (q, d): shape (q, width)."""
 
     @abstractmethod
@@ -49,13 +49,13 @@ class Sides(ABC):
         vectors = as_vectors(X)
         if vectors.shape[1] != self.n_features:
             raise DataError(
-                f"X has {vectors.shape[1]} features, but this pipeline is expecting {self.n_features}; give "
+                f"X has {vectors.shape[1]} features, but this codec is expecting {self.n_features}; give "
                 f"vectors of the kind it was fitted on"
             )
         return vectors
 
 
-class OneSide(Sides):
+class SharedProjection(Projection):
     """The same map for both: a fold, norm 1 for cosine, then a rotation.
 
     Parameters
@@ -86,7 +86,7 @@ class OneSide(Sides):
         """Euclidean distance for l2, inner product otherwise: rows have norm 1 for cosine."""
         return "l2" if self.metric == "l2" else "ip"
 
-    def base(self, X: npt.ArrayLike) -> Float32:
+    def project(self, X: npt.ArrayLike) -> Float32:
         """Return the images of vectors (n, d): shape (n, width)."""
         vectors = self._checked(X)
         if self.fold is not None:
@@ -95,10 +95,10 @@ class OneSide(Sides):
             vectors = normalize_rows(vectors, keep_zero=self.fold is not None)
         return vectors if self.rotation is None else vectors @ self.rotation.T
 
-    def queries(self, X: npt.ArrayLike) -> Float32:
-        """Return the same as `base`, but for rounding."""
+    def project_queries(self, X: npt.ArrayLike) -> Float32:
+        """Return the same as `project`, but for rounding."""
         if self._folded is None:
-            return self.base(X)
+            return self.project(X)
         folded = self._folded(self._checked(X))
         if self.metric == "cosine":
             folded = normalize_rows(folded, keep_zero=True)
@@ -118,7 +118,7 @@ def _check_rotation(rotation: Float32, folded: int) -> None:
         raise ValueError("a rotation whose rows don't have norm 1")
 
 
-class LearnedSides(Sides):
+class DualProjection(Projection):
     """A linear map for base vectors and another for queries, learned together with the codes.
 
     Inner products of images stand for scores. For l2 a further dimension does what the base's norm does:
@@ -158,7 +158,7 @@ class LearnedSides(Sides):
             center is not None and center.shape != (self.n_features,)
         ):
             raise ValueError("a centre is for l2, and as wide as the vectors")
-        self._asked = _QueryMap(query_weight)
+        self._query_map = _QueryMap(query_weight)
 
     @property
     def score(self) -> Score:
@@ -172,14 +172,14 @@ class LearnedSides(Sides):
             return normalize_rows(vectors)
         return vectors if self.center is None else vectors - self.center
 
-    def base(self, X: npt.ArrayLike) -> Float32:
+    def project(self, X: npt.ArrayLike) -> Float32:
         """Return the images of base vectors (n, d): shape (n, width)."""
         mapped = self.prepared(X) @ self.base_weight.T
         return widened(mapped, self.metric, self.width, self.scale, base=True)
 
-    def queries(self, X: npt.ArrayLike) -> Float32:
+    def project_queries(self, X: npt.ArrayLike) -> Float32:
         """Return the images of queries (q, d): shape (q, width)."""
-        mapped = self._asked(self.prepared(X))
+        mapped = self._query_map(self.prepared(X))
         return widened(mapped, self.metric, self.width, self.scale, base=False)
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
@@ -190,15 +190,15 @@ class LearnedSides(Sides):
         return tensors
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, npt.NDArray[Any]], metric: Metric, width: int) -> LearnedSides:
-        """Return the sides that a file describes; raises ValueError or KeyError where none."""
+    def from_tensors(cls, tensors: dict[str, npt.NDArray[Any]], metric: Metric, width: int) -> DualProjection:
+        """Return the projection that a file describes; raises ValueError or KeyError where none."""
         shapes: dict[str, tuple[int | None, ...]] = {
             "base_weight": (None, None),
             "query_weight": (None, None),
         }
         if metric == "l2":
             shapes |= {"center": (None,), "scale": (1,)}
-        found = exact_tensors("this pipeline", tensors, shapes)
+        found = exact_tensors("this codec", tensors, shapes)
         scale = 1.0
         if metric == "l2":
             scale = float(found[3][0])
@@ -231,7 +231,7 @@ class _QueryMap:
 def widened(mapped: Float32, metric: Metric, width: int, scale: float, *, base: bool) -> Float32:
     """Return mapped vectors (n, m) with zeros behind, (n, width); for l2 with what stands for norms first.
 
-    The dimension behind the m makes inner products rank as distances do; see `LearnedSides`.
+    The dimension behind the m makes inner products rank as distances do; see `DualProjection`.
     """
     m = mapped.shape[1]
     if m == width:

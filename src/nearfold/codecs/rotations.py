@@ -55,19 +55,19 @@ def balanced_rotation(vectors: Float32, sizes: Sequence[int]) -> Float32:
     return np.ascontiguousarray(axes[[axis for group in dealt for axis in group]], np.float32)
 
 
-def opq_rotation(vectors: Float32, groups: int, width: int, seed: int = 0, effort: float = 1.0) -> Float32:
+def opq_rotation(vectors: Float32, groups: int, width: int, seed: int = 0, budget: float = 1.0) -> Float32:
     """Return the rotation to `width` dimensions that product quantisation of `groups` bytes loses least by.
 
     Ge, He, Ke, Sun, CVPR 2013: from the parametric solution, one step of k-means in each group and one
     orthogonal Procrustes problem in turn. faiss's OPQMatrix takes several steps of k-means a round, which in
-    four dimensions are slow there. `effort` is the share of the rounds that are done.
+    four dimensions are slow there. `budget` is the share of the rounds that are done.
     """
     n = len(vectors)
     rows = np.ascontiguousarray(vectors[sampled_rows(n, _OPQ_ROWS, seed)] if n > _OPQ_ROWS else vectors)
     each = width // groups
     rotation = balanced_rotation(rows, [each] * groups)
     codebooks: list[Float32] = []
-    rounds = max(1, round(effort * _OPQ_ROUNDS))
+    rounds = max(1, round(budget * _OPQ_ROUNDS))
     with stage("rotation", rounds, "rounds") as advance:
         for _ in range(rounds):
             images = rows @ rotation.T
@@ -75,7 +75,7 @@ def opq_rotation(vectors: Float32, groups: int, width: int, seed: int = 0, effor
                 part = slice(g * each, (g + 1) * each)
                 own = images[:, part]
                 if len(codebooks) == g:
-                    codebooks.append(centroids_of(own, seed + g, effort))
+                    codebooks.append(centroids_of(own, seed + g, budget))
                 codes = nearest_centroids(own, codebooks[g])
                 codebooks[g] = _means(own, codes, codebooks[g])
                 images[:, part] = codebooks[g][codes]

@@ -1,4 +1,4 @@
-"""The names of pipelines, composed in faiss's manner: `NearFold192,OPQ48`, `PCA96,SQ8`, `RaBitQ2`."""
+"""The names of codecs, composed in faiss's manner: `NearFold192,OPQ48`, `PCA96,SQ8`, `RaBitQ2`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nearfold.codecs.quantizers.scalar import FLOATS, SCALARS
 from nearfold.errors import ParameterError
 from nearfold.methods.registry import METHODS
 
-__all__ = ["QUANTIZERS", "PipelineSpec", "parse_spec"]
+__all__ = ["QUANTIZERS", "CodecSpec", "parse_spec"]
 
 QUANTIZERS = {
     "F32": "float32, 4 bytes a dimension",
@@ -34,8 +34,8 @@ _TITLES = {"nearfold": "NearFold", "pca": "PCA", "pca-uncentred": "PCAUncentred"
 
 
 @dataclass(frozen=True)
-class PipelineSpec:
-    """What a pipeline is made of, before it has seen data.
+class CodecSpec:
+    """What a codec is made of, before it has seen data.
 
     Parameters
     ----------
@@ -68,8 +68,8 @@ class PipelineSpec:
         return ",".join(parts)
 
 
-def parse_spec(text: str) -> PipelineSpec:
-    """Return what a pipeline's name says; case doesn't matter.
+def parse_spec(text: str) -> CodecSpec:
+    """Return what a codec's name says; case doesn't matter.
 
     Raises
     ------
@@ -87,16 +87,14 @@ def parse_spec(text: str) -> PipelineSpec:
         if rotation and product and rotation["bytes"] == product["bytes"] and not product["width"]:
             parts.pop()
     if not 1 <= len(parts) <= 2 or not all(parts):
-        raise ParameterError(
-            f"pipeline {text!r} must be a fold, a quantiser or both, such as NearFold192,OPQ48"
-        )
+        raise ParameterError(f"codec {text!r} must be a fold, a quantiser or both, such as NearFold192,OPQ48")
     quantizer = _quantizer(parts[-1])
     if len(parts) == 1 and quantizer is None:
-        return PipelineSpec(*_fold(parts[0], text), "F32")
+        return CodecSpec(*_fold(parts[0], text), "F32")
     if quantizer is None:
         raise ParameterError(f"quantiser {parts[-1]!r} is unknown; use {', '.join(QUANTIZERS)}")
     method, size = _fold(parts[0], text) if len(parts) == 2 else (None, None)
-    return PipelineSpec(method, size, *quantizer)
+    return CodecSpec(method, size, *quantizer)
 
 
 def _fold(part: str, text: str) -> tuple[str, int | str]:
@@ -104,7 +102,7 @@ def _fold(part: str, text: str) -> tuple[str, int | str]:
     name = match["method"].lower().replace("-", "") if match else ""
     if match is None or name not in _METHODS:
         raise ParameterError(
-            f"pipeline {text!r}: {part!r} is no fold, such as NearFold96; methods are {', '.join(_METHODS)}, "
+            f"codec {text!r}: {part!r} is no fold, such as NearFold96; methods are {', '.join(_METHODS)}, "
             f"quantisers {', '.join(QUANTIZERS)}"
         )
     size = match["size"]

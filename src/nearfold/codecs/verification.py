@@ -1,4 +1,4 @@
-"""Whether a saved fold or pipeline is as it was written."""
+"""Whether a saved fold or codec is as it was written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHECKSUM = re.compile(rb"SHA-256 ([0-9a-f]{64})")
 
 
 class VerifiedFile(NamedTuple):
-    """What a file of a fold or pipeline is, all of it read.
+    """What a file of a fold or codec is, all of it read.
 
     Parameters
     ----------
@@ -43,17 +43,17 @@ class VerifiedFile(NamedTuple):
 
 
 def verify_file(path: str | os.PathLike[str]) -> VerifiedFile:
-    """Check that a file of a fold or pipeline is sound, and has not changed since it was written.
+    """Check that a file of a fold or codec is sound, and has not changed since it was written.
 
     Parameters
     ----------
     path
-        What `Fold.save` or `Pipeline.save` wrote.
+        What `Fold.save` or `Codec.save` wrote.
 
     Raises
     ------
     FileError
-        It is missing, not a fold or pipeline, damaged, or its content is not what its own digest or
+        It is missing, not a fold or codec, damaged, or its content is not what its own digest or
         the card beside it says.
     """
     target = Path(path)

@@ -1,4 +1,4 @@
-"""The pipelines that fit into a number of bytes."""
+"""The codecs that fit into a number of bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from nearfold.codecs.quantizers.rabitq import RABITQ, rabitq_bytes
 from nearfold.codecs.quantizers.scalar import FLOATS, SCALARS
-from nearfold.codecs.spec import PipelineSpec
+from nearfold.codecs.spec import CodecSpec
 from nearfold.errors import ParameterError
 
 __all__ = ["candidates", "ladder"]
@@ -21,8 +21,8 @@ _MANY = 1 / 3
 _MOST_LEARNED_BYTES = 128
 
 
-def candidates(n_bytes: int, n_features: int) -> list[PipelineSpec]:
-    """Return the pipelines that take at most `n_bytes` a vector, and most of them.
+def candidates(n_bytes: int, n_features: int) -> list[CodecSpec]:
+    """Return the codecs that take at most `n_bytes` a vector, and most of them.
 
     Raises
     ------
@@ -31,34 +31,34 @@ def candidates(n_bytes: int, n_features: int) -> list[PipelineSpec]:
     """
     found = list(dict.fromkeys(_candidates(n_bytes, n_features)))
     if not found:
-        raise ParameterError(f"bytes={n_bytes}: no pipeline is that small; allow at least 2 bytes a vector")
+        raise ParameterError(f"bytes={n_bytes}: no codec is that small; allow at least 2 bytes a vector")
     return found
 
 
-def _candidates(n_bytes: int, d: int) -> Iterator[PipelineSpec]:
+def _candidates(n_bytes: int, d: int) -> Iterator[CodecSpec]:
     for name, size in FLOATS.items():
         # Behind a fold, 8 bits for more dimensions are always better.
         if n_bytes >= size * d:
-            yield PipelineSpec(None, None, name)
+            yield CodecSpec(None, None, name)
     for family in _numeric(n_bytes):
         # Of the quantisers of a kind, more dimensions of fewer bits are better until dimensions are many.
         widest = max((width for _, width in family), default=0)
         whole = min(((width, name) for name, width in family if width >= d), default=None)
         if whole:
-            yield PipelineSpec(None, None, whole[1])
+            yield CodecSpec(None, None, whole[1])
         for name, width in family:
             if width in range(1, d) and (width == widest or width >= _MANY * d):
                 # Neighbourhoods can be worth less than variance where hardly any dimension is left out.
                 for fold in _FOLDS if name == "SQ8" and width >= _MANY * d else _FOLDS[:1]:
-                    yield PipelineSpec(fold, width, name)
+                    yield CodecSpec(fold, width, name)
     if n_bytes <= d and d % n_bytes == 0:
-        yield PipelineSpec(None, None, "OPQ", n_bytes)
+        yield CodecSpec(None, None, "OPQ", n_bytes)
     for width in _widths(n_bytes, _PRODUCT_DIMENSIONS, d):
-        yield PipelineSpec(None, None, "OPQ", n_bytes, width)
-        yield PipelineSpec("nearfold", width, "OPQ", n_bytes)
+        yield CodecSpec(None, None, "OPQ", n_bytes, width)
+        yield CodecSpec("nearfold", width, "OPQ", n_bytes)
     if n_bytes <= _MOST_LEARNED_BYTES:
         for width in _widths(n_bytes, _ADDITIVE_DIMENSIONS, d):
-            yield PipelineSpec("nearfold", width, "AQ", n_bytes)
+            yield CodecSpec("nearfold", width, "AQ", n_bytes)
 
 
 def _numeric(n_bytes: int) -> Iterator[list[tuple[str, int]]]:

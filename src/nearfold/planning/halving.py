@@ -1,4 +1,4 @@
-"""Successive halving: many pipelines on few rows, the best of them on more.
+"""Successive halving: many codecs on few rows, the best of them on more.
 
 Jamieson and Talwalkar, "Non-stochastic best arm identification" (AISTATS 2016). The budget that grows is
 the share of the rows, and with it how long codes are trained.
@@ -14,10 +14,10 @@ import numpy as np
 
 from nearfold._utils.arrays import Float32, Metric
 from nearfold._utils.progress import stage
-from nearfold.codecs.codec import Pipeline
-from nearfold.codecs.fitting import PipelineFitter
+from nearfold.codecs.codec import Codec
+from nearfold.codecs.fitting import CodecFitter
 from nearfold.codecs.quantizers.base import filled
-from nearfold.codecs.spec import PipelineSpec
+from nearfold.codecs.spec import CodecSpec
 from nearfold.errors import NearfoldError, ParameterError
 from nearfold.evaluation.ground_truth import Truth, warn_of_copies
 from nearfold.evaluation.recall import Judgement, judge_found
@@ -37,14 +37,14 @@ class Rung:
         The share of the candidates of one size that may go on to the next round, at least one.
     within
         Those go on that miss at most so much more than the best one does: of what is lost, a share.
-    effort
+    budget
         The share of the usual steps that learning takes.
     """
 
     share: float
     keep: float
     within: float
-    effort: float
+    budget: float
 
 
 RUNGS = (Rung(1 / 8, 0.25, 0.03, 0.25), Rung(1 / 3, 0.5, 0.0, 0.25), Rung(1.0, 0.0, 0.0, 1.0))
@@ -55,7 +55,7 @@ _LEAST_ROWS = 2000
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One pipeline, judged.
+    """One codec, judged.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class Trial:
         What was tried.
     rung
         The round, from 0; the last one saw all rows.
-    pipeline
+    codec
         As learned there.
     judgement
         On the validation queries.
@@ -73,9 +73,9 @@ class Trial:
         How many rows it was learned from.
     """
 
-    spec: PipelineSpec
+    spec: CodecSpec
     rung: int
-    pipeline: Pipeline
+    codec: Codec
     judgement: Judgement
     fit_seconds: float
     encode_seconds: float
@@ -86,13 +86,13 @@ class Trial:
         return float(self.judgement.per_query[column].mean())
 
 
-def judged(pipeline: Pipeline, truth: Truth, k: int, depth: int) -> tuple[Judgement, float]:
-    """Return what a pipeline keeps of truth's neighbours, and the seconds that encoding the base took."""
+def judged(codec: Codec, truth: Truth, k: int, depth: int) -> tuple[Judgement, float]:
+    """Return what a codec keeps of truth's neighbours, and the seconds that encoding the base took."""
     began = time.perf_counter()
-    codes = pipeline.encode(np.asarray(truth.base))
+    codes = codec.encode(np.asarray(truth.base))
     seconds = time.perf_counter() - began
-    index = filled(pipeline.index(), codes)
-    found = index.search(pipeline.queries(truth.queries), max(k, depth))[1]
+    index = filled(codec.index(), codes)
+    found = index.search(codec.prepare_queries(truth.queries), max(k, depth))[1]
     depths = [depth] if k < depth <= len(codes) else []
     return judge_found(truth, found, [k], depths), seconds
 
@@ -100,7 +100,7 @@ def judged(pipeline: Pipeline, truth: Truth, k: int, depth: int) -> tuple[Judgem
 def successive_halving(
     base: Float32,
     queries: Float32,
-    specs: Sequence[PipelineSpec],
+    specs: Sequence[CodecSpec],
     sizes: Sequence[int],
     *,
     metric: Metric,
@@ -110,15 +110,15 @@ def successive_halving(
     seed: int,
     seconds: float | None,
     rungs: Sequence[Rung] = RUNGS,
-) -> tuple[list[Trial], list[tuple[PipelineSpec, str]]]:
-    """Try pipelines, and return all trials, and those that could not be fitted, with the reason.
+) -> tuple[list[Trial], list[tuple[CodecSpec, str]]]:
+    """Try codecs, and return all trials, and those that could not be fitted, with the reason.
 
     Parameters
     ----------
     base, queries
         Rows to learn from and search in (n, d), and rows to judge with (q, d).
     specs, sizes
-        Pipelines, and the number of bytes that each competes in.
+        Codecs, and the number of bytes that each competes in.
     metric, k, depth, column, seed
         What is searched with; what is judged; the judgement's column that decides; of all draws.
     seconds
@@ -129,12 +129,12 @@ def successive_halving(
     Raises
     ------
     ParameterError
-        No pipeline could be fitted.
+        No codec could be fitted.
     """
     began = time.monotonic()
     alive = list(zip(specs, sizes, strict=True))
     done: list[Trial] = []
-    failed: list[tuple[PipelineSpec, str]] = []
+    failed: list[tuple[CodecSpec, str]] = []
     rounds = [rung for rung in rungs if rung.share == 1 or rung.share * len(base) >= _LEAST_ROWS]
     order = np.random.default_rng(seed).permutation(len(base))
     for number, rung in enumerate(rounds):
@@ -143,9 +143,9 @@ def successive_halving(
             continue
         rows = base[np.sort(order[: max(2, round(rung.share * len(base)))])]
         truth = Truth.compute(rows, queries, k, metric)
-        fitter = PipelineFitter(rows, metric=metric, seed=seed, effort=rung.effort)
+        fitter = CodecFitter(rows, metric=metric, seed=seed, budget=rung.budget)
         tried: list[tuple[Trial, int]] = []
-        with stage(f"round {number + 1} of {len(rounds)}", len(alive), "pipelines") as advance:
+        with stage(f"round {number + 1} of {len(rounds)}", len(alive), "codecs") as advance:
             for spec, size in alive:
                 if number and seconds is not None and time.monotonic() - began > seconds:
                     break
@@ -163,17 +163,17 @@ def successive_halving(
         break
     warn_of_copies(truth)
     if not done:
-        raise ParameterError(f"no pipeline could be fitted: {_told(failed)}")
+        raise ParameterError(f"no codec could be fitted: {_told(failed)}")
     return done, failed
 
 
-def _told(failed: list[tuple[PipelineSpec, str]]) -> str:
+def _told(failed: list[tuple[CodecSpec, str]]) -> str:
     return "{}: {}".format(*failed[0]) if failed else "none was given"
 
 
 def _trial(
-    fitter: PipelineFitter,
-    spec: PipelineSpec,
+    fitter: CodecFitter,
+    spec: CodecSpec,
     number: int,
     truth: Truth,
     k: int,
@@ -181,15 +181,15 @@ def _trial(
     rows: int,
 ) -> Trial:
     began = time.perf_counter()
-    pipeline = fitter.fit(spec)
+    codec = fitter.fit(spec)
     seconds = time.perf_counter() - began
-    judgement, encoding = judged(pipeline, truth, k, depth)
-    return Trial(spec, number, pipeline, judgement, seconds, encoding, rows)
+    judgement, encoding = judged(codec, truth, k, depth)
+    return Trial(spec, number, codec, judgement, seconds, encoding, rows)
 
 
-def _survivors(tried: Sequence[tuple[Trial, int]], rung: Rung, column: str) -> list[tuple[PipelineSpec, int]]:
+def _survivors(tried: Sequence[tuple[Trial, int]], rung: Rung, column: str) -> list[tuple[CodecSpec, int]]:
     """Return those of each size that may be best, the best first."""
-    kept: list[tuple[float, PipelineSpec, int]] = []
+    kept: list[tuple[float, CodecSpec, int]] = []
     for size in {size for _, size in tried}:
         group = sorted(
             (trial for trial, own in tried if own == size), key=lambda t: t.quality(column), reverse=True

@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy.typing as npt
 
 from nearfold._utils.arrays import Metric, as_vectors, check_metric, check_positive
-from nearfold.codecs.codec import Pipeline
-from nearfold.codecs.spec import PipelineSpec, parse_spec
+from nearfold.codecs.codec import Codec
+from nearfold.codecs.spec import CodecSpec, parse_spec
 from nearfold.errors import ParameterError
 from nearfold.evaluation.intervals import Estimate, estimate, paired_estimate
 from nearfold.evaluation.split import base_and_queries, check_numbers
@@ -42,13 +42,13 @@ class Plan:
     queries
         How many validation queries judged.
     trials
-        The last trial of each pipeline; those of the last round saw all rows.
+        The last trial of each codec; those of the last round saw all rows.
     failed
-        Pipelines that could not be fitted, with the reason.
+        Codecs that could not be fitted, with the reason.
     chosen
         The recommended trial.
     runner_up
-        The other pipeline of at most as many bytes that got farthest, the best of those; None where there is
+        The other codec of at most as many bytes that got farthest, the best of those; None where there is
         none. It is compared with the chosen one in the last round that both were in.
     against
         The chosen one's trial of the runner-up's last round, to compare the two.
@@ -64,16 +64,16 @@ class Plan:
     n_features: int
     queries: int
     trials: tuple[Trial, ...]
-    failed: tuple[tuple[PipelineSpec, str], ...]
+    failed: tuple[tuple[CodecSpec, str], ...]
     chosen: Trial
     runner_up: Trial | None
     against: Trial | None
     reached: bool | None
 
     @property
-    def pipeline(self) -> Pipeline:
-        """The recommended pipeline, learned from all rows that didn't judge."""
-        return self.chosen.pipeline
+    def codec(self) -> Codec:
+        """The recommended codec, learned from all rows that didn't judge."""
+        return self.chosen.codec
 
     def kept(self, trial: Trial) -> Estimate:
         """Return what a trial keeps, in the column that decided."""
@@ -84,7 +84,7 @@ class Plan:
         last = max(trial.rung for trial in self.trials)
         ranked = sorted(
             (trial for trial in self.trials if trial.rung == last),
-            key=lambda t: (t.pipeline.bytes_per_vector, -t.quality(self.column)),
+            key=lambda t: (t.codec.bytes_per_vector, -t.quality(self.column)),
         )
         front: list[Trial] = []
         for trial in ranked:
@@ -115,11 +115,11 @@ class Plan:
             "runner_up_minus_chosen": None if error is None else error._asdict(),
             "trials": [
                 {
-                    "pipeline": str(trial.spec),
+                    "codec": str(trial.spec),
                     "round": trial.rung + 1,
                     "rows": trial.rows,
-                    "bytes_per_vector": trial.pipeline.bytes_per_vector,
-                    "shared_bytes": trial.pipeline.shared_bytes,
+                    "bytes_per_vector": trial.codec.bytes_per_vector,
+                    "shared_bytes": trial.codec.shared_bytes,
                     "on_front": id(trial) in front,
                     "kept": self.kept(trial)._asdict(),
                     "fit_seconds": trial.fit_seconds,
@@ -127,7 +127,7 @@ class Plan:
                 }
                 for trial in self.trials
             ],
-            "failed": [{"pipeline": str(spec), "reason": reason} for spec, reason in self.failed],
+            "failed": [{"codec": str(spec), "reason": reason} for spec, reason in self.failed],
         }
 
 
@@ -142,13 +142,13 @@ def plan(
     full: str = "disk",
     queries: npt.ArrayLike | None = None,
     n_queries: int | None = None,
-    pipelines: Sequence[str | PipelineSpec] | None = None,
+    codecs: Sequence[str | CodecSpec] | None = None,
     seconds: float | None = None,
     seed: int = 0,
 ) -> Plan:
-    """Find the pipeline that keeps most in so many bytes, or the fewest bytes that keep enough.
+    """Find the codec that keeps most in so many bytes, or the fewest bytes that keep enough.
 
-    Every pipeline is judged on queries that it hasn't seen. Choosing the best of many on the same queries
+    Every codec is judged on queries that it hasn't seen. Choosing the best of many on the same queries
     flatters the choice a little: judge the result on other queries before you publish a figure.
 
     Parameters
@@ -171,7 +171,7 @@ def plan(
         Shape (q, d), to judge with; None to hold rows of X out.
     n_queries
         How many to hold out; None for a tenth, at most 1,000.
-    pipelines
+    codecs
         What to try, in place of all that fit.
     seconds
         Begin no further fit after so long.
@@ -203,7 +203,7 @@ def plan(
     column = f"{k}-in-{reranked}" if reranked > k else f"P@{k}"
     if reranked >= len(base):
         raise ParameterError(f"depth={reranked} is not below the base's {len(base)} rows; ask for fewer")
-    specs, sizes = _wanted(pipelines, n_bytes, recall, base.shape[1])
+    specs, sizes = _wanted(codecs, n_bytes, recall, base.shape[1])
     rounds, failed = successive_halving(
         base,
         asked,
@@ -221,7 +221,7 @@ def plan(
     others = [
         trial
         for trial in trials
-        if trial is not chosen and trial.pipeline.bytes_per_vector <= chosen.pipeline.bytes_per_vector
+        if trial is not chosen and trial.codec.bytes_per_vector <= chosen.codec.bytes_per_vector
     ]
     runner_up = max(others, key=lambda trial: (trial.rung, trial.quality(column)), default=None)
     against = next(
@@ -245,15 +245,15 @@ def plan(
 
 
 def _wanted(
-    pipelines: Sequence[str | PipelineSpec] | None, n_bytes: int | None, recall: float | None, d: int
-) -> tuple[list[PipelineSpec], list[int]]:
-    """Return pipelines to try, and the size that each competes in."""
+    codecs: Sequence[str | CodecSpec] | None, n_bytes: int | None, recall: float | None, d: int
+) -> tuple[list[CodecSpec], list[int]]:
+    """Return codecs to try, and the size that each competes in."""
     if n_bytes is not None:
         check_positive("bytes", n_bytes)
     if recall is not None and not 0 < recall < 1:
         raise ParameterError(f"recall={recall!r} must be a share between 0 and 1, such as .95")
-    if pipelines is not None:
-        specs = [parse_spec(spec) if isinstance(spec, str) else spec for spec in pipelines]
+    if codecs is not None:
+        specs = [parse_spec(spec) if isinstance(spec, str) else spec for spec in codecs]
         return specs, [0] * len(specs)
     wanted = ladder(d) if n_bytes is None else [n_bytes]
     pairs = [(spec, size) for size in wanted for spec in candidates(size, d)]
@@ -268,7 +268,7 @@ def _chosen(
     last = max(trial.rung for trial in trials)
     final = [trial for trial in trials if trial.rung == last]
     if n_bytes is not None:
-        final = [trial for trial in final if trial.pipeline.bytes_per_vector <= n_bytes] or final
+        final = [trial for trial in final if trial.codec.bytes_per_vector <= n_bytes] or final
     if recall is None:
         return max(final, key=lambda trial: trial.quality(column)), None
     enough = [
@@ -276,7 +276,7 @@ def _chosen(
     ]
     if not enough:
         return max(final, key=lambda trial: trial.quality(column)), False
-    return min(enough, key=lambda t: (t.pipeline.bytes_per_vector, -t.quality(column))), True
+    return min(enough, key=lambda t: (t.codec.bytes_per_vector, -t.quality(column))), True
 
 
 def _difference(first: Trial, second: Trial, column: str) -> Estimate:

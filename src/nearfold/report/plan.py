@@ -1,4 +1,4 @@
-"""The page of a plan: what every pipeline keeps in how many bytes, and which is recommended."""
+"""The page of a plan: what every codec keeps in how many bytes, and which is recommended."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["plan_page"]
 
 _MEASURE = (
-    "Queries are held out and no pipeline has seen them. Pipelines are tried in rounds: all on a share of "
+    "Queries are held out and no codec has seen them. Codecs are tried in rounds: all on a share of "
     "the rows, the best of them on more, the best of those on all. Only figures of the same round can be "
     "compared with each other. Codes are searched exactly. P@k is the share of the true k nearest among "
     "the k nearest by codes; k-in-R the share among the R nearest, which putting R candidates in order by "
@@ -38,11 +38,11 @@ def plan_page(result: Plan, title: str, provenance: dict[str, str], command: str
         command,
     )
     said = (
-        f"{chosen.spec}: {chosen.pipeline.bytes_per_vector} bytes a vector, {result.column} {kept.mean:.3f} "
+        f"{chosen.spec}: {chosen.codec.bytes_per_vector} bytes a vector, {result.column} {kept.mean:.3f} "
         f"[{kept.low:.3f} {kept.high:.3f}]."
     )
     if result.reached is False:
-        said += " No pipeline reaches the recall asked for with certainty; this one keeps most."
+        said += " No codec reaches the recall asked for with certainty; this one keeps most."
     parts: list[Part] = [Text(said)]
     if error is not None and result.runner_up is not None:
         parts.append(
@@ -62,16 +62,16 @@ def plan_page(result: Plan, title: str, provenance: dict[str, str], command: str
         rows = [
             [
                 Cell(str(t.spec)),
-                Cell(str(t.pipeline.bytes_per_vector), t.pipeline.bytes_per_vector),
+                Cell(str(t.codec.bytes_per_vector), t.codec.bytes_per_vector),
                 estimate_cell(result.kept(t)),
-                Cell(f"{t.pipeline.shared_bytes / 1e6:.1f}", t.pipeline.shared_bytes),
+                Cell(f"{t.codec.shared_bytes / 1e6:.1f}", t.codec.shared_bytes),
                 Cell(f"{t.fit_seconds:.1f}", t.fit_seconds),
                 Cell(f"{t.encode_seconds:.1f}", t.encode_seconds),
                 Cell("yes" if id(t) in front else ""),
             ]
             for t in trials
         ]
-        headings = ["pipeline", "bytes", result.column, "shared, MB", "fit, s", "encode, s", "on the front"]
+        headings = ["codec", "bytes", result.column, "shared, MB", "fit, s", "encode, s", "on the front"]
         table = Table(headings, rows, trials.index(chosen) if chosen in trials else None)
         heading = "All rows" if rung == last else f"Left behind in round {rung + 1}"
         chart = _chart(result, trials)
@@ -84,7 +84,7 @@ def plan_page(result: Plan, title: str, provenance: dict[str, str], command: str
 def _chart(result: Plan, trials: list[Trial]) -> Chart:
     """Return what trials keep against their bytes, or in rows where all are of about one size."""
     names = [str(trial.spec) for trial in trials]
-    sizes = [trial.pipeline.bytes_per_vector for trial in trials]
+    sizes = [trial.codec.bytes_per_vector for trial in trials]
     seen = f"{trials[0].rows:,} rows"
     if max(sizes) < 2 * min(sizes):
         kept = [result.kept(trial) for trial in trials]

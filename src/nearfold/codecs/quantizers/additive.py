@@ -176,7 +176,7 @@ class Additive(Quantizer):
         """Return the codebooks as those of a product quantiser of repeated queries: (books, 256, s)."""
         return self._codebooks.reshape(-1, *self._codebooks.shape[2:])
 
-    def asked(self, queries: Float32) -> Float32:
+    def prepare_queries(self, queries: Float32) -> Float32:
         """Return queries (q, width) repeated as an index searches with them."""
         groups, books, _, each = self._codebooks.shape
         wide = np.repeat(queries.reshape(-1, groups, 1, each), books, axis=2)

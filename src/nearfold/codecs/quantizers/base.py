@@ -109,7 +109,7 @@ def faiss_ready(vectors: Float32, name: str = "the vectors to encode") -> Float3
 class Quantizer(ABC):
     """A trained quantiser.
 
-    Subclasses have `name`, as pipelines write it ("SQ8", "PQ24"), and `width`, the dimensions they take.
+    Subclasses have `name`, as codecs write it ("SQ8", "PQ24"), and `width`, the dimensions they take.
     """
 
     kind: ClassVar[str]
@@ -164,7 +164,7 @@ class Quantizer(ABC):
         """
         raise ParameterError(f"{self.name} codes can't be linked in a graph; use index kind flat or ivf")
 
-    def asked(self, queries: Float32) -> Float32:
+    def prepare_queries(self, queries: Float32) -> Float32:
         """Return queries (q, width) as an index searches with them."""
         return queries
 

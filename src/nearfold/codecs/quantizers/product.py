@@ -38,7 +38,7 @@ _KMEANS_ROUNDS = 20
 _KMEANS_ROWS_A_WORD = 128
 
 
-def centroids_of(vectors: Float32, seed: int, effort: float = 1.0) -> Float32:
+def centroids_of(vectors: Float32, seed: int, budget: float = 1.0) -> Float32:
     """Return 256 centroids of vectors (n, s) by k-means, in a share of its rounds: shape (256, s).
 
     Raises
@@ -55,7 +55,7 @@ def centroids_of(vectors: Float32, seed: int, effort: float = 1.0) -> Float32:
     kmeans = faiss.Kmeans(
         wide.shape[1],
         CODEWORDS,
-        niter=max(1, round(effort * _KMEANS_ROUNDS)),
+        niter=max(1, round(budget * _KMEANS_ROUNDS)),
         seed=seed,
         max_points_per_centroid=_KMEANS_ROWS_A_WORD,
         min_points_per_centroid=1,
@@ -104,7 +104,7 @@ class Product(FaissQuantizer):
     Parameters
     ----------
     name
-        PQ24, OPQ24 (after a rotation that is the pipeline's), or Binary.
+        PQ24, OPQ24 (after a rotation that is the codec's), or Binary.
     codebooks
         Shape (groups, 256, width / groups), float32.
     """
@@ -116,16 +116,16 @@ class Product(FaissQuantizer):
         self.width = codebooks.shape[0] * codebooks.shape[2]
 
     @classmethod
-    def train(cls, name: str, vectors: Float32, groups: int, seed: int, effort: float = 1.0) -> Self:
+    def train(cls, name: str, vectors: Float32, groups: int, seed: int, budget: float = 1.0) -> Self:
         """Return the quantiser whose codebooks are k-means of vectors (n, width); groups divides width.
 
-        `effort` is the share of the rounds of k-means that are done.
+        `budget` is the share of the rounds of k-means that are done.
         """
         parts = np.split(vectors, groups, axis=1)
         with stage("codebooks", groups, "codebooks") as advance:
             codebooks = []
             for j, part in enumerate(parts):
-                codebooks.append(centroids_of(part, seed + j, effort))
+                codebooks.append(centroids_of(part, seed + j, budget))
                 advance(1)
         return cls(name, np.stack(codebooks))
 

@@ -26,7 +26,7 @@ RABITQ = {f"RaBitQ{bits}": bits for bits in (1, 2, 3, 4)}
 
 
 class RaBitQ(FaissQuantizer):
-    """A few bits a dimension after a random rotation (the pipeline's), and factors that undo the bias.
+    """A few bits a dimension after a random rotation (the codec's), and factors that undo the bias.
 
     The factors depend on how codes will be compared, so encoding needs to know the score.
 
