@@ -19,8 +19,10 @@ from rich.table import Table
 
 from nearfold._utils.arrays import normalize_rows
 from nearfold.cli.console import interval
+from nearfold.codecs.quantizers.base import QuantizerSpec
+from nearfold.codecs.quantizers.floats import FLOATS
 from nearfold.codecs.quantizers.rabitq import RABITQ, rabitq_bytes
-from nearfold.codecs.quantizers.scalar import FLOATS, SCALARS
+from nearfold.codecs.quantizers.scalar import SCALARS
 from nearfold.codecs.spec import CodecSpec
 from nearfold.evaluation.ground_truth import Truth
 from nearfold.evaluation.intervals import paired_estimate
@@ -40,7 +42,7 @@ MOST_LEARNED_BYTES = 128
 def takes(name: str, m: int) -> int:
     """Return the bytes of m dimensions."""
     if name in FLOATS:
-        return FLOATS[name] * m
+        return FLOATS[name].itemsize * m
     if name in RABITQ:
         return rabitq_bytes(name, m)
     return -(-SCALARS.get(name, 1) * m // 8)
@@ -55,17 +57,17 @@ def grid_of(n_bytes: int, d: int) -> list[CodecSpec]:
         step = 8 if name in RABITQ or name == "Binary" else 1
         most = max((m for m in range(step, d + 1, step) if takes(name, m) <= n_bytes), default=0)
         if most == d:
-            cells.append(CodecSpec(None, None, name))
+            cells.append(CodecSpec(None, None, QuantizerSpec(name)))
         elif most:
-            cells += [CodecSpec(fold, most, name) for fold in ("nearfold", "pca-uncentred")]
+            cells += [CodecSpec(fold, most, QuantizerSpec(name)) for fold in ("nearfold", "pca-uncentred")]
     if d % n_bytes == 0:
-        cells += [CodecSpec(None, None, name, n_bytes) for name in ("PQ", "OPQ")]
+        cells += [CodecSpec(None, None, QuantizerSpec(name, n_bytes)) for name in ("PQ", "OPQ")]
     for width in sorted({n_bytes * (width // n_bytes) for width in widths} - {0}):
-        cells.append(CodecSpec(None, None, "OPQ", n_bytes, width))
+        cells.append(CodecSpec(None, None, QuantizerSpec("OPQ", n_bytes, width)))
         for fold in ("nearfold", "pca-uncentred"):
-            cells += [CodecSpec(fold, width, name, n_bytes) for name in ("PQ", "OPQ")]
+            cells += [CodecSpec(fold, width, QuantizerSpec(name, n_bytes)) for name in ("PQ", "OPQ")]
         if n_bytes <= MOST_LEARNED_BYTES:
-            cells.append(CodecSpec("nearfold", width, "AQ", n_bytes))
+            cells.append(CodecSpec("nearfold", width, QuantizerSpec("AQ", n_bytes)))
     return cells
 
 

@@ -13,7 +13,8 @@ import pytest
 from nearfold import Codec, NearFold, fit_codec, load
 from nearfold._utils.arrays import Metric
 from nearfold.codecs.fitting import CodecFitter
-from nearfold.codecs.rotations import balanced_rotation, opq_rotation, random_rotation
+from nearfold.codecs.quantizers.product import opq_rotation
+from nearfold.codecs.rotations import balanced_rotation, random_rotation
 from nearfold.codecs.spec import parse_spec
 from nearfold.errors import DataError, FileError, ParameterError
 from nearfold.evaluation.ground_truth import Truth

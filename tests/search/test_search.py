@@ -14,7 +14,7 @@ import pytest
 from nearfold import Codec, Encoder, SearchIndex, fit_codec
 from nearfold._utils.arrays import Metric
 from nearfold.codecs.projections import SharedProjection
-from nearfold.codecs.quantizers.scalar import Floats
+from nearfold.codecs.quantizers.floats import Floats
 from nearfold.errors import DataError, FileError, NearfoldError, ParameterError
 from nearfold.evaluation.ground_truth import search as exact
 

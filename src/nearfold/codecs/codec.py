@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import msgspec
 import numpy as np
@@ -17,11 +17,8 @@ from nearfold._utils.arrays import Float32, Metric, as_rows, check_products, chu
 from nearfold._utils.files import replacing
 from nearfold._utils.schema import checked_values
 from nearfold.codecs.projections import DualProjection, Projection, SharedProjection
-from nearfold.codecs.quantizers.additive import Additive
 from nearfold.codecs.quantizers.base import Codes, Quantizer, Tensors, faiss_ready
-from nearfold.codecs.quantizers.product import Product
-from nearfold.codecs.quantizers.rabitq import RaBitQ
-from nearfold.codecs.quantizers.scalar import Floats, Scalar
+from nearfold.codecs.quantizers.registry import parse_quantizer
 from nearfold.errors import FileError, ParameterError
 from nearfold.folds.fold import FORMAT_VERSION, Fold, FoldFile, read_fold_file, safetensors_bytes
 from nearfold.folds.loading import fold_of
@@ -30,9 +27,6 @@ from nearfold.version import __version__
 
 __all__ = ["Applied", "Codec", "load_any"]
 
-_QUANTIZERS: dict[str, type[Quantizer]] = {
-    kind.kind: kind for kind in (Floats, Scalar, Product, RaBitQ, Additive)
-}
 _CHUNK_BYTES = 32 << 20
 
 FIRST_FORMAT = "nearfold.pipeline"
@@ -242,7 +236,10 @@ class Codec:
         kind, name = settings.quantizer
         if name not in (_quantizer_in(spec), "F32" if "," not in spec else None):
             raise ValueError(f"{spec} has the quantiser {name}")
-        quantizer = _QUANTIZERS[kind].from_tensors(name, settings.width, parts["quantizer"])
+        family = parse_quantizer(name)
+        if family is None or family[0].kind != kind:
+            raise ValueError(f"{name!r:.60} is no quantiser of kind {kind!r:.60}; upgrade nearfold")
+        quantizer: Quantizer = family[0].from_tensors(name, settings.width, parts["quantizer"])
         held, fold = parts["projection"], None
         if settings.fold is not None:
             fold = _inner_fold(path, settings.fold, parts["fold"])
@@ -257,7 +254,7 @@ class Codec:
             raise ValueError(
                 f"maps of {projection.n_features} dimensions for vectors of {settings.n_features}"
             )
-        if isinstance(quantizer, RaBitQ) and quantizer.score != projection.score:
+        if quantizer.score not in (None, projection.score):
             raise ValueError(
                 f"codes made for the score {quantizer.score} where the projection needs {projection.score}"
             )
@@ -295,7 +292,7 @@ _Name = Annotated[str, msgspec.Meta(max_length=200)]
 class _Settings(msgspec.Struct, frozen=True):
     """What a codec's file says of it beside the tensors."""
 
-    quantizer: tuple[Literal["floats", "scalar", "product", "rabitq", "additive"], _Name]
+    quantizer: tuple[_Name, _Name]
     width: _Width
     n_features: _Width
     fold: _FoldSettings | None

@@ -21,9 +21,9 @@ import scipy.sparse
 from nearfold._utils.arrays import Float32, Metric
 from nearfold._utils.progress import stage
 from nearfold._utils.threads import shared_work
-from nearfold.codecs.projections import DualProjection, widened
-from nearfold.codecs.quantizers.additive import Additive, first_codes, groups_of, home_slices, refine
+from nearfold.codecs.projections import widened
 from nearfold.codecs.quantizers.base import CODEWORDS, Codes
+from nearfold.codecs.quantizers.codewords import first_codes, groups_of, home_slices, refine
 from nearfold.codecs.quantizers.product import centroids_of
 from nearfold.codecs.rotations import balanced_rotation
 from nearfold.methods.adam import Adam
@@ -31,7 +31,7 @@ from nearfold.methods.objective import check_told_apart, score_spread, soft_neig
 from nearfold.methods.training import batches, one_cycle, thread_bounds
 from nearfold.scan.scan import Blocks
 
-__all__ = ["CodeLearning", "learn_codes"]
+__all__ = ["CodeLearning", "LearnedCodes", "learn_codes"]
 
 # Codebooks of a group: choosing codes costs their number times the group's dimensions.
 _BOOKS_A_GROUP = 24
@@ -43,18 +43,40 @@ class CodeLearning:
 
     Parameters
     ----------
-    n_steps
+    n_steps : int, default=150
         Steps of Adam.
-    blocks_per_step
-        Blocks in a step.
-    map_rate, codebook_rate
-        Peaks of the one-cycle schedules, for vectors of norm 1.
+    blocks_per_step : int, default=64
+        How many blocks each step sees.
+    map_rate, codebook_rate : float, default=1e-4 and 3e-4
+        The highest rates of the one-cycle schedules, for vectors of norm 1.
     """
 
     n_steps: int = 150
     blocks_per_step: int = 64
     map_rate: float = 1e-4
     codebook_rate: float = 3e-4
+
+
+class LearnedCodes(NamedTuple):
+    """What `learn_codes` returns.
+
+    Parameters
+    ----------
+    base_weight, query_weight : ndarray of shape (m, d), float32
+        The maps of base vectors and of queries.
+    codebooks : ndarray of shape (groups, books, 256, width / groups), float32
+        The codewords.
+    width : int
+        The dimensions that are coded: at least m, and m + 1 for l2.
+    constant : float
+        What stands in the dimension for norms on the side of queries.
+    """
+
+    base_weight: Float32
+    query_weight: Float32
+    codebooks: Float32
+    width: int
+    constant: float
 
 
 class _Gradients(NamedTuple):
@@ -73,26 +95,23 @@ def learn_codes(
     metric: Metric,
     n_bytes: int,
     seed: int,
-    center: Float32 | None = None,
     how: CodeLearning | None = None,
-) -> tuple[DualProjection, Additive]:
+) -> LearnedCodes:
     """Learn codes of `n_bytes` behind a linear fold.
 
     Parameters
     ----------
-    start
-        The fold's weight W, shape (m, d).
-    blocks
+    start : ndarray of shape (m, d), float32
+        The weight W of the fold.
+    blocks : Blocks
         Anchors and neighbours, prepared for the metric; at least 256 rows.
-    metric
-        What will be searched with.
-    n_bytes
-        Of a code; at most the dimensions.
-    seed
-        Of batches and k-means.
-    center
-        What blocks were centred on for l2.
-    how
+    metric : {"cosine", "l2", "ip"}
+        The metric that will be searched with.
+    n_bytes : int
+        The bytes of a code; at most the dimensions.
+    seed : int
+        The seed of batches and k-means.
+    how : CodeLearning, optional
         Steps and rates; None for the defaults.
 
     Raises
@@ -109,10 +128,9 @@ def learn_codes(
         vectors = vectors * unit
     trainer = _Trainer(start, Blocks(vectors, blocks.index, blocks.foreign), metric, n_bytes, seed)
     trainer.train(how, seed)
-    projection = DualProjection(
-        trainer.base * unit, trainer.query * unit, metric, trainer.width, center, trainer.constant
+    return LearnedCodes(
+        trainer.base * unit, trainer.query * unit, trainer.codebooks, trainer.width, trainer.constant
     )
-    return projection, Additive(f"AQ{n_bytes}", trainer.codebooks)
 
 
 class _Trainer:

@@ -132,16 +132,9 @@ def _codes(codec: Codec, content: memoryview) -> Codes:
     raise ValueError("the faiss file has another number of codes than it says")
 
 
-def _check_finite(codec: Codec, codes: Codes) -> None:
-    """Refuse codes that are floats and not finite."""
-    dtype = {"F32": np.float32, "F16": np.float16}.get(codec.quantizer.name)
-    if dtype is not None and not np.isfinite(np.ascontiguousarray(codes).view(dtype)).all():
-        raise ValueError("the faiss file holds vectors that are not finite")
-
-
 def _flat(codec: Codec, content: memoryview) -> Any:
     codes = _codes(codec, content)
-    _check_finite(codec, codes)
+    codec.quantizer.check_codes(codes)
     index = codec.index()
     if len(codes):
         index.add_sa_codes(np.ascontiguousarray(codes))
@@ -167,7 +160,7 @@ def _inverted(codec: Codec, content: memoryview, lists: int) -> Any:
         if numbers.min() < 0 or numbers.max() >= n:
             raise ValueError("the faiss file's lists name codes that are not there")
         seen[numbers] = True
-        _check_finite(codec, codes)
+        codec.quantizer.check_codes(codes)
         own, named = np.ascontiguousarray(codes), np.array(numbers, np.int64)
         index.invlists.add_entries(chosen, len(own), faiss.swig_ptr(named), faiss.swig_ptr(own))
     if reader.at != len(content) or not seen.all():
@@ -214,7 +207,7 @@ def _graph(codec: Codec, content: memoryview) -> Any:
     n = _head(content, index).codes
     storage = content[reader.at :]
     codes = _codes(codec, storage)
-    _check_finite(codec, codes)
+    codec.quantizer.check_codes(codes)
     if len(levels) != n or len(codes) != n:
         raise ValueError("the faiss file's graph has another number of vertices than of codes")
     _check_links(n, per_level, levels, offsets, neighbors, entry, top)
