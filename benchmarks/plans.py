@@ -99,7 +99,7 @@ def main() -> None:
         table.add_column(heading)
     for size in map(int, arguments.sizes.split(",")):
         began = time.perf_counter()
-        chosen = plan(rows, n_bytes=size, full="nowhere", queries=validation).chosen
+        chosen = plan(rows, n_bytes=size, storage="nowhere", queries=validation).chosen
         planned = time.perf_counter() - began
         specs = grid_of(size, base.shape[1])
         began = time.perf_counter()
@@ -110,7 +110,7 @@ def main() -> None:
             [size] * len(specs),
             metric="cosine",
             k=10,
-            depth=0,
+            n_candidates=0,
             column=COLUMN,
             seed=0,
             seconds=None,

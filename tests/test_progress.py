@@ -77,7 +77,7 @@ def test_judging(sample: np.ndarray) -> None:
     base = sample[:400, :24]
     assert "search" in recorded(lambda: compare(base, n_queries=40, n_components=[4], methods=["pca"]))
     recorded(lambda: sweep(base, n_queries=40, n_components=4, methods=["rae-exact"]))
-    plans = recorded(lambda: plan(base, n_bytes=8, n_queries=40, depth=20, codecs=["PCA8,SQ8", "SQ4"]))
+    plans = recorded(lambda: plan(base, n_bytes=8, n_queries=40, n_candidates=20, codecs=["PCA8,SQ8", "SQ4"]))
     assert any(label.startswith("round 1 of") for label in plans)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from nearfold import Codec, NearFold, fit_codec, load
+from nearfold import Codec, NearFold, NearfoldWarning, config_context, fit_codec, load, open_source
 from nearfold._utils.arrays import Metric
 from nearfold.codecs.fitting import CodecFitter
 from nearfold.codecs.quantizers.product import opq_rotation
@@ -83,6 +83,15 @@ def test_every_codec_finds_neighbours_and_survives_its_file(
         assert np.array_equal(again.encode(queries), codes)
         np.testing.assert_array_equal(again.prepare_queries(queries), codec.prepare_queries(queries))
         assert np.array_equal(pickle.loads(pickle.dumps(codec)).encode(queries), codes)
+
+
+def test_files_and_frames_make_the_codec_that_an_array_makes(sample: Vectors, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", sample)
+    wanted = fit_codec(sample, "PCA16,SQ8").encode(sample)
+    for given in (tmp_path / "x.npy", str(tmp_path / "x.npy"), open_source(tmp_path / "x.npy")):
+        assert np.array_equal(fit_codec(given, "PCA16,SQ8").encode(sample), wanted)
+    with config_context(memory="2MB"), pytest.warns(NearfoldWarning, match="drawn at random"):
+        assert fit_codec(tmp_path / "x.npy", "SQ8").facts["rows"] < len(sample)
 
 
 def test_learned_codes_keep_more_than_product_codes(sample: Vectors) -> None:

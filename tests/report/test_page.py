@@ -90,7 +90,7 @@ def test_every_page_says_how_it_was_measured(sample: np.ndarray) -> None:
         assert not re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=", html.split("<script>")[0])
     html = made["plan"].render()
     for said in (
-        "No codec reaches the recall asked for",
+        "No codec reaches the wanted recall",
         "Not tried",
         "PQ7: 7 bytes don&#x27;t divide 384",
     ):

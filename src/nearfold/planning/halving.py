@@ -31,13 +31,13 @@ class Rung:
 
     Parameters
     ----------
-    share
-        Of the rows.
-    keep
-        The share of the candidates of one size that may go on to the next round, at least one.
-    within
-        Those go on that miss at most so much more than the best one does: of what is lost, a share.
-    budget
+    share : float
+        The share of the rows that codecs are learned from and searched in.
+    keep : float
+        The share of the codecs of one size that may go on to the next round; at least one does.
+    within : float
+        Of those, codecs go on that lose at most so much more than the best one: a share of its loss.
+    budget : float
         The share of the usual steps that learning takes.
     """
 
@@ -55,21 +55,21 @@ _LEAST_ROWS = 2000
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One codec, judged.
+    """One codec, fitted and measured in one round.
 
     Parameters
     ----------
-    spec
-        What was tried.
-    rung
-        The round, from 0; the last one saw all rows.
-    codec
-        As learned there.
-    judgement
-        On the validation queries.
-    fit_seconds, encode_seconds
+    spec : CodecSpec
+        The codec that was tried.
+    rung : int
+        The number of the round, from 0; the last one sees all rows.
+    codec : Codec
+        The codec as learned there.
+    judgement : Judgement
+        What it keeps of the validation queries' neighbours.
+    fit_seconds, encode_seconds : float
         Wall time.
-    rows
+    rows : int
         How many rows it was learned from.
     """
 
@@ -86,15 +86,15 @@ class Trial:
         return float(self.judgement.per_query[column].mean())
 
 
-def judged(codec: Codec, truth: Truth, k: int, depth: int) -> tuple[Judgement, float]:
+def judged(codec: Codec, truth: Truth, k: int, n_candidates: int) -> tuple[Judgement, float]:
     """Return what a codec keeps of truth's neighbours, and the seconds that encoding the base took."""
     began = time.perf_counter()
     codes = codec.encode(np.asarray(truth.base))
     seconds = time.perf_counter() - began
     index = filled(codec.index(), codes)
-    found = index.search(codec.prepare_queries(truth.queries), max(k, depth))[1]
-    depths = [depth] if k < depth <= len(codes) else []
-    return judge_found(truth, found, [k], depths), seconds
+    found = index.search(codec.prepare_queries(truth.queries), max(k, n_candidates))[1]
+    counts = [n_candidates] if k < n_candidates <= len(codes) else []
+    return judge_found(truth, found, [k], counts), seconds
 
 
 def successive_halving(
@@ -105,26 +105,45 @@ def successive_halving(
     *,
     metric: Metric,
     k: int,
-    depth: int,
+    n_candidates: int,
     column: str,
     seed: int,
     seconds: float | None,
     rungs: Sequence[Rung] = RUNGS,
 ) -> tuple[list[Trial], list[tuple[CodecSpec, str]]]:
-    """Try codecs, and return all trials, and those that could not be fitted, with the reason.
+    """Try codecs on few rows, and the best of them on more.
 
     Parameters
     ----------
-    base, queries
-        Rows to learn from and search in (n, d), and rows to judge with (q, d).
-    specs, sizes
-        Codecs, and the number of bytes that each competes in.
-    metric, k, depth, column, seed
-        What is searched with; what is judged; the judgement's column that decides; of all draws.
-    seconds
+    base : ndarray of shape (n, d), float32
+        The rows to learn from and to search in.
+    queries : ndarray of shape (q, d), float32
+        The validation queries.
+    specs : sequence of CodecSpec
+        The codecs.
+    sizes : sequence of int
+        The number of bytes that each codec competes in.
+    metric : {"cosine", "l2", "ip"}
+        The metric that is searched with.
+    k : int
+        How many neighbours count.
+    n_candidates : int
+        How many candidates are put in order by vectors; 0 for none.
+    column : str
+        The measure that decides which codecs go on.
+    seed : int
+        The seed of everything drawn at random.
+    seconds : float, optional
         Begin no further fit after so long; None for no limit. The first round is always finished.
-    rungs
-        The rounds; those of too few rows are left out.
+    rungs : sequence of Rung
+        The rounds; those that would see too few rows are skipped.
+
+    Returns
+    -------
+    trials : list of Trial
+        The trials of all rounds.
+    failed : list of (CodecSpec, str)
+        The codecs that could not be fitted, with the reason.
 
     Raises
     ------
@@ -150,7 +169,7 @@ def successive_halving(
                 if number and seconds is not None and time.monotonic() - began > seconds:
                     break
                 try:
-                    trial = _trial(fitter, spec, number, truth, k, depth, len(rows))
+                    trial = _trial(fitter, spec, number, truth, k, n_candidates, len(rows))
                 except NearfoldError as error:
                     failed.append((spec, str(error).removeprefix(f"{spec}: ")))
                 else:
@@ -177,13 +196,13 @@ def _trial(
     number: int,
     truth: Truth,
     k: int,
-    depth: int,
+    n_candidates: int,
     rows: int,
 ) -> Trial:
     began = time.perf_counter()
     codec = fitter.fit(spec)
     seconds = time.perf_counter() - began
-    judgement, encoding = judged(codec, truth, k, depth)
+    judgement, encoding = judged(codec, truth, k, n_candidates)
     return Trial(spec, number, codec, judgement, seconds, encoding, rows)
 
 

@@ -19,7 +19,7 @@ _MEASURE = (
     "the rows, the best of them on more, the best of those on all. Only figures of the same round can be "
     "compared with each other. Codes are searched exactly. P@k is the share of the true k nearest among "
     "the k nearest by codes; k-in-R the share among the R nearest, which putting R candidates in order by "
-    "full vectors recovers. Brackets are 95% confidence intervals over queries. Choosing the best of many "
+    "the vectors recovers. Brackets are 95% confidence intervals over queries. Choosing the best of many "
     "on the same queries flatters the choice a little. Bytes are all that is stored for each vector; "
     "shared bytes are stored once."
 )
@@ -31,7 +31,7 @@ def plan_page(result: Plan, title: str, provenance: dict[str, str], command: str
     kept = result.kept(chosen)
     page = Page(
         title,
-        f"{result.queries:,} validation queries, {result.metric}, "
+        f"{result.n_queries:,} validation queries, {result.metric}, "
         f"{4 * result.n_features} bytes a vector before",
         _MEASURE,
         provenance,
@@ -42,7 +42,7 @@ def plan_page(result: Plan, title: str, provenance: dict[str, str], command: str
         f"[{kept.low:.3f} {kept.high:.3f}]."
     )
     if result.reached is False:
-        said += " No codec reaches the recall asked for with certainty; this one keeps most."
+        said += " No codec reaches the wanted recall with certainty; this one keeps most."
     parts: list[Part] = [Text(said)]
     if error is not None and result.runner_up is not None:
         parts.append(
