@@ -1,4 +1,4 @@
-"""The codec: projection and a quantiser as one immutable value, in one file."""
+"""The codec: a projection and a quantiser as one immutable value, in one file."""
 
 from __future__ import annotations
 
@@ -34,18 +34,25 @@ FIRST_FORMAT = "nearfold.pipeline"
 
 
 class Codec:
-    """A fold and a quantiser: turns a base into codes, and queries into what codes are compared with.
+    """A fold and a quantiser: encodes base vectors, and prepares queries for an index of the codes.
+
+    `fit_codec` and `plan` make one, and `load` reads one.
 
     Parameters
     ----------
-    spec
-        Its name, such as "NearFold192,AQ24".
-    projection
-        How vectors come into the quantiser's space.
-    quantizer
-        Trained.
-    facts
-        What training saw; anything JSON can hold.
+    spec : str
+        The name, such as "NearFold192,AQ24".
+    projection : Projection
+        The maps of base vectors and queries to the space of the quantiser.
+    quantizer : Quantizer
+        The trained quantiser.
+    facts : mapping, optional
+        What training saw; anything that JSON can hold.
+
+    Raises
+    ------
+    ValueError
+        The projection ends in other dimensions than the quantiser takes.
     """
 
     format_name: ClassVar[str] = "nearfold.codec"
@@ -61,12 +68,12 @@ class Codec:
 
     @property
     def metric(self) -> Metric:
-        """What vectors are searched with."""
+        """The metric that vectors are searched with."""
         return self.projection.metric
 
     @property
     def n_features(self) -> int:
-        """The number d of dimensions that it takes."""
+        """The dimensions d of the vectors that it takes."""
         return self.projection.n_features
 
     @property
@@ -76,7 +83,7 @@ class Codec:
 
     @property
     def shared_bytes(self) -> int:
-        """The bytes that all vectors share: the fold, codebooks, ranges."""
+        """The bytes that are stored once for all vectors: the fold, codebooks, ranges."""
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -88,11 +95,11 @@ class Codec:
 
     @property
     def n_components(self) -> int:
-        """The numbers of a transformed row: its bytes."""
+        """The length of a transformed row: its bytes."""
         return self.bytes_per_vector
 
     def transform(self, X: npt.ArrayLike, *, dtype: npt.DTypeLike = np.uint8) -> Codes:
-        """Return codes, as `encode` does; so that what folds vectors can encode them.
+        """Return codes as `encode` does, so that whatever applies a fold can apply a codec.
 
         Raises
         ------
@@ -110,18 +117,19 @@ class Codec:
 
         Parameters
         ----------
-        X
-            Shape (n, d), any real dtype.
+        X : array-like of shape (n, d)
+            The vectors, of any real dtype.
 
         Returns
         -------
-        ndarray of shape (n, bytes_per_vector), uint8.
+        ndarray of shape (n, bytes_per_vector), uint8
+            The codes.
 
         Raises
         ------
         DataError
-            Not two-dimensional, not d wide, not finite, a zero row under cosine, or numbers whose
-            squares are beyond float32.
+            X is not two-dimensional, not d wide or not finite, has a zero row under cosine, or numbers
+            whose squares are beyond float32.
         """
         rows = as_rows(X)
         step = chunk_rows(max(self.n_features, self.projection.width), _CHUNK_BYTES)
@@ -135,11 +143,23 @@ class Codec:
         return codes
 
     def decode(self, codes: Codes) -> Float32:
-        """Return what codes (n, bytes_per_vector) stand for in the quantiser's space: (n, width)."""
+        """Return the vectors (n, width), projected, that codes (n, bytes_per_vector) stand for.
+
+        Raises
+        ------
+        ParameterError
+            Codes of this quantiser can't be turned back.
+        """
         return self.quantizer.decode(codes)
 
     def prepare_queries(self, X: npt.ArrayLike) -> Float32:
-        """Return queries (q, d) as an `index` searches with them; raises as `encode`."""
+        """Return queries (q, d) in the form that an `index` of this codec takes.
+
+        Raises
+        ------
+        DataError
+            As for `encode`.
+        """
         return self.quantizer.prepare_queries(faiss_ready(self.projection.project_queries(X), "queries"))
 
     def index(self) -> Any:
@@ -147,7 +167,7 @@ class Codec:
         return self.quantizer.index(self.projection.score)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what it is, as JSON holds it."""
+        """Return what the codec is, as JSON holds it."""
         return {
             "spec": self.spec,
             "metric": self.metric,
@@ -158,7 +178,7 @@ class Codec:
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a safetensors file, atomically.
+        """Write the codec to a safetensors file, atomically.
 
         Raises
         ------
@@ -188,7 +208,7 @@ class Codec:
             file.write(safetensors_bytes(tensors, sealed(tensors, metadata)))
 
     def tensors(self) -> Tensors:
-        """Return everything learned by name, as `save` writes it."""
+        """Return everything that was learned, by the names that `save` writes."""
         tensors = {f"quantizer.{name}": tensor for name, tensor in self.quantizer.tensors().items()}
         tensors |= {f"projection.{name}": tensor for name, tensor in self.projection.tensors().items()}
         if isinstance(self.projection, SharedProjection) and self.projection.fold is not None:
@@ -199,16 +219,21 @@ class Codec:
     def load(cls, path: str | os.PathLike[str]) -> Codec:
         """Read what `save` wrote; nothing in the file is executed.
 
+        Parameters
+        ----------
+        path : str or path-like
+            The file.
+
         Raises
         ------
         FileError
-            Missing, truncated, corrupt, not a codec, or written by a later format version.
+            The file is missing, truncated or corrupt, holds no codec, or is of a later format version.
         """
         return cls.from_file(Path(path), read_fold_file(path))
 
     @classmethod
     def from_file(cls, path: Path, content: FoldFile) -> Codec:
-        """Return the codec that a file's content describes; raises as `load`."""
+        """Return the codec that a file's content describes; raises as `load` does."""
         if content.format_name == FIRST_FORMAT:
             content = _renamed(content)
         if content.format_name != cls.format_name:
@@ -332,7 +357,7 @@ Applied: TypeAlias = Fold | Codec
 
 
 def load_any(path: str | os.PathLike[str]) -> Applied:
-    """Read a saved fold or codec, whichever the file holds; raises as their own `load`."""
+    """Read a saved fold or codec, whichever the file holds; raises as their own `load` does."""
     content = read_fold_file(path)
     if content.format_name in (Codec.format_name, FIRST_FORMAT):
         return Codec.from_file(Path(path), content)

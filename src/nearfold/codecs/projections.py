@@ -1,4 +1,4 @@
-"""How base vectors and queries are brought into the space where codes live."""
+"""Maps of base vectors and of queries into the space that is quantised."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Projection(ABC):
     @property
     @abstractmethod
     def score(self) -> Score:
-        """How the images of a query and a base vector are compared; higher is nearer for both."""
+        """How the image of a query is compared with that of a base vector."""
 
     @abstractmethod
     def project(self, X: npt.ArrayLike) -> Float32:
@@ -43,7 +43,7 @@ class Projection(ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
-        """Return what it holds beside its fold, by name."""
+        """Return what it learned beside its fold, by name."""
 
     def _checked(self, X: npt.ArrayLike) -> Float32:
         vectors = as_vectors(X)
@@ -56,18 +56,23 @@ class Projection(ABC):
 
 
 class SharedProjection(Projection):
-    """The same map for both: a fold, norm 1 for cosine, then a rotation.
+    """The same map for base and queries: a fold, norm 1 for cosine, then a rotation.
 
     Parameters
     ----------
-    fold
-        None to leave vectors as they are.
-    rotation
-        Orthonormal rows, shape (width, m); None for none.
-    metric
-        What the vectors are searched with.
-    n_features
-        d.
+    fold : Fold, optional
+        The fold; None to leave vectors as they are.
+    rotation : ndarray of shape (width, m), float32, optional
+        Orthonormal rows; None for no rotation.
+    metric : {"cosine", "l2", "ip"}
+        The metric that vectors are searched with.
+    n_features : int
+        The dimensions d of the vectors.
+
+    Raises
+    ------
+    ValueError
+        The parts don't fit each other.
     """
 
     def __init__(self, fold: Fold | None, rotation: Float32 | None, metric: Metric, n_features: int) -> None:
@@ -96,7 +101,7 @@ class SharedProjection(Projection):
         return vectors if self.rotation is None else vectors @ self.rotation.T
 
     def project_queries(self, X: npt.ArrayLike) -> Float32:
-        """Return the same as `project`, but for rounding."""
+        """Return the images of queries (q, d): those of `project`, but for rounding."""
         if self._folded is None:
             return self.project(X)
         folded = self._folded(self._checked(X))
@@ -126,16 +131,21 @@ class DualProjection(Projection):
 
     Parameters
     ----------
-    base_weight, query_weight
-        Shape (m, d).
-    metric
-        What the vectors are searched with.
-    width
-        At least m, and m + 1 for l2; dimensions behind are zero.
-    center
-        What is subtracted from vectors for l2, shape (d,); None for other metrics.
-    scale
-        c: base images end on -|y|^2 / (2 c) for l2, those of queries on c.
+    base_weight, query_weight : ndarray of shape (m, d), float32
+        The maps.
+    metric : {"cosine", "l2", "ip"}
+        The metric that vectors are searched with.
+    width : int
+        The dimensions of the images: at least m, and m + 1 for l2; those behind are zero.
+    center : ndarray of shape (d,), float32, optional
+        What is subtracted from vectors for l2; None for other metrics.
+    scale : float, default=1.0
+        The number c: for l2 the image y of a base vector has -|y|^2 / (2 c) behind it, that of a query c.
+
+    Raises
+    ------
+    ValueError
+        The parts don't fit each other.
     """
 
     def __init__(
@@ -191,7 +201,7 @@ class DualProjection(Projection):
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, npt.NDArray[Any]], metric: Metric, width: int) -> DualProjection:
-        """Return the projection that a file describes; raises ValueError or KeyError where none."""
+        """Return the projection that a file describes; raises ValueError or KeyError where there is none."""
         shapes: dict[str, tuple[int | None, ...]] = {
             "base_weight": (None, None),
             "query_weight": (None, None),
@@ -208,7 +218,7 @@ class DualProjection(Projection):
 
 
 class _QueryMap:
-    """X -> X weight^T + bias by faiss's BLAS.
+    """The map X -> X weight^T + bias by faiss's BLAS.
 
     After a product numpy's BLAS keeps its threads spinning for some 20 ms, on the cores that a search by
     faiss needs next: that takes twice the time.

@@ -111,7 +111,7 @@ class Plan:
             "column": self.column,
             "n_candidates": self.n_candidates,
             "storage": self.storage,
-            "n_queries": self.n_queries,
+            "queries": self.n_queries,
             "chosen": str(self.chosen.spec),
             "reached": self.reached,
             "runner_up": None if self.runner_up is None else str(self.runner_up.spec),
