@@ -301,7 +301,7 @@ def _renamed(content: FoldFile) -> FoldFile:
 
 
 class _FoldSettings(msgspec.Struct, frozen=True):
-    """What a codec's file says of its fold beside the tensors."""
+    """The part of a codec file's metadata that describes its fold."""
 
     format: str
     metric: Metric
@@ -315,7 +315,7 @@ _Name = Annotated[str, msgspec.Meta(max_length=200)]
 
 
 class _Settings(msgspec.Struct, frozen=True):
-    """What a codec's file says of it beside the tensors."""
+    """The part of a codec file's metadata that describes the codec."""
 
     quantizer: tuple[_Name, _Name]
     width: _Width
@@ -342,7 +342,7 @@ def _inner_fold(path: Path, said: _FoldSettings, tensors: Tensors) -> Fold:
 
 
 def _origin(fold: Fold) -> dict[str, Any]:
-    """Return what a file says of a fold beside its tensors."""
+    """Return the metadata that describe a fold in a codec's file."""
     return {
         "format": fold.format_name,
         "metric": fold.metric,
@@ -353,7 +353,7 @@ def _origin(fold: Fold) -> dict[str, Any]:
 
 
 Applied: TypeAlias = Fold | Codec
-"""What can be applied to vectors: `n_features` in, `n_components` out by `transform`."""
+"""Whatever maps vectors of `n_features` to rows of `n_components` by `transform`."""
 
 
 def load_any(path: str | os.PathLike[str]) -> Applied:

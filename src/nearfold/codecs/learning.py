@@ -80,7 +80,7 @@ class LearnedCodes(NamedTuple):
 
 
 class _Gradients(NamedTuple):
-    """What one thread adds to the slopes of query map, base map and codebooks, and the codes it chose."""
+    """The gradients of query map, base map and codebooks by one thread, and the codes that it chose."""
 
     query: Float32
     base: Float32
@@ -134,7 +134,7 @@ def learn_codes(
 
 
 class _Trainer:
-    """Maps and codebooks under training."""
+    """The maps and codebooks while they are trained."""
 
     def __init__(self, start: Float32, blocks: Blocks, metric: Metric, n_bytes: int, seed: int) -> None:
         self._blocks, self._metric = blocks, metric
@@ -164,7 +164,7 @@ class _Trainer:
         return widened(vectors @ self.base.T, self._metric, self.width, self.constant, base=True)
 
     def train(self, how: CodeLearning, seed: int) -> None:
-        """Take the steps."""
+        """Take the steps of Adam."""
         vectors, index = self._blocks.vectors, self._blocks.index
         sample = vectors[index[:: max(1, len(index) // 256)]]
         tau = score_spread(sample, self._metric)
@@ -194,7 +194,7 @@ class _Trainer:
                 advance(1)
 
     def _gradients(self, index: npt.NDArray[np.int64], tau: float, batch: int) -> _Gradients:
-        """Return the slopes of the loss over some blocks of a batch, given by their rows (b, N)."""
+        """Return the gradients of the loss over b blocks of a batch, given by their rows (b, N)."""
         b, n = index.shape
         foreign = self._blocks.foreign
         rows, place = np.unique(index, return_inverse=True)

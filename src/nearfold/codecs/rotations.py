@@ -12,7 +12,7 @@ __all__ = ["balanced_rotation", "random_rotation"]
 
 
 def random_rotation(width: int, seed: int) -> Float32:
-    """Return a uniformly drawn rotation, shape (width, width)."""
+    """Return a rotation drawn uniformly, of shape (width, width), float32."""
     gauss = np.random.default_rng(seed).standard_normal((width, width))
     axes, triangle = np.linalg.qr(gauss)
     return np.ascontiguousarray(axes * np.sign(np.diag(triangle)), np.float32)
@@ -26,10 +26,15 @@ def balanced_rotation(vectors: Float32, sizes: Sequence[int]) -> Float32:
 
     Parameters
     ----------
-    vectors
-        Shape (n, m).
-    sizes
+    vectors : ndarray of shape (n, m), float32
+        The vectors.
+    sizes : sequence of int
         The dimensions of each group; their sum, at most m, is the number of axes kept.
+
+    Returns
+    -------
+    ndarray of shape (sum of sizes, m), float32
+        Orthonormal rows.
     """
     covariance = np.cov(vectors, rowvar=False, dtype=np.float64).reshape(vectors.shape[1], -1)
     variances, axes = np.linalg.eigh(covariance)

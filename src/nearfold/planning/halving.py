@@ -87,7 +87,7 @@ class Trial:
 
 
 def judged(codec: Codec, truth: Truth, k: int, n_candidates: int) -> tuple[Judgement, float]:
-    """Return what a codec keeps of truth's neighbours, and the seconds that encoding the base took."""
+    """Return how much a codec keeps of the true neighbours, and the seconds that encoding the base took."""
     began = time.perf_counter()
     codes = codec.encode(np.asarray(truth.base))
     seconds = time.perf_counter() - began
@@ -207,7 +207,7 @@ def _trial(
 
 
 def _survivors(tried: Sequence[tuple[Trial, int]], rung: Rung, column: str) -> list[tuple[CodecSpec, int]]:
-    """Return those of each size that may be best, the best first."""
+    """Return the codecs of each size that may be the best, with the best of all first."""
     kept: list[tuple[float, CodecSpec, int]] = []
     for size in {size for _, size in tried}:
         group = sorted(

@@ -155,9 +155,9 @@ class Additive(JointQuantizer):
             raise ParameterError("additive codes are compared by inner product")
         return product_index(self._as_product(), score)
 
-    def lists_index(self, lists: int, score: Score) -> Any:
+    def lists_index(self, n_lists: int, score: Score) -> Any:
         """Return an empty faiss index of inverted lists."""
-        return product_lists_index(self._as_product(), lists, score)
+        return product_lists_index(self._as_product(), n_lists, score)
 
     def _as_product(self) -> Float32:
         """Return the codebooks as those of a product quantiser of repeated queries: (books, 256, s)."""

@@ -49,10 +49,10 @@ Codes: TypeAlias = npt.NDArray[np.uint8]
 Tensors: TypeAlias = dict[str, npt.NDArray[Any]]
 
 CODEWORDS = 256
-"""Codewords of a codebook: a code is one byte."""
+"""The codewords of a codebook, so that a code is one byte."""
 
 Score: TypeAlias = Literal["ip", "l2"]
-"""How a query is compared with what codes stand for: by inner product or by Euclidean distance."""
+"""The comparison of a query with what a code stands for: inner product or Euclidean distance."""
 
 
 # From this share of the dimensions on, fewer bits for more of them may not pay.
@@ -169,17 +169,17 @@ def exact_tensors(name: str, tensors: Tensors, shapes: dict[str, tuple[int | Non
 
     Parameters
     ----------
-    name
-        The quantiser's, for messages.
-    tensors
-        What a file holds; that the numbers are finite was checked when it was read.
-    shapes
-        The shape of each tensor by name; None for what may be any number.
+    name : str
+        The name of the quantiser, for messages.
+    tensors : dict of str to ndarray
+        The tensors of a file; that their numbers are finite was checked when it was read.
+    shapes : dict of str to tuple
+        The shape of each tensor by name, with None where any size will do.
 
     Raises
     ------
     ValueError
-        One is missing, too many, or of another shape.
+        A tensor is missing, unknown, or of another shape.
     """
     found = {key: tensor.shape for key, tensor in tensors.items()}
     if found.keys() != shapes.keys():
@@ -197,12 +197,12 @@ def exact_tensors(name: str, tensors: Tensors, shapes: dict[str, tuple[int | Non
 
 
 def bytes_in(name: str, kinds: str) -> int:
-    """Return the bytes that a quantiser's name says, such as 24 for PQ24; `kinds` is PQ, or PQ|OPQ.
+    """Return the bytes that a quantiser's name says, such as 24 for PQ24; `kinds` is a regex such as PQ|OPQ.
 
     Raises
     ------
     ValueError
-        It is no such name.
+        The name is none of these kinds.
     """
     match = re.fullmatch(rf"(?:{kinds})([1-9][0-9]{{0,5}})", name)
     if match is None:
@@ -211,7 +211,7 @@ def bytes_in(name: str, kinds: str) -> int:
 
 
 def faiss_metric(score: Score) -> int:
-    """Return faiss's number of a score."""
+    """Return faiss's constant for a score."""
     return int(faiss.METRIC_L2 if score == "l2" else faiss.METRIC_INNER_PRODUCT)
 
 
@@ -242,7 +242,7 @@ class Quantizer(ABC):
     """The names of the family and what each keeps; "<bytes>" behind a name stands for a number."""
 
     kind: ClassVar[str]
-    """What marks its tensors in files."""
+    """The mark of its tensors in files."""
 
     name: str
     width: int
@@ -287,7 +287,7 @@ class Quantizer(ABC):
     @property
     @abstractmethod
     def code_size(self) -> int:
-        """The bytes of one vector, all of them: norms and factors stored beside the codes count."""
+        """The bytes of one vector, norms and factors stored beside the codes included."""
 
     @abstractmethod
     def encode(self, vectors: Float32) -> Codes:
@@ -299,7 +299,7 @@ class Quantizer(ABC):
 
     @abstractmethod
     def tensors(self) -> Tensors:
-        """Return what was learned, by name."""
+        """Return the learned arrays by name, as files hold them."""
 
     @classmethod
     @abstractmethod
@@ -325,7 +325,7 @@ class Quantizer(ABC):
     def index(self, score: Score) -> Any:
         """Return an empty faiss index to which codes can be added (`add_sa_codes`)."""
 
-    def lists_index(self, lists: int, score: Score) -> Any:  # noqa: ARG002
+    def lists_index(self, n_lists: int, score: Score) -> Any:  # noqa: ARG002
         """Return an empty faiss index of inverted lists; the caller says which list each code is in.
 
         Raises
@@ -335,7 +335,7 @@ class Quantizer(ABC):
         """
         raise ParameterError(f"{self.name} has no inverted lists; use index kind flat")
 
-    def graph_index(self, links: int, score: Score) -> Any:  # noqa: ARG002
+    def graph_index(self, M: int, score: Score) -> Any:  # noqa: ARG002
         """Return an empty faiss graph, to which vectors (n, width) are added.
 
         Raises
@@ -408,10 +408,10 @@ class JointQuantizer(Quantizer):
         """
 
 
-def own_lists(make: Any, width: int, lists: int, score: Score, *more: Any) -> Any:
-    """Return make(coarse index, width, lists, *more): a faiss index of lists, and what it must not lose."""
+def own_lists(make: Any, width: int, n_lists: int, score: Score, *more: Any) -> Any:
+    """Return make(coarse index, width, n_lists, *more): an index of lists that keeps its coarse one alive."""
     coarse = faiss.IndexFlat(width, faiss_metric(score))
-    index = make(coarse, width, lists, *more)
+    index = make(coarse, width, n_lists, *more)
     # Lists are searched by number: the coarse index only has to be there.
     index.referenced_objects = [coarse]
     index.by_residual = False
@@ -437,10 +437,10 @@ class FaissQuantizer(TrainedQuantizer):
         vectors: Float32 = self.index("ip").sa_decode(np.ascontiguousarray(codes))
         return vectors
 
-    def graph_index(self, links: int, score: Score) -> Any:
+    def graph_index(self, M: int, score: Score) -> Any:
         """Return an empty faiss graph, to which vectors (n, width) are added."""
         storage = self.index(score)
-        graph = faiss.IndexHNSW(storage, links)
+        graph = faiss.IndexHNSW(storage, M)
         graph.metric_type = storage.metric_type
         graph.is_trained = True
         graph.referenced_objects = [storage]

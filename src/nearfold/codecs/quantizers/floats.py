@@ -84,9 +84,9 @@ class Floats(FaissQuantizer):
         index.is_trained = True
         return index
 
-    def lists_index(self, lists: int, score: Score) -> Any:
+    def lists_index(self, n_lists: int, score: Score) -> Any:
         """Return an empty faiss index of inverted lists."""
         metric = faiss_metric(score)
         if self.name == "F32":
-            return own_lists(faiss.IndexIVFFlat, self.width, lists, score, metric)
-        return own_lists(faiss.IndexIVFScalarQuantizer, self.width, lists, score, _HALF, metric, False)
+            return own_lists(faiss.IndexIVFFlat, self.width, n_lists, score, metric)
+        return own_lists(faiss.IndexIVFScalarQuantizer, self.width, n_lists, score, _HALF, metric, False)

@@ -107,10 +107,10 @@ def product_index(codebooks: Float32, score: Score) -> Any:
     return index
 
 
-def product_lists_index(codebooks: Float32, lists: int, score: Score) -> Any:
+def product_lists_index(codebooks: Float32, n_lists: int, score: Score) -> Any:
     """Return an empty faiss index of inverted lists of product codes, as `product_index`."""
     groups, _, each = codebooks.shape
-    index = own_lists(faiss.IndexIVFPQ, groups * each, lists, score, groups, 8, faiss_metric(score))
+    index = own_lists(faiss.IndexIVFPQ, groups * each, n_lists, score, groups, 8, faiss_metric(score))
     faiss.copy_array_to_vector(codebooks.ravel(), index.pq.centroids)
     return index
 
@@ -209,7 +209,7 @@ class Product(FaissQuantizer):
         """Return an empty faiss index."""
         return product_index(self._codebooks, score)
 
-    def graph_index(self, links: int, score: Score) -> Any:
+    def graph_index(self, M: int, score: Score) -> Any:
         """Return an empty faiss graph, to which vectors (n, width) are added.
 
         Raises
@@ -221,11 +221,11 @@ class Product(FaissQuantizer):
             raise ParameterError(
                 f"{self.name} codes can't be linked in a graph by inner product; use index kind flat or ivf"
             )
-        return super().graph_index(links, score)
+        return super().graph_index(M, score)
 
-    def lists_index(self, lists: int, score: Score) -> Any:
+    def lists_index(self, n_lists: int, score: Score) -> Any:
         """Return an empty faiss index of inverted lists."""
-        return product_lists_index(self._codebooks, lists, score)
+        return product_lists_index(self._codebooks, n_lists, score)
 
 
 def widths_for(n_bytes: int, dimensions: tuple[int, ...], n_features: int) -> list[int]:
@@ -238,7 +238,7 @@ def widths_for(n_bytes: int, dimensions: tuple[int, ...], n_features: int) -> li
 
 
 def opq_rotation(vectors: Float32, groups: int, width: int, seed: int = 0, budget: float = 1.0) -> Float32:
-    """Return the rotation to `width` dimensions that product quantisation of `groups` bytes loses least by.
+    """Return the rotation (width, m) of vectors (n, m) that product codes of `groups` bytes lose least by.
 
     Ge, He, Ke, Sun, CVPR 2013: from the parametric solution, one step of k-means in each group and one
     orthogonal Procrustes problem in turn. faiss's OPQMatrix takes several steps of k-means a round, which in

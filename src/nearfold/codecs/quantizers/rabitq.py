@@ -119,7 +119,7 @@ class RaBitQ(FaissQuantizer):
         index.is_trained = True
         return index
 
-    def graph_index(self, links: int, score: Score) -> Any:  # noqa: ARG002
+    def graph_index(self, M: int, score: Score) -> Any:  # noqa: ARG002
         """Refuse: codes are made to be compared with queries, not with each other.
 
         Raises

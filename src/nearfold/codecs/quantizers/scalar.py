@@ -79,10 +79,10 @@ class Scalar(FaissQuantizer):
     def _untrained(name: str, width: int, score: Score) -> Any:
         return faiss.IndexScalarQuantizer(width, _bits(name), faiss_metric(score))
 
-    def lists_index(self, lists: int, score: Score) -> Any:
+    def lists_index(self, n_lists: int, score: Score) -> Any:
         """Return an empty faiss index of inverted lists."""
         kind = faiss.IndexIVFScalarQuantizer
-        index = own_lists(kind, self.width, lists, score, _bits(self.name), faiss_metric(score), False)
+        index = own_lists(kind, self.width, n_lists, score, _bits(self.name), faiss_metric(score), False)
         faiss.copy_array_to_vector(self._ranges, index.sq.trained)
         return index
 
