@@ -31,6 +31,7 @@ from .methods.rae.network import MLPRAE as MLPRAE
 from .methods.random import RandomProjection as RandomProjection
 from .methods.truncation import Truncation as Truncation
 from .methods.whitening import Whitening as Whitening
+from .planning.plan import Plan as Plan
 from .planning.plan import plan as plan
 from .sample import load_sample as load_sample
 from .scan.checkpoint import read_state as read_state
@@ -58,6 +59,7 @@ __all__ = [
     "NearFold",
     "NearfoldError",
     "NearfoldWarning",
+    "Plan",
     "RandomProjection",
     "SearchIndex",
     "Truncation",
