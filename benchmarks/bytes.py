@@ -1,4 +1,4 @@
-"""What few bytes keep: pipelines against the best of faiss alone, on held-out queries."""
+"""What few bytes keep: codecs against the best of faiss alone, on held-out queries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from nearfold._utils.arrays import normalize_rows
 from nearfold.cli.console import interval
-from nearfold.codecs.fitting import PipelineFitter
+from nearfold.codecs.fitting import CodecFitter
 from nearfold.evaluation.ground_truth import GroundTruth
 from nearfold.evaluation.intervals import estimate, paired_estimate
 from nearfold.planning.halving import judged
@@ -123,20 +123,20 @@ def main() -> None:
         table = Table(
             title=f"{race.data}, {len(base):,} rows, recall@10 of {len(queries):,} held-out queries"
         )
-        for heading in ("pipeline", "bytes", "shared", "recall@10", "fit s", "rows/s encoded"):
+        for heading in ("codec", "bytes", "shared", "recall@10", "fit s", "rows/s encoded"):
             table.add_column(heading, no_wrap=True)
         kept: dict[str, npt.NDArray[np.float64]] = {}
         for spec in race.ours:
-            fitter = PipelineFitter(base)
+            fitter = CodecFitter(base)
             began = time.perf_counter()
-            pipeline = fitter.fit(spec)
+            codec = fitter.fit(spec)
             fitted = time.perf_counter()
-            judgement, encoding = judged(pipeline, truth, 10, 0)
+            judgement, encoding = judged(codec, truth, 10, 0)
             kept[spec] = judgement.per_query["recall@10"]
             table.add_row(
                 spec,
-                str(pipeline.bytes_per_vector),
-                f"{pipeline.shared_bytes / 1e6:.1f} MB",
+                str(codec.bytes_per_vector),
+                f"{codec.shared_bytes / 1e6:.1f} MB",
                 interval(estimate(kept[spec][:, None])[0]),
                 f"{fitted - began:.1f}",
                 f"{len(base) / encoding:,.0f}",

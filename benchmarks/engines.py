@@ -14,7 +14,7 @@ import svs
 from usearch.index import Index as USearch
 
 from nearfold._utils.arrays import Float32
-from nearfold.codecs.fitting import PipelineFitter
+from nearfold.codecs.fitting import CodecFitter
 from nearfold.search.index import SearchIndex
 
 __all__ = ["Engine", "K", "of_faiss", "of_hnswlib", "of_nearfold", "of_svs", "of_usearch"]
@@ -196,12 +196,12 @@ def of_nearfold(base: Float32, threads: int, specs: Sequence[str], scratch: Path
     # As a user keeps them: full vectors stay in a file.
     saved = scratch / "base.npy"
     np.save(saved, base)
-    fitter = PipelineFitter(base)
+    fitter = CodecFitter(base)
     for spec in specs:
         name, kind, *depths = spec.split("/")
         began = time.perf_counter()
-        pipeline = fitter.fit(name)
-        index = SearchIndex.build(pipeline, saved, kind=kind, links=LINKS)
+        codec = fitter.fit(name)
+        index = SearchIndex.build(codec, saved, kind=kind, links=LINKS)
         seconds = time.perf_counter() - began
         folder = scratch / f"{name}-{kind}"
         index.save(folder)

@@ -22,7 +22,7 @@ from sklearn import decomposition
 from nearfold import Encoder, compare
 from nearfold._utils.arrays import Float32, Metric, normalize_rows
 from nearfold._utils.threads import blas_threads
-from nearfold.codecs.fitting import PipelineFitter
+from nearfold.codecs.fitting import CodecFitter
 from nearfold.errors import NearfoldError
 from nearfold.evaluation.ground_truth import GroundTruth
 from nearfold.evaluation.intervals import Estimate
@@ -215,9 +215,9 @@ def by_bytes(folder: Path) -> list[str]:
         for spec in (f"NearFold192,AQ{n}", f"NearFold192,OPQ{n}", f"NearFold{8 * n},Binary"):
             asked = spec if spec != "NearFold384,Binary" else "Binary"
             # A fitter of its own, so that no fold is at hand.
-            pipeline = PipelineFitter(base).fit(asked)
-            kept = judged(pipeline, truth, 10, 0)[0].recall[10]
-            found[asked] = Result(kept, float(pipeline.facts["fit_seconds"]))
+            codec = CodecFitter(base).fit(asked)
+            kept = judged(codec, truth, 10, 0)[0].recall[10]
+            found[asked] = Result(kept, float(codec.facts["fit_seconds"]))
             print(asked, found[asked], flush=True)
         reference = f"faiss OPQ{n}_192,PQ{n}"
         for factory in (f"ITQ{8 * n},LSH", f"OPQ{n}_192,PQ{n}", f"PQ{n}"):

@@ -19,9 +19,11 @@ from rich.table import Table
 
 from nearfold._utils.arrays import normalize_rows
 from nearfold.cli.console import interval
+from nearfold.codecs.quantizers.base import QuantizerSpec
+from nearfold.codecs.quantizers.floats import FLOATS
 from nearfold.codecs.quantizers.rabitq import RABITQ, rabitq_bytes
-from nearfold.codecs.quantizers.scalar import FLOATS, SCALARS
-from nearfold.codecs.spec import PipelineSpec
+from nearfold.codecs.quantizers.scalar import SCALARS
+from nearfold.codecs.spec import CodecSpec
 from nearfold.evaluation.ground_truth import GroundTruth
 from nearfold.evaluation.intervals import paired_estimate
 from nearfold.evaluation.split import base_and_queries
@@ -40,32 +42,32 @@ MOST_LEARNED_BYTES = 128
 def takes(name: str, m: int) -> int:
     """Return the bytes of m dimensions."""
     if name in FLOATS:
-        return FLOATS[name] * m
+        return FLOATS[name].itemsize * m
     if name in RABITQ:
         return rabitq_bytes(name, m)
     return -(-SCALARS.get(name, 1) * m // 8)
 
 
-def grid_of(n_bytes: int, d: int) -> list[PipelineSpec]:
+def grid_of(n_bytes: int, d: int) -> list[CodecSpec]:
     """Return every cell of the grid that takes at most `n_bytes` a vector, and more than half of them."""
     widths = sorted({round(share * d) for share in GRID})
-    cells: list[PipelineSpec] = []
+    cells: list[CodecSpec] = []
     for name in (*FLOATS, *SCALARS, *RABITQ, "Binary"):
         # The most dimensions that fit, in eights where the quantiser wants them; fewer only lose.
         step = 8 if name in RABITQ or name == "Binary" else 1
         most = max((m for m in range(step, d + 1, step) if takes(name, m) <= n_bytes), default=0)
         if most == d:
-            cells.append(PipelineSpec(None, None, name))
+            cells.append(CodecSpec(None, None, QuantizerSpec(name)))
         elif most:
-            cells += [PipelineSpec(fold, most, name) for fold in ("nearfold", "pca-uncentred")]
+            cells += [CodecSpec(fold, most, QuantizerSpec(name)) for fold in ("nearfold", "pca-uncentred")]
     if d % n_bytes == 0:
-        cells += [PipelineSpec(None, None, name, n_bytes) for name in ("PQ", "OPQ")]
+        cells += [CodecSpec(None, None, QuantizerSpec(name, n_bytes)) for name in ("PQ", "OPQ")]
     for width in sorted({n_bytes * (width // n_bytes) for width in widths} - {0}):
-        cells.append(PipelineSpec(None, None, "OPQ", n_bytes, width))
+        cells.append(CodecSpec(None, None, QuantizerSpec("OPQ", n_bytes, width)))
         for fold in ("nearfold", "pca-uncentred"):
-            cells += [PipelineSpec(fold, width, name, n_bytes) for name in ("PQ", "OPQ")]
+            cells += [CodecSpec(fold, width, QuantizerSpec(name, n_bytes)) for name in ("PQ", "OPQ")]
         if n_bytes <= MOST_LEARNED_BYTES:
-            cells.append(PipelineSpec("nearfold", width, "AQ", n_bytes))
+            cells.append(CodecSpec("nearfold", width, QuantizerSpec("AQ", n_bytes)))
     return cells
 
 
@@ -80,7 +82,7 @@ def main() -> None:
     rows, validation = base_and_queries(base, None)
 
     def on_fresh(trial: Trial) -> np.ndarray:
-        return np.asarray(judged(trial.pipeline, truth, 10, 0)[0].per_query[COLUMN])
+        return np.asarray(judged(trial.codec, truth, 10, 0)[0].per_query[COLUMN])
 
     table = Table(title=f"{arguments.set}, {len(rows):,} rows, recall@10 of {len(fresh):,} fresh queries")
     headings = (
@@ -97,7 +99,7 @@ def main() -> None:
         table.add_column(heading)
     for size in map(int, arguments.sizes.split(",")):
         began = time.perf_counter()
-        chosen = plan(rows, n_bytes=size, full="nowhere", queries=validation).chosen
+        chosen = plan(rows, n_bytes=size, storage="nowhere", queries=validation).chosen
         planned = time.perf_counter() - began
         specs = grid_of(size, base.shape[1])
         began = time.perf_counter()
@@ -108,7 +110,7 @@ def main() -> None:
             [size] * len(specs),
             metric="cosine",
             k=10,
-            depth=0,
+            n_candidates=0,
             column=COLUMN,
             seed=0,
             seconds=None,

@@ -106,7 +106,7 @@ def main() -> None:
     source.add_argument("--data", type=Path, help="the folder of real vectors; --set names one of them")
     parser.add_argument("--set", default="wordnet-minilm-384")
     parser.add_argument(
-        "--pipelines",
+        "--codecs",
         default="NearFold33%,SQ8/hnsw/20/30;NearFold42%,SQ8/hnsw/16/20;NearFold50%,SQ8/hnsw/14/16/20",
     )
     parser.add_argument("--engines", default="faiss,hnswlib,usearch,svs,nearfold")
@@ -128,7 +128,7 @@ def main() -> None:
             "hnswlib": lambda: of_hnswlib(base, threads),
             "usearch": lambda: of_usearch(base, threads),
             "svs": lambda: of_svs(base, threads, folder),
-            "nearfold": lambda: of_nearfold(base, threads, arguments.pipelines.split(";"), folder),
+            "nearfold": lambda: of_nearfold(base, threads, arguments.codecs.split(";"), folder),
         }
         engines = [engine for name in arguments.engines.split(",") for engine in makers[name]()]
         points = measured(engines, queries, neighbors)

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from nearfold import Encoder, Pipeline, SearchIndex, fit_pipeline
+from nearfold import Codec, Encoder, SearchIndex, fit_codec
 from nearfold.bulk.apply import apply
 from nearfold.errors import NearfoldError
 from nearfold.io.base import Chunk, Layout
@@ -37,7 +37,7 @@ from nearfold.io.vectors import open_sink
 X = np.random.default_rng(0).standard_normal((3000, 32)).astype(np.float32)
 ENCODER = Encoder(X[:8])
 
-Write = Callable[[Path, Pipeline], object]
+Write = Callable[[Path, Codec], object]
 """Writes into a folder."""
 
 
@@ -58,7 +58,7 @@ def folded(suffix: str) -> Write:
     """Return what writes folded vectors to a file of one format."""
     z = ENCODER.transform(X)
 
-    def write(folder: Path, _: Pipeline) -> None:
+    def write(folder: Path, _: Codec) -> None:
         with open_sink(folder / f"z{suffix}", Layout(*z.shape, z.dtype, "vectors")) as sink:
             for start in range(0, len(z), 500):
                 sink.write(Chunk(z[start : start + 500]))
@@ -68,8 +68,8 @@ def folded(suffix: str) -> Write:
 
 WRITERS: dict[str, Write] = {
     "encoder": lambda folder, _: Encoder(X[:16, :]).save(folder / "fold.safetensors"),
-    "pipeline": lambda folder, pipeline: pipeline.save(folder / "pipeline.safetensors"),
-    "index": lambda folder, pipeline: SearchIndex.build(pipeline, X).save(folder / "index"),
+    "codec": lambda folder, codec: codec.save(folder / "codec.safetensors"),
+    "index": lambda folder, codec: SearchIndex.build(codec, X).save(folder / "index"),
     **{suffix: folded(suffix) for suffix in (".npy", ".npz", ".parquet", ".arrow", ".fvecs", ".fbin")},
 }
 
@@ -83,10 +83,10 @@ def left(folder: Path) -> dict[str, str]:
     }
 
 
-def attempt(write: Write, folder: Path, pipeline: Pipeline) -> bool:
+def attempt(write: Write, folder: Path, codec: Codec) -> bool:
     """Write, and return whether that was refused, by an error of nearfold's; any other one goes on."""
     try:
-        write(folder, pipeline)
+        write(folder, codec)
     except NearfoldError:
         return True
     return False
@@ -104,18 +104,18 @@ class Counts:
         print(f"{what}: {tried:,} tried, {lost} lost", flush=True)
 
 
-def full_disks(counts: Counts, pipeline: Pipeline, rounds: int, rng: random.Random) -> None:
+def full_disks(counts: Counts, codec: Codec, rounds: int, rng: random.Random) -> None:
     """Fill the disk at a random byte of what is written, over what is there already."""
     for name, write in WRITERS.items():
         lost = refused = 0
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            write(folder, pipeline)
+            write(folder, codec)
             largest = max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             for _ in range(rounds):
                 before = left(folder)
                 with files_of_at_most(rng.randrange(largest)):
-                    failed = attempt(write, folder, pipeline)
+                    failed = attempt(write, folder, codec)
                 refused += failed
                 # An index that is whole is a new generation of files; one that was refused is the old one.
                 lost += (left(folder) != before) if failed else (name == "index" and not whole(folder))
@@ -127,14 +127,14 @@ def whole(folder: Path) -> bool:
     return not list(folder.rglob(".*")) and len(SearchIndex.load(folder / "index")) == len(X)
 
 
-def failing_calls(counts: Counts, pipeline: Pipeline, rounds: int, rng: random.Random) -> None:
+def failing_calls(counts: Counts, codec: Codec, rounds: int, rng: random.Random) -> None:
     """Let a random sync or rename fail."""
     places: list[tuple[Any, str]] = [(os, "fsync"), (Path, "replace")]
     for name, write in WRITERS.items():
         lost = refused = 0
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            write(folder, pipeline)
+            write(folder, codec)
             for _ in range(rounds):
                 owner, call = rng.choice(places)
                 real, after = getattr(owner, call), rng.randrange(2)
@@ -148,7 +148,7 @@ def failing_calls(counts: Counts, pipeline: Pipeline, rounds: int, rng: random.R
 
                 setattr(owner, call, failing)
                 try:
-                    failed = attempt(write, folder, pipeline)
+                    failed = attempt(write, folder, codec)
                 finally:
                     setattr(owner, call, real)
                 refused += failed
@@ -159,7 +159,7 @@ def failing_calls(counts: Counts, pipeline: Pipeline, rounds: int, rng: random.R
 
 _SAVER = """
 import sys, numpy as np
-from nearfold import Pipeline, SearchIndex
+from nearfold import Codec, SearchIndex
 folder = sys.argv[1]
 index = SearchIndex.load(folder)
 print("ready", flush=True)
@@ -169,12 +169,12 @@ while True:
 """
 
 
-def killed(counts: Counts, pipeline: Pipeline, rounds: int, rng: random.Random) -> None:
+def killed(counts: Counts, codec: Codec, rounds: int, rng: random.Random) -> None:
     """Kill a process that adds to an index and saves it, over and over."""
     lost = 0
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "index"
-        SearchIndex.build(pipeline, X).save(folder)
+        SearchIndex.build(codec, X).save(folder)
         for _ in range(rounds):
             before = len(SearchIndex.load(folder))
             command = [sys.executable, "-W", "ignore", "-c", _SAVER, str(folder)]
@@ -225,25 +225,25 @@ def together(work: Callable[[int], int], n_threads: int) -> int:
     return sum(lost)
 
 
-def threads_fold(counts: Counts, pipeline: Pipeline, rounds: int) -> None:
+def threads_fold(counts: Counts, codec: Codec, rounds: int) -> None:
     """Fold, encode and search in threads."""
-    index = SearchIndex.build(pipeline, X)
-    z, codes, found = ENCODER.transform(X), pipeline.encode(X), index.search(X[:50], 5)
+    index = SearchIndex.build(codec, X)
+    z, codes, found = ENCODER.transform(X), codec.encode(X), index.search(X[:50], 5)
 
     def work(_: int) -> int:
         lost = 0
         for _ in range(rounds):
             lost += not np.array_equal(ENCODER.transform(X), z)
-            lost += not np.array_equal(pipeline.encode(X), codes)
+            lost += not np.array_equal(codec.encode(X), codes)
             lost += not np.array_equal(index.search(X[:50], 5).ids, found.ids)
         return lost
 
     counts.told("answers to 8 threads", 8 * rounds * 3, together(work, 8))
 
 
-def threads_change(counts: Counts, pipeline: Pipeline, rounds: int) -> None:
+def threads_change(counts: Counts, codec: Codec, rounds: int) -> None:
     """Search in threads while another adds and removes: what was there from the start is always found."""
-    index = SearchIndex.build(pipeline, X)
+    index = SearchIndex.build(codec, X)
     own = np.arange(50)
 
     def work(number: int) -> int:
@@ -287,13 +287,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     rng, counts = random.Random(given.seed), Counts()
-    pipeline = fit_pipeline(X, "NearFold16,SQ8")
-    full_disks(counts, pipeline, given.rounds, rng)
-    failing_calls(counts, pipeline, given.rounds, rng)
+    codec = fit_codec(X, "NearFold16,SQ8")
+    full_disks(counts, codec, given.rounds, rng)
+    failing_calls(counts, codec, given.rounds, rng)
     killed_folders(counts, given.rounds, rng)
-    killed(counts, pipeline, given.rounds, rng)
-    threads_fold(counts, pipeline, given.rounds)
-    threads_change(counts, pipeline, 10 * given.rounds)
+    killed(counts, codec, given.rounds, rng)
+    threads_fold(counts, codec, given.rounds)
+    threads_change(counts, codec, 10 * given.rounds)
     forks(counts, given.rounds)
     print(f"{counts.lost} lost")
     sys.exit(bool(counts.lost))

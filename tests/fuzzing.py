@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nearfold import Encoder, MLPEncoder, NearFold, Pipeline, ScanCheckpoint, SearchIndex, fit_pipeline, load
+from nearfold import Codec, Encoder, MLPEncoder, NearFold, ScanCheckpoint, SearchIndex, fit_codec, load
 from nearfold.errors import NearfoldError
 from nearfold.io.base import Chunk, Layout
 from nearfold.io.vectors import FORMATS, open_sink, open_source, read_source
@@ -240,7 +240,7 @@ def make_state(path: Path) -> None:
 
 
 def make_index(path: Path) -> None:
-    SearchIndex.build(fit_pipeline(X, "NearFold8,SQ8"), X).save(path)
+    SearchIndex.build(fit_codec(X, "NearFold8,SQ8"), X).save(path)
 
 
 def read_index(path: Path) -> None:
@@ -257,10 +257,10 @@ TARGETS: dict[str, Target] = {
         lambda path: load(path).transform(X[:2]),
     ),
     "network": Target(".safetensors", make_network, lambda path: load(path).transform(X[:2])),
-    "pipeline": Target(
+    "codec": Target(
         ".safetensors",
-        lambda path: fit_pipeline(X, "NearFold8,PQ4").save(path),
-        lambda path: Pipeline.load(path).encode(X[:2]),
+        lambda path: fit_codec(X, "NearFold8,PQ4").save(path),
+        lambda path: Codec.load(path).encode(X[:2]),
     ),
     "state": Target(".safetensors", make_state, ScanCheckpoint.load),
     "index": Target("", make_index, read_index),

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from nearfold import SearchIndex, fit_pipeline
+from nearfold import SearchIndex, fit_codec
 from nearfold.errors import NearfoldError
 
 X = np.random.default_rng(0).standard_normal((300, 12)).astype(np.float32)
@@ -74,8 +74,8 @@ def make(folder: Path) -> None:
     np.save(folder / CANARY, X)
     os.mkfifo(folder / PIPE)
     for number, (spec, kind) in enumerate(SOUND):
-        pipeline = fit_pipeline(X, spec, metric="l2" if number == 3 else "cosine")
-        index = SearchIndex.build(pipeline, X, kind=kind, certify=number == 0)
+        codec = fit_codec(X, spec, metric="l2" if number == 3 else "cosine")
+        index = SearchIndex.build(codec, X, kind=kind, certify=number == 0)
         index.add(X[:4])
         index.remove(np.arange(9))
         index.save(folder / str(number))

@@ -1,5 +1,5 @@
 """Files that are well-formed, whose digests are right, and that say odd things: manifests, journals,
-checkpoints, folds and pipelines. Only a NearfoldError may come of one, and no path outside may be touched.
+checkpoints, folds and codecs. Only a NearfoldError may come of one, and no path outside may be touched.
 
 `python -m tests.fuzzing_structure --files 20000` runs so many; see `tests.fuzzing`.
 """
@@ -27,8 +27,8 @@ from nearfold.bulk.apply import apply
 from nearfold.bulk.folder import verify_folder
 from nearfold.bulk.manifest import MANIFEST
 from nearfold.bulk.update import update
-from nearfold.codecs.codec import Pipeline, load_any
-from nearfold.codecs.fitting import PipelineFitter
+from nearfold.codecs.codec import Codec, load_any
+from nearfold.codecs.fitting import CodecFitter
 from nearfold.codecs.verification import verify_file
 from nearfold.errors import FileError, NearfoldError
 from nearfold.evaluation.drift import drift, readable_facts
@@ -183,9 +183,9 @@ def change_tensors(tensors: dict[str, Any], rng: random.Random) -> None:
         if kind == 0:
             del tensors[name]
         elif kind == 1:
-            tensors[rng.choice(("other", f"{name}.x", "weight", "kept", "fold.bias", "sides.rotation"))] = (
-                array
-            )
+            tensors[
+                rng.choice(("other", f"{name}.x", "weight", "kept", "fold.bias", "projection.rotation"))
+            ] = array
         elif kind == 2:
             tensors[name] = array.astype(rng.choice(("f2", "f4", "f8", "i4", "i8", "u1", "?")))
         elif kind == 3:
@@ -238,18 +238,18 @@ ROWS = np.random.default_rng(1).standard_normal((600, X.shape[1])).astype(np.flo
 
 
 def read_fold(path: Path) -> None:
-    """Read a fold or pipeline and use all that is read of it."""
+    """Read a fold or codec and use all that is read of it."""
     with watched(path):
         loaded = load_any(path)
         verify_file(path)
         assert np.isfinite(
-            loaded.transform(X[:3], dtype=np.uint8 if isinstance(loaded, Pipeline) else "f4")
+            loaded.transform(X[:3], dtype=np.uint8 if isinstance(loaded, Codec) else "f4")
         ).all()
-        if isinstance(loaded, Pipeline):
+        if isinstance(loaded, Codec):
             json.dumps(loaded.as_dict())
             index = loaded.index()
             index.add_sa_codes(loaded.encode(X[:20]))
-            index.search(loaded.queries(X[:2]), 3)
+            index.search(loaded.prepare_queries(X[:2]), 3)
             return
         assert isinstance(loaded, Fold)
         assert loaded.card()
@@ -363,10 +363,10 @@ def read_folder(path: Path) -> None:
             np.testing.assert_allclose(read_vectors(path), FOLD.transform(read_vectors(inputs)), rtol=1e-5)
 
 
-def _pipeline(spec: str) -> Target:
+def _codec(spec: str) -> Target:
     def make(path: Path) -> None:
         metric = "l2" if spec.endswith("l2") else "cosine"
-        PipelineFitter(X, metric=metric, effort=0.02).fit(spec.split()[0]).save(path)
+        CodecFitter(X, metric=metric, budget=0.02).fit(spec.split()[0]).save(path)
 
     return Target(".safetensors", make, read_fold, mutate_tensors)
 
@@ -389,7 +389,7 @@ TARGETS: dict[str, Target] = {
     "checkpoint": Target("", make_checkpoint, read_checkpoint, mutate_tensors),
     "encoder": Target(".safetensors", make_encoder, read_fold, mutate_tensors),
     "network": Target(".safetensors", make_network, read_fold, mutate_tensors),
-    **{spec: _pipeline(spec) for spec in SPECS},
+    **{spec: _codec(spec) for spec in SPECS},
 }
 
 

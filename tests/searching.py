@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nearfold import Pipeline, SearchIndex, fit_pipeline
+from nearfold import Codec, SearchIndex, fit_codec
 from nearfold._utils.arrays import Metric
 from nearfold.errors import DataError
 from nearfold.search.results import Found
@@ -46,8 +46,8 @@ Rows = st.lists(st.integers(0, len(POOL) - 1), max_size=60)
 
 
 @cache
-def fitted(spec: str, metric: Metric) -> Pipeline:
-    return fit_pipeline(POOL, spec, metric=metric)
+def fitted(spec: str, metric: Metric) -> Codec:
+    return fit_codec(POOL, spec, metric=metric)
 
 
 def exact(queries: npt.NDArray[Any], base: npt.NDArray[Any], metric: Metric) -> Float64:

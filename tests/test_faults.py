@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nearfold import Pipeline, fit_pipeline
+from nearfold import Codec, fit_codec
 from nearfold._utils.files import replacing
 from nearfold.bulk.apply import apply
 from nearfold.errors import FileError
@@ -22,35 +22,35 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits and link
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> Pipeline:
-    return fit_pipeline(X, "NearFold16,SQ8")
+def codec() -> Codec:
+    return fit_codec(X, "NearFold16,SQ8")
 
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("limit", [0, 100, 1000])
-def test_a_full_disk_leaves_nothing(name: str, limit: int, tmp_path: Path, pipeline: Pipeline) -> None:
+def test_a_full_disk_leaves_nothing(name: str, limit: int, tmp_path: Path, codec: Codec) -> None:
     with files_of_at_most(limit), pytest.raises(FileError, match=r"can't be (written|made)"):
-        WRITERS[name](tmp_path, pipeline)
+        WRITERS[name](tmp_path, codec)
     assert left(tmp_path) == {}
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_the_same_writers_write_where_there_is_room(name: str, tmp_path: Path, pipeline: Pipeline) -> None:
-    WRITERS[name](tmp_path, pipeline)
+def test_the_same_writers_write_where_there_is_room(name: str, tmp_path: Path, codec: Codec) -> None:
+    WRITERS[name](tmp_path, codec)
     assert left(tmp_path)
 
 
-def test_what_was_there_stays_when_a_sync_or_a_rename_fails(pipeline: Pipeline) -> None:
+def test_what_was_there_stays_when_a_sync_or_a_rename_fails(codec: Codec) -> None:
     counts = faulting.Counts()
-    faulting.failing_calls(counts, pipeline, 8, random.Random(0))
-    faulting.full_disks(counts, pipeline, 3, random.Random(0))
+    faulting.failing_calls(counts, codec, 8, random.Random(0))
+    faulting.full_disks(counts, codec, 3, random.Random(0))
     assert counts.lost == 0
 
 
-def test_threads_get_the_answers_of_one(pipeline: Pipeline) -> None:
+def test_threads_get_the_answers_of_one(codec: Codec) -> None:
     counts = faulting.Counts()
-    faulting.threads_fold(counts, pipeline, 3)
-    faulting.threads_change(counts, pipeline, 20)
+    faulting.threads_fold(counts, codec, 3)
+    faulting.threads_change(counts, codec, 20)
     assert counts.lost == 0
 
 
@@ -68,10 +68,10 @@ def test_shards_that_are_there_stay_and_the_next_run_goes_on(tmp_path: Path) -> 
 
 @pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="nothing is refused to root")
 @pytest.mark.parametrize("name", WRITERS)
-def test_permission_denied(name: str, tmp_path: Path, pipeline: Pipeline) -> None:
+def test_permission_denied(name: str, tmp_path: Path, codec: Codec) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(FileError, match="Permission denied"):
-        WRITERS[name](tmp_path, pipeline)
+        WRITERS[name](tmp_path, codec)
 
 
 def test_permission_denied_to_another_user(tmp_path: Path) -> None:

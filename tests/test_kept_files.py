@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nearfold import Encoder, MLPEncoder, NearFold, Pipeline, SearchIndex, load, load_sample
+from nearfold import Codec, Encoder, MLPEncoder, NearFold, SearchIndex, load, load_sample
 from nearfold.bulk.apply import apply
 from nearfold.bulk.update import update
-from nearfold.codecs.fitting import PipelineFitter
+from nearfold.codecs.fitting import CodecFitter
 from nearfold.io.vectors import open_source, read_vectors
 from nearfold.scan.checkpoint import ScanCheckpoint
 from nearfold.version import __version__
@@ -23,7 +23,7 @@ from nearfold.version import __version__
 KEPT = Path(__file__).with_name("kept")
 VERSIONS = sorted(path.name for path in KEPT.iterdir()) if KEPT.exists() else []
 
-PIPELINES = {
+CODECS = {
     "sq8": "NearFold8,SQ8",
     "aq": "NearFold8,AQ2",
     "opq": "OPQ2_8",
@@ -56,15 +56,15 @@ def test_folds(kept: Path, name: str) -> None:
     assert (fold.method, fold.metric) == ("nearfold" if name == "encoder" else "", "cosine")
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-def test_pipelines(kept: Path, name: str) -> None:
-    pipeline = Pipeline.load(kept / f"{name}.safetensors")
-    assert str(pipeline.spec) == PIPELINES[name]
-    codes = pipeline.encode(vectors(slice(400, 410)))
+@pytest.mark.parametrize("name", CODECS)
+def test_codecs(kept: Path, name: str) -> None:
+    codec = Codec.load(kept / f"{name}.safetensors")
+    assert str(codec.spec) == CODECS[name]
+    codes = codec.encode(vectors(slice(400, 410)))
     expected = np.load(kept / f"{name}.npy")
     assert codes.shape == expected.shape
     # Rounding differs between processors: the last bits of stored floats, and values at the edge of a code.
-    now, then = pipeline.decode(codes), pipeline.decode(expected)
+    now, then = codec.decode(codes), codec.decode(expected)
     far = np.linalg.norm(now - then, axis=1) > 0.02 * np.linalg.norm(then, axis=1)
     assert far.mean() <= 0.1
 
@@ -97,11 +97,11 @@ def write(folder: Path) -> None:
     for name, fold in (("encoder", NearFold(4, n_steps=40).fit(base).encoder_), ("network", network)):
         fold.save(folder / f"{name}.safetensors")
         np.save(folder / f"{name}.npy", fold.transform(asked))
-    fitter = PipelineFitter(base, effort=0.1)
-    for name, spec in PIPELINES.items():
-        pipeline = fitter.fit(spec)
-        pipeline.save(folder / f"{name}.safetensors")
-        np.save(folder / f"{name}.npy", pipeline.encode(asked))
+    fitter = CodecFitter(base, budget=0.1)
+    for name, spec in CODECS.items():
+        codec = fitter.fit(spec)
+        codec.save(folder / f"{name}.safetensors")
+        np.save(folder / f"{name}.npy", codec.encode(asked))
     index = SearchIndex.build(fitter.fit("NearFold8,SQ8"), base, certify=True)
     index.remove([5])
     index.save(folder / "index")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nearfold import PCA, NearFold, SearchIndex, compare, evaluate, fit_pipeline, plan, sweep
+from nearfold import PCA, NearFold, SearchIndex, compare, evaluate, fit_codec, plan, sweep
 from nearfold._utils.progress import reporting
 from nearfold.bulk.apply import apply
 from nearfold.io.vectors import open_source
@@ -62,20 +62,20 @@ def test_few_dimensions_take_more_steps(m: int, asked: int | None, steps: int, s
     assert ["NearFold", steps, steps, True] in recorder.stages
 
 
-def test_pipelines_and_search(sample: np.ndarray) -> None:
+def test_codecs_and_search(sample: np.ndarray) -> None:
     base = np.ascontiguousarray(sample[:700, :32])
     for spec, stages in (("AQ4", {"codes", "codebooks"}), ("PCA16,OPQ8", {"rotation", "codebooks"})):
         made = []
-        assert recorded(lambda spec=spec, made=made: made.append(fit_pipeline(base, spec))) >= stages
+        assert recorded(lambda spec=spec, made=made: made.append(fit_codec(base, spec))) >= stages
         assert "index" in recorded(lambda made=made: SearchIndex.build(made[0], base))
-    assert "encode" in recorded(lambda: fit_pipeline(base, "AQ4").encode(base))
+    assert "encode" in recorded(lambda: fit_codec(base, "AQ4").encode(base))
 
 
 def test_judging(sample: np.ndarray) -> None:
     base = sample[:400, :24]
     assert "search" in recorded(lambda: compare(base, n_queries=40, n_components=[4], methods=["pca"]))
     recorded(lambda: sweep(base, n_queries=40, n_components=4, methods=["rae-exact"]))
-    plans = recorded(lambda: plan(base, n_bytes=8, n_queries=40, depth=20, pipelines=["PCA8,SQ8", "SQ4"]))
+    plans = recorded(lambda: plan(base, n_bytes=8, n_queries=40, n_candidates=20, codecs=["PCA8,SQ8", "SQ4"]))
     assert any(label.startswith("round 1 of") for label in plans)
 
 

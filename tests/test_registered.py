@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from nearfold.codecs.quantizers.registry import NAMES, QUANTIZERS, family_of
+from nearfold.codecs.spec import parse_spec
 from nearfold.integrations.databases.stores import DATABASES
 from nearfold.io.vectors import FORMATS
 from nearfold.methods.registry import METHODS
@@ -30,6 +32,24 @@ def test_methods(name: str) -> None:
     assert mentions("methods", method.estimator.__name__) or mentions("methods", name), (
         f"no test names {name}"
     )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_quantizers(name: str) -> None:
+    stem = name.removesuffix("<bytes>")
+    spec = parse_spec(name.replace("<bytes>", "24")).quantizer
+    family = family_of(spec)
+    assert name in family.names
+    assert family.__doc__
+    assert mentions("codecs", family.__name__)
+    documented = (ROOT / "docs/how-to/plan-bytes.md").read_text(encoding="utf-8")
+    assert f"`{stem}`" in documented
+
+
+def test_quantizers_have_names_of_their_own() -> None:
+    for name in NAMES:
+        text = name.replace("<bytes>", "24")
+        assert sum(family.parse(text) is not None for family in QUANTIZERS) == 1
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

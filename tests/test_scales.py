@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nearfold import NearFold, evaluate, fit_pipeline
+from nearfold import NearFold, evaluate, fit_codec
 from nearfold._utils.arrays import Metric, as_vectors, check_products, check_tiny, normalize_rows
 from nearfold.errors import DataError, NearfoldError, NearfoldWarning
 from nearfold.evaluation.compare import compare
@@ -70,8 +70,8 @@ def test_everything_that_compares_says_that_vectors_are_tiny(tmp_path: Path) -> 
         lambda: inspect(fold, X[:200], X[200:]),
         lambda: compare(X, n_components=[M], methods=["pca"], metrics=["l2"]),
         lambda: sweep(X, n_components=M, metric="l2", methods=["rae-exact"]),
-        lambda: plan(X, n_bytes=8, metric="l2", pipelines=["SQ8"]),
-        lambda: fit_pipeline(X, "SQ8", metric="l2"),
+        lambda: plan(X, n_bytes=8, metric="l2", codecs=["SQ8"]),
+        lambda: fit_codec(X, "SQ8", metric="l2"),
         lambda: NearFold(M, metric="l2").fit(tmp_path / "x.npy").encoder_,
     ]
     for do in doings:

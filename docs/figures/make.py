@@ -8,7 +8,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 
-from nearfold import RAE, compare, evaluate, fit_pipeline, load_sample
+from nearfold import RAE, compare, evaluate, fit_codec, load_sample
 from nearfold.evaluation.ground_truth import GroundTruth
 from nearfold.planning.halving import judged
 
@@ -63,7 +63,7 @@ def dimensions(vectors: np.ndarray) -> None:
 
 
 def bytes_(base: np.ndarray, queries: np.ndarray) -> None:
-    """recall@10 by bytes and kind of pipeline."""
+    """recall@10 by bytes and kind of codec."""
     truth = GroundTruth.compute(base, queries, 10, "cosine")
     sizes = [12, 24, 48, 96]
     kinds = {
@@ -74,7 +74,7 @@ def bytes_(base: np.ndarray, queries: np.ndarray) -> None:
     }
     figure, axes = plt.subplots(figsize=(7.2, 4.2))
     for label, (spec, color) in kinds.items():
-        kept = [judged(fit_pipeline(base, spec.format(n)), truth, 10, 0)[0].recall[10].mean for n in sizes]
+        kept = [judged(fit_codec(base, spec.format(n)), truth, 10, 0)[0].recall[10].mean for n in sizes]
         axes.plot(sizes, kept, "o-", color=color, label=label, lw=2, ms=4)
     axes.set(xlabel="bytes a vector", ylabel="recall@10", xscale="log", ylim=(0, 1))
     axes.set_xticks(sizes, [str(n) for n in sizes])

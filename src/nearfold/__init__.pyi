@@ -5,8 +5,8 @@ from .bulk.apply import apply as apply
 from .bulk.folder import Written as Written
 from .bulk.update import Update as Update
 from .bulk.update import update as update
-from .codecs.codec import Pipeline as Pipeline
-from .codecs.fitting import fit_pipeline as fit_pipeline
+from .codecs.codec import Codec as Codec
+from .codecs.fitting import fit_codec as fit_codec
 from .errors import NearfoldError as NearfoldError
 from .errors import NearfoldWarning as NearfoldWarning
 from .evaluation.bounds import NeighborBounds as NeighborBounds
@@ -44,6 +44,7 @@ from .methods.rae.network import MLPRAE as MLPRAE
 from .methods.random import RandomProjection as RandomProjection
 from .methods.truncation import Truncation as Truncation
 from .methods.whitening import Whitening as Whitening
+from .planning.plan import Plan as Plan
 from .planning.plan import plan as plan
 from .sample import load_sample as load_sample
 from .scan.checkpoint import ScanCheckpoint as ScanCheckpoint
@@ -61,6 +62,7 @@ __all__ = [
     "PCA",
     "RAE",
     "UMAP",
+    "Codec",
     "Comparison",
     "ComparisonEntry",
     "Distortion",
@@ -78,7 +80,7 @@ __all__ = [
     "NearfoldError",
     "NearfoldWarning",
     "NeighborBounds",
-    "Pipeline",
+    "Plan",
     "RandomProjection",
     "ScanCheckpoint",
     "SearchIndex",
@@ -95,7 +97,7 @@ __all__ = [
     "config_context",
     "drift",
     "evaluate",
-    "fit_pipeline",
+    "fit_codec",
     "get_config",
     "inspect",
     "load",

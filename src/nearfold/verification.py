@@ -25,7 +25,7 @@ def verify(path: str | os.PathLike[str], *, base: str | os.PathLike[str] | None 
     Parameters
     ----------
     path
-        The folder of an index, a folder that `fold_folder` filled, or the file of a fold, a pipeline or a
+        The folder of an index, a folder that `fold_folder` filled, or the file of a fold, a codec or a
         scan.
     base
         Where an index's file of full vectors is now, if it was moved.

@@ -26,7 +26,7 @@ MARKS = {name: marks(callback) for name, callback in CALLBACKS.items()}
 # Parameters of text that name no file: whoever adds one says here that it is none, or gives it a mark.
 NO_FILES = {
     *("candidates", "column", "dimensions", "index", "k", "key", "lambdas", "memory", "method", "methods"),
-    *("metric", "name", "param", "pipelines", "query_column", "regularizer", "scheduler", "shard_format"),
+    *("metric", "name", "param", "codecs", "query_column", "regularizer", "scheduler", "shard_format"),
     *("table",),
 }
 NEEDED = {"migrate": ["--table", "t"], "plan": ["--bytes", "8"], "export": ["--to", "json"]}

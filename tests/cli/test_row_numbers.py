@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nearfold import PCA, NearFold, SearchIndex, compare, fit_pipeline, plan, sweep
+from nearfold import PCA, NearFold, SearchIndex, compare, fit_codec, plan, sweep
 from nearfold.errors import DataError
 
 from .conftest import Run
@@ -23,7 +23,7 @@ COMMANDS = {
     "compare a sample": ("compare", "X", *_METHODS, "--rows", "895"),
     "compare with queries": ("compare", "clean.npy", *_METHODS, "--queries", "X"),
     "sweep": ("sweep", "X", "--methods", "rae-exact", "-d", "4"),
-    "plan": ("plan", "X", "--bytes", "16", "--pipelines", "SQ8", "-o", "p"),
+    "plan": ("plan", "X", "--bytes", "16", "--codecs", "SQ8", "-o", "p"),
     "eval": ("eval", "f", "X"),
     "eval with queries": ("eval", "f", "clean.npy", "--queries", "X"),
     "inspect": ("inspect", "f", "X"),
@@ -39,7 +39,7 @@ def test_commands_name_the_user_s_row(value: float, folder: bool, run: Run, tmp_
     X = rng.standard_normal((900, 16)).astype(np.float32)
     np.save(tmp_path / "clean.npy", X)
     assert run("fit", "clean.npy", "-d", "4", "-o", "f", "--method", "pca").returncode == 0
-    fit_pipeline(X, "PCA8,SQ8").save(tmp_path / "p.safetensors")
+    fit_codec(X, "PCA8,SQ8").save(tmp_path / "p.safetensors")
     index = ("index", "p.safetensors", "clean.npy", "-o", "index")
     assert run(*index).returncode == 0
     X[_BAD] = value
@@ -66,7 +66,7 @@ def test_arrays_are_named_before_splits(value: float, rng: np.random.Generator) 
     for work in (
         lambda: compare(X, n_components=[4], methods=["pca"]),
         lambda: sweep(X, n_components=4, methods=["rae-exact"]),
-        lambda: plan(X, n_bytes=16, pipelines=["SQ8"]),
+        lambda: plan(X, n_bytes=16, codecs=["SQ8"]),
         lambda: NearFold(4, n_anchors=800, n_steps=2).fit(X),
     ):
         with pytest.raises(DataError, match=rf"row {_BAD}\b"):
@@ -78,7 +78,7 @@ def test_an_index_names_file_and_row(
     spec: str, rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     X = rng.standard_normal((900, 16)).astype(np.float32)
-    pipeline = fit_pipeline(X, spec)
+    codec = fit_codec(X, spec)
     monkeypatch.setattr("nearfold.search.index._CHUNK_BYTES", 1)
     monkeypatch.setattr("nearfold.search.index._SAMPLE", 300)
     for value in (np.nan, 0.0):
@@ -88,8 +88,8 @@ def test_an_index_names_file_and_row(
         np.save(tmp_path / "x.npy", X)
         for given, name in ((tmp_path / "x.npy", "x.npy"), (X, "vectors")):
             with pytest.raises(DataError, match=rf"{name}.*row 700\b"):
-                SearchIndex.build(pipeline, given)
-        built = SearchIndex.build(pipeline, X[:600])
+                SearchIndex.build(codec, given)
+        built = SearchIndex.build(codec, X[:600])
         with pytest.raises(DataError, match=r"vectors.*row 100\b"):
             built.add(X[600:])
         with pytest.raises(DataError, match=r"queries.*row 700\b"):
@@ -101,10 +101,8 @@ def test_products_beyond_float32_name_a_row(rng: np.random.Generator) -> None:
     X[_BAD, 3] = 1e19
     for work in (
         lambda: compare(X, n_components=[4], methods=["pca"], metrics=["l2"]),
-        lambda: plan(X, n_bytes=16, pipelines=["SQ8"], metric="ip"),
-        lambda: (
-            PCA(4, metric="l2").fit(X) and SearchIndex.build(fit_pipeline(X[:300], "SQ8", metric="l2"), X)
-        ),
+        lambda: plan(X, n_bytes=16, codecs=["SQ8"], metric="ip"),
+        lambda: PCA(4, metric="l2").fit(X) and SearchIndex.build(fit_codec(X[:300], "SQ8", metric="l2"), X),
     ):
         with pytest.raises(DataError, match=rf"row {_BAD} has numbers of"):
             work()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nearfold import fit_pipeline
+from nearfold import fit_codec
 
 from .conftest import Run
 
@@ -25,9 +25,9 @@ def base(tmp_path: Path) -> Path:
 @pytest.fixture
 def written(run: Run, base: Path, fold: Path, tmp_path: Path) -> dict[str, Path]:
     """Return something of each kind that nearfold writes."""
-    fit_pipeline(np.load(base).astype(np.float32), "PCA16,SQ8").save(tmp_path / "pipeline.safetensors")
+    fit_codec(np.load(base).astype(np.float32), "PCA16,SQ8").save(tmp_path / "codec.safetensors")
     lines = (
-        ("index", "pipeline.safetensors", base, "-o", "index"),
+        ("index", "codec.safetensors", base, "-o", "index"),
         ("apply", fold, base, "-o", "folded"),
         ("fit", base, "-d", "8", "--checkpoint", "scan.safetensors", "-o", "other.safetensors"),
     )
@@ -38,7 +38,7 @@ def written(run: Run, base: Path, fold: Path, tmp_path: Path) -> dict[str, Path]
         "index": tmp_path / "index",
         "folded folder": tmp_path / "folded",
         "scan": tmp_path / "scan.safetensors",
-        "nearfold.pipeline": tmp_path / "pipeline.safetensors",
+        "nearfold.codec": tmp_path / "codec.safetensors",
         "nearfold.encoder": fold,
     }
 
@@ -111,11 +111,11 @@ def test_a_moved_base_is_named_by_the_user(run: Run, written: dict[str, Path], b
 def test_an_index_in_the_folder_of_its_base_leaves_it(run: Run, tmp_path: Path, base: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    fit_pipeline(np.load(base).astype(np.float32), "PCA16,SQ8").save(tmp_path / "pipeline.safetensors")
+    fit_codec(np.load(base).astype(np.float32), "PCA16,SQ8").save(tmp_path / "codec.safetensors")
     own = home / "vectors-000001-0.npy"
     shutil.copyfile(base, own)
     (home / "000002.index.faiss").write_text("theirs")
     for _ in range(3):
-        run("index", "pipeline.safetensors", own, "-o", home)
+        run("index", "codec.safetensors", own, "-o", home)
     assert own.read_bytes() == base.read_bytes()
     assert (home / "000002.index.faiss").read_text() == "theirs"

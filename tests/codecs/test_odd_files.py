@@ -1,4 +1,4 @@
-"""Files of folds and pipelines that are well-formed, whose digest is right, and that mean nothing."""
+"""Files of folds and codecs that are well-formed, whose digest is right, and that mean nothing."""
 
 # Each change is given all of a file, and looks at what it changes.
 # ruff: noqa: ARG005
@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from nearfold import Encoder, MLPEncoder, Pipeline, load
+from nearfold import Codec, Encoder, MLPEncoder, load
 from nearfold.codecs.codec import load_any
-from nearfold.codecs.fitting import PipelineFitter
+from nearfold.codecs.fitting import CodecFitter
 from nearfold.codecs.verification import verify_file
 from nearfold.errors import DataError, FileError, ParameterError
 from nearfold.evaluation.drift import drift
@@ -39,8 +39,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layers = [(X[:8], X[0, :8]), (X[:4, :8], X[1, :4])]
     MLPEncoder(layers, skip=X[4:8], method="made").save(folder / "network")
     for spec in SPECS:
-        PipelineFitter(X, effort=0.05).fit(spec).save(folder / spec)
-    PipelineFitter(X, metric="l2", effort=0.05).fit("AQ4").save(folder / "AQ4 l2")
+        CodecFitter(X, budget=0.05).fit(spec).save(folder / spec)
+    CodecFitter(X, metric="l2", budget=0.05).fit("AQ4").save(folder / "AQ4 l2")
     return folder
 
 
@@ -144,7 +144,7 @@ FOLDS: list[tuple[str, str, Change]] = [
     ("network", "an infinite layer", put("layers.0.weight", -np.inf)),
 ]
 
-PIPELINES: list[tuple[str, str, Change]] = [
+CODECS: list[tuple[str, str, Change]] = [
     ("NearFold8,SQ8", "NaN ranges", put("quantizer.ranges", np.nan)),
     ("NearFold8,SQ8", "negative ranges", put("quantizer.ranges", -1.0)),
     ("NearFold8,SQ8", "ranges cut", shaped("quantizer.ranges", lambda t: t[:-1])),
@@ -166,7 +166,7 @@ PIPELINES: list[tuple[str, str, Change]] = [
     ("NearFold8,SQ8", "features as a fraction", setting(n_features=16.0)),
     ("NearFold8,SQ8", "a fold as text", setting(fold="x")),
     ("NearFold8,SQ8", "no fold", setting(fold=None)),
-    ("NearFold8,SQ8", "a fold of another kind", inner(format="nearfold.pipeline")),
+    ("NearFold8,SQ8", "a fold of another kind", inner(format="nearfold.codec")),
     ("NearFold8,SQ8", "a fold for another metric", inner(metric="l2")),
     ("NearFold8,SQ8", "a fold for no metric", inner(metric="hamming")),
     ("NearFold8,SQ8", "a fold with odd facts", inner(facts={"rows": -2})),
@@ -175,13 +175,13 @@ PIPELINES: list[tuple[str, str, Change]] = [
     ("NearFold8,SQ8", "odd facts", fact({"rows": "many"})),
     ("NearFold8,SQ8", "a tensor of no part", add("other")),
     ("NearFold8,SQ8", "a tensor of no quantiser", add("quantizer.other")),
-    ("NearFold8,SQ8", "a tensor of no sides", add("sides.other")),
+    ("NearFold8,SQ8", "a tensor of no projection", add("projection.other")),
     ("NearFold8,SQ8", "a tensor of no fold", add("fold.other")),
     ("NearFold8,SQ8", "bfloat", shaped("quantizer.ranges", lambda t: t.astype(np.float16))),
-    ("NearFold8,SQ4", "infinite rotation", put("sides.rotation", np.inf)),
-    ("NearFold8,SQ4", "a rotation that stretches", put("sides.rotation", 9.0)),
-    ("NearFold8,SQ4", "a rotation of another width", shaped("sides.rotation", lambda t: t[:, :7])),
-    ("NearFold8,SQ4", "a rotation of one dimension", shaped("sides.rotation", lambda t: t[0])),
+    ("NearFold8,SQ4", "infinite rotation", put("projection.rotation", np.inf)),
+    ("NearFold8,SQ4", "a rotation that stretches", put("projection.rotation", 9.0)),
+    ("NearFold8,SQ4", "a rotation of another width", shaped("projection.rotation", lambda t: t[:, :7])),
+    ("NearFold8,SQ4", "a rotation of one dimension", shaped("projection.rotation", lambda t: t[0])),
     ("PQ4", "NaN codebooks", put("quantizer.codebooks", np.nan)),
     ("PQ4", "codebooks cut", shaped("quantizer.codebooks", lambda t: t[:, :255])),
     ("PQ4", "codebooks dealt otherwise", shaped("quantizer.codebooks", lambda t: t.reshape(2, 256, 8))),
@@ -189,7 +189,7 @@ PIPELINES: list[tuple[str, str, Change]] = [
     ("PQ4", "an absurd name", setting(quantizer=["product", "PQ999999"])),
     ("PQ4", "bytes that don't divide", setting(quantizer=["product", "PQ3"])),
     ("PQ4", "no bytes", setting(quantizer=["product", "PQ0"])),
-    ("OPQ4_8", "a rotation to more", shaped("sides.rotation", lambda t: np.tile(t, (4, 1)))),
+    ("OPQ4_8", "a rotation to more", shaped("projection.rotation", lambda t: np.tile(t, (4, 1)))),
     ("Binary", "words of another length", shaped("quantizer.codebooks", lambda t: t[:, :, :4])),
     ("RaBitQ2", "NaN centre", put("quantizer.center", np.nan)),
     ("RaBitQ2", "a centre beyond float32's squares", put("quantizer.center", 1e20)),
@@ -203,18 +203,18 @@ PIPELINES: list[tuple[str, str, Change]] = [
     ("F16", "another name", setting(quantizer=["floats", "F8"])),
     ("NearFold8,AQ4", "NaN codebooks", put("quantizer.codebooks", np.nan)),
     ("NearFold8,AQ4", "fewer codebooks", shaped("quantizer.codebooks", lambda t: t[:, :-1])),
-    ("NearFold8,AQ4", "a map cut", shaped("sides.query_weight", lambda t: t[:-1])),
-    ("NearFold8,AQ4", "infinite queries", put("sides.query_weight", np.inf)),
-    ("NearFold8,AQ4", "a centre that it has not", add("sides.center")),
+    ("NearFold8,AQ4", "a map cut", shaped("projection.query_weight", lambda t: t[:-1])),
+    ("NearFold8,AQ4", "infinite queries", put("projection.query_weight", np.inf)),
+    ("NearFold8,AQ4", "a centre that it has not", add("projection.center")),
     ("NearFold8,AQ4", "other features", setting(n_features=15)),
-    ("AQ4 l2", "no centre", drop("sides.center")),
-    ("AQ4 l2", "a scale of nothing", put("sides.scale", 0.0)),
-    ("AQ4 l2", "two scales", shaped("sides.scale", lambda t: np.tile(t, 2))),
-    ("AQ4 l2", "a centre of another width", shaped("sides.center", lambda t: t[:-1])),
+    ("AQ4 l2", "no centre", drop("projection.center")),
+    ("AQ4 l2", "a scale of nothing", put("projection.scale", 0.0)),
+    ("AQ4 l2", "two scales", shaped("projection.scale", lambda t: np.tile(t, 2))),
+    ("AQ4 l2", "a centre of another width", shaped("projection.center", lambda t: t[:-1])),
 ]
 
 
-@pytest.mark.parametrize(("name", "what", "change"), FOLDS + PIPELINES)
+@pytest.mark.parametrize(("name", "what", "change"), FOLDS + CODECS)
 def test_what_means_nothing_is_refused(
     name: str, what: str, change: Change, sound: Path, tmp_path: Path
 ) -> None:
@@ -291,13 +291,13 @@ def test_vectors_whose_squares_overflow_are_refused_before_faiss_has_them(
     def inner_products(tensors: Tensors, said: dict[str, Any]) -> None:
         said["metric"] = "ip"
 
-    pipeline = Pipeline.load(written(sound / name, tmp_path / "ip", inner_products))
+    codec = Codec.load(written(sound / name, tmp_path / "ip", inner_products))
     with pytest.raises(DataError, match="beyond float32"):
-        pipeline.encode(np.full((2, 16), 1e20, np.float32))
+        codec.encode(np.full((2, 16), 1e20, np.float32))
 
 
-def test_a_pipeline_is_told_from_an_encoder(sound: Path) -> None:
+def test_a_codec_is_told_from_an_encoder(sound: Path) -> None:
     with pytest.raises(FileError, match="encoder alone"):
-        Pipeline.load(sound / "encoder")
+        Codec.load(sound / "encoder")
     with pytest.raises(DataError):
-        Pipeline.load(sound / "PQ4").encode(np.zeros((1, 3), np.float32))
+        Codec.load(sound / "PQ4").encode(np.zeros((1, 3), np.float32))

@@ -6,11 +6,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from nearfold.codecs.quantizers.additive import Additive, decoded, first_codes, home_slices, refine
-from nearfold.codecs.quantizers.base import Quantizer, Score, filled
-from nearfold.codecs.quantizers.product import Product, sign_codebooks
+from nearfold.codecs.quantizers.additive import Additive
+from nearfold.codecs.quantizers.base import Quantizer, QuantizerSpec, Score, filled
+from nearfold.codecs.quantizers.binary import Binary, sign_codebooks
+from nearfold.codecs.quantizers.codewords import decoded, first_codes, home_slices, refine
+from nearfold.codecs.quantizers.floats import Floats
+from nearfold.codecs.quantizers.product import Product
 from nearfold.codecs.quantizers.rabitq import RaBitQ, rabitq_bytes
-from nearfold.codecs.quantizers.scalar import Floats, Scalar
+from nearfold.codecs.quantizers.scalar import Scalar
 from nearfold.errors import ParameterError
 
 Vectors = npt.NDArray[np.float32]
@@ -32,13 +35,13 @@ def every(vectors: Vectors) -> list[tuple[Quantizer, int, bool]]:
     return [
         (Floats("F32", 16), 64, True),
         (Floats("F16", 16), 32, True),
-        (Scalar.train("SQ8", vectors), 16, True),
-        (Scalar.train("SQ6", vectors), 12, True),
-        (Scalar.train("SQ4", vectors), 8, True),
-        (Product.train("PQ4", vectors, 4, 0), 4, True),
-        (Product("Binary", sign_codebooks(vectors)), 2, True),
-        (RaBitQ.train("RaBitQ1", vectors, "ip"), rabitq_bytes("RaBitQ1", 16), False),
-        (RaBitQ.train("RaBitQ4", vectors, "ip"), rabitq_bytes("RaBitQ4", 16), False),
+        (Scalar.train(QuantizerSpec("SQ8"), vectors), 16, True),
+        (Scalar.train(QuantizerSpec("SQ6"), vectors), 12, True),
+        (Scalar.train(QuantizerSpec("SQ4"), vectors), 8, True),
+        (Product.train(QuantizerSpec("PQ", 4), vectors), 4, True),
+        (Binary("Binary", sign_codebooks(vectors)), 2, True),
+        (RaBitQ.train(QuantizerSpec("RaBitQ1"), vectors), rabitq_bytes("RaBitQ1", 16), False),
+        (RaBitQ.train(QuantizerSpec("RaBitQ4"), vectors), rabitq_bytes("RaBitQ4", 16), False),
         (additive(vectors, 2, 2), 4, True),
     ]
 
@@ -61,7 +64,7 @@ def test_an_index_ranks_by_what_codes_stand_for(vectors: Vectors, score: Score) 
             continue
         codes = quantizer.encode(vectors)
         index = filled(quantizer.index(score), codes)
-        scores = index.search(quantizer.asked(queries), 5)[0]
+        scores = index.search(quantizer.prepare_queries(queries), 5)[0]
         meant = quantizer.decode(codes)
         exact = queries @ meant.T
         if score == "l2":
@@ -74,9 +77,9 @@ def test_finer_codes_are_nearer(vectors: Vectors) -> None:
     def error(quantizer: Quantizer) -> float:
         return float(np.square(quantizer.decode(quantizer.encode(vectors)) - vectors).mean())
 
-    errors = [error(Scalar.train(name, vectors)) for name in ("SQ8", "SQ6", "SQ4")]
+    errors = [error(Scalar.train(QuantizerSpec(name), vectors)) for name in ("SQ8", "SQ6", "SQ4")]
     assert errors == sorted(errors)
-    assert errors[-1] < error(Product("Binary", sign_codebooks(vectors))) < 0.5
+    assert errors[-1] < error(Binary("Binary", sign_codebooks(vectors))) < 0.5
 
 
 def test_refining_never_makes_a_code_worse_and_ends_where_no_single_change_helps(vectors: Vectors) -> None:
@@ -101,7 +104,7 @@ def test_home_slices_share_all_dimensions() -> None:
 
 
 def test_signs_stand_for_the_mean_of_their_side(vectors: Vectors) -> None:
-    quantizer = Product("Binary", sign_codebooks(vectors))
+    quantizer = Binary("Binary", sign_codebooks(vectors))
     meant = quantizer.decode(quantizer.encode(vectors))
     above = vectors[:, 3] > 0
     sides = vectors[~above, 3].mean(), vectors[above, 3].mean()
@@ -115,13 +118,13 @@ def test_what_can_not_be_is_refused(vectors: Vectors) -> None:
     with pytest.raises(ParameterError, match="graph"):
         additive(vectors, 1, 2).graph_index(8, "ip")
     with pytest.raises(ParameterError, match="graph"):
-        Product.train("PQ4", vectors, 4, 0).graph_index(8, "ip")
+        Product.train(QuantizerSpec("PQ", 4), vectors).graph_index(8, "ip")
     with pytest.raises(ParameterError, match="graph"):
-        RaBitQ.train("RaBitQ1", vectors, "ip").graph_index(8, "ip")
+        RaBitQ.train(QuantizerSpec("RaBitQ1"), vectors).graph_index(8, "ip")
     with pytest.raises(ParameterError, match="lists"):
-        RaBitQ.train("RaBitQ1", vectors, "ip").lists_index(8, "ip")
+        RaBitQ.train(QuantizerSpec("RaBitQ1"), vectors).lists_index(8, "ip")
     with pytest.raises(ParameterError, match="turned back"):
-        RaBitQ.train("RaBitQ2", vectors, "ip").decode(np.zeros((1, 30), np.uint8))
+        RaBitQ.train(QuantizerSpec("RaBitQ2"), vectors).decode(np.zeros((1, 30), np.uint8))
     for kind, tensors in (
         (Scalar, {"ranges": np.zeros(3, np.float32)}),
         (Product, {"codebooks": np.zeros((2, 255, 2), np.float32)}),

@@ -57,7 +57,7 @@ def test_multiples_are_copies_for_cosine_alone() -> None:
     [
         lambda: compare(BASE, queries=mixed(5), n_components=[4], methods=["pca"], metrics=["cosine", "l2"]),
         lambda: sweep(BASE, queries=mixed(5), n_components=4, methods=["rae-exact"], weight_decays=[1e-6]),
-        lambda: plan(BASE, queries=mixed(5), n_bytes=12, pipelines=["SQ8"]),
+        lambda: plan(BASE, queries=mixed(5), n_bytes=12, codecs=["SQ8"]),
         lambda: inspect(FOLD, BASE, mixed(5)),
     ],
 )

@@ -69,7 +69,7 @@ def pages(sample: np.ndarray) -> dict[str, Page]:
     compared = compare(base, queries=queries, n_components=[8, 16], methods=methods, metrics=["cosine", "l2"])
     swept = sweep(base, queries=queries, n_components=8, methods=["rae-exact"])
     seen = inspect(NearFold(16, n_steps=20).fit(base).encoder_, base, queries)
-    planned = plan(sample, recall=0.999, pipelines=["PCA8,SQ8", "PCA9,SQ8", "PQ7"], n_queries=100)
+    planned = plan(sample, recall=0.999, codecs=["PCA8,SQ8", "PCA9,SQ8", "PQ7"], n_queries=100)
     return {
         "plan": plan_page(planned, "A plan", facts, "nearfold plan x.npy"),
         "compare": comparison_page(compared, "A comparison", facts, "nearfold compare x.npy"),
@@ -90,7 +90,7 @@ def test_every_page_says_how_it_was_measured(sample: np.ndarray) -> None:
         assert not re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=", html.split("<script>")[0])
     html = made["plan"].render()
     for said in (
-        "No pipeline reaches the recall asked for",
+        "No codec reaches the wanted recall",
         "Not tried",
         "PQ7: 7 bytes don&#x27;t divide 384",
     ):

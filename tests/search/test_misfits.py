@@ -15,7 +15,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from nearfold import SearchIndex, fit_pipeline, verify
+from nearfold import SearchIndex, fit_codec, verify
 from nearfold.errors import FileError
 
 rng = np.random.default_rng(5)
@@ -40,7 +40,7 @@ def signed(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("sound")
-    cosine = fit_pipeline(X, "PCA6,SQ8")
+    cosine = fit_codec(X, "PCA6,SQ8")
     built = {
         "flat": SearchIndex.build(cosine, X, certify=True),
         "ivf": SearchIndex.build(cosine, X, kind="ivf"),
@@ -52,12 +52,12 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "short": SearchIndex.build(cosine, X[:250], certify=True),
         "short ivf": SearchIndex.build(cosine, X[:250], kind="ivf"),
         "short hnsw": SearchIndex.build(cosine, X[:250], kind="hnsw"),
-        "l2": SearchIndex.build(fit_pipeline(X, "PCA6,SQ8", metric="l2"), X, certify=True),
-        "narrow": SearchIndex.build(fit_pipeline(X, "PCA4,SQ8"), X, certify=True),
-        "floats": SearchIndex.build(fit_pipeline(X, "PCA6,F16"), X),
-        "pq": SearchIndex.build(fit_pipeline(X, "PCA6,PQ2"), X),
-        "wide": SearchIndex.build(fit_pipeline(np.tile(X, 2), "PCA6,SQ8"), np.tile(X, 2), certify=True),
-        "trained": SearchIndex.build(fit_pipeline(Y, "PCA6,SQ8"), Y, certify=True),
+        "l2": SearchIndex.build(fit_codec(X, "PCA6,SQ8", metric="l2"), X, certify=True),
+        "narrow": SearchIndex.build(fit_codec(X, "PCA4,SQ8"), X, certify=True),
+        "floats": SearchIndex.build(fit_codec(X, "PCA6,F16"), X),
+        "pq": SearchIndex.build(fit_codec(X, "PCA6,PQ2"), X),
+        "wide": SearchIndex.build(fit_codec(np.tile(X, 2), "PCA6,SQ8"), np.tile(X, 2), certify=True),
+        "trained": SearchIndex.build(fit_codec(Y, "PCA6,SQ8"), Y, certify=True),
     }
     for name, index in built.items():
         index.save(home / name)
@@ -205,7 +205,7 @@ def set_to(at: int, value: Any) -> Callable[[Any], Any]:
 
 
 def tensor(how: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path, Path], None]:
-    """Change the first learned array of the pipeline's quantiser."""
+    """Change the first learned array of the codec's quantiser."""
 
     def change(folder: Path, _: Path) -> None:
         path = parts(folder)["pipeline"]
@@ -226,7 +226,7 @@ MISFITS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
         for other in ("l2", "narrow", "short", "trained")
         if (part, other) != ("pipeline", "short")
     },
-    **{f"pipeline of {other}": ("flat", swapped("pipeline", other)) for other in ("wide", "floats", "pq")},
+    **{f"codec of {other}": ("flat", swapped("pipeline", other)) for other in ("wide", "floats", "pq")},
     **{f"codes of {other}": ("flat", swapped("index", other)) for other in ("ivf", "hnsw", "other", "pq")},
     "rows of other": ("flat", swapped("rows", "other")),
     "rows of shared": ("flat", swapped("rows", "shared")),

@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 import pytest
 
-from nearfold import Pipeline, SearchIndex, fit_pipeline
+from nearfold import Codec, SearchIndex, fit_codec
 from nearfold.errors import FileError
 from nearfold.search import fingerprint, scattered
 from nearfold.search import storage as saved
@@ -23,8 +23,8 @@ X = np.random.default_rng(3).standard_normal((260, 12)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> Pipeline:
-    return fit_pipeline(X, "PCA6,SQ8")
+def codec() -> Codec:
+    return fit_codec(X, "PCA6,SQ8")
 
 
 def signed(folder: Path) -> None:
@@ -47,16 +47,16 @@ def signed(folder: Path) -> None:
     ],
 )
 def test_what_faiss_wrote_is_put_together_as_it_was(spec: str, kinds: str, tmp_path: Path) -> None:
-    pipeline = fit_pipeline(X, spec)
+    codec = fit_codec(X, spec)
     for kind in kinds.split():
-        index = SearchIndex.build(pipeline, X, kind=kind)
+        index = SearchIndex.build(codec, X, kind=kind)
         index.save(tmp_path / kind)
         again = SearchIndex.load(tmp_path / kind)
         wrote, read = (faiss.serialize_index(each._reduced.index).tobytes() for each in (index, again))
         assert wrote == read, kind
 
 
-def test_names_that_others_have_are_left_to_them(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_names_that_others_have_are_left_to_them(codec: Codec, tmp_path: Path) -> None:
     folder = tmp_path / "i"
     folder.mkdir()
     theirs = ["000001.index.faiss", "vectors-000002-0.npy", "000003.rows.safetensors", ".film.part"]
@@ -64,23 +64,23 @@ def test_names_that_others_have_are_left_to_them(pipeline: Pipeline, tmp_path: P
         (folder / name).write_text("theirs")
     np.save(folder / "000007.npy", X)
     for _ in range(3):
-        SearchIndex.build(pipeline, X).save(folder)
-    SearchIndex.build(pipeline, folder / "000007.npy").save(folder)
-    SearchIndex.build(pipeline, X).save(folder)
+        SearchIndex.build(codec, X).save(folder)
+    SearchIndex.build(codec, folder / "000007.npy").save(folder)
+    SearchIndex.build(codec, X).save(folder)
     assert all((folder / name).read_text() == "theirs" for name in theirs)
     assert np.array_equal(np.load(folder / "000007.npy"), X)
 
 
-def test_a_file_changed_since_it_was_written_is_not_removed(pipeline: Pipeline, tmp_path: Path) -> None:
-    SearchIndex.build(pipeline, X).save(tmp_path)
+def test_a_file_changed_since_it_was_written_is_not_removed(codec: Codec, tmp_path: Path) -> None:
+    SearchIndex.build(codec, X).save(tmp_path)
     own = tmp_path / "000001.rows.safetensors"
     own.write_bytes(bytes(own.stat().st_size))
-    SearchIndex.build(pipeline, X).save(tmp_path)
+    SearchIndex.build(codec, X).save(tmp_path)
     assert own.exists()
 
 
-def test_who_saves_last_does_not_undo_the_first(pipeline: Pipeline, tmp_path: Path) -> None:
-    SearchIndex.build(pipeline, X).save(tmp_path)
+def test_who_saves_last_does_not_undo_the_first(codec: Codec, tmp_path: Path) -> None:
+    SearchIndex.build(codec, X).save(tmp_path)
     first, second = SearchIndex.load(tmp_path), SearchIndex.load(tmp_path)
     first.add(X[:2])
     first.save(tmp_path)
@@ -92,14 +92,14 @@ def test_who_saves_last_does_not_undo_the_first(pipeline: Pipeline, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["base.npy", "base.fvecs"])
-def test_full_vectors_that_change_are_refused(pipeline: Pipeline, name: str, tmp_path: Path) -> None:
+def test_full_vectors_that_change_are_refused(codec: Codec, name: str, tmp_path: Path) -> None:
     from nearfold.io.base import Chunk, Layout
     from nearfold.io.vectors import open_sink
 
     path, index = tmp_path / name, tmp_path / "i"
     with open_sink(path, Layout(*X.shape, X.dtype, "vectors")) as sink:
         sink.write(Chunk(X))
-    SearchIndex.build(pipeline, path).save(index)
+    SearchIndex.build(codec, path).save(index)
     loaded = SearchIndex.load(index)
     content = path.read_bytes()
     with path.open("r+b") as file:
@@ -118,10 +118,10 @@ def test_full_vectors_that_change_are_refused(pipeline: Pipeline, name: str, tmp
         SearchIndex.load(index, base=path)
 
 
-def test_an_index_opens_nothing_outside_of_its_folder(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_an_index_opens_nothing_outside_of_its_folder(codec: Codec, tmp_path: Path) -> None:
     secret, folder = tmp_path / "secret.npy", tmp_path / "i"
     np.save(secret, X)
-    SearchIndex.build(pipeline, X).save(folder)
+    SearchIndex.build(codec, X).save(folder)
     manifest = json.loads((folder / "index.json").read_text())
     segment = manifest["segments"][0]
     for path in (str(secret), "../secret.npy"):
@@ -139,15 +139,15 @@ def test_an_index_opens_nothing_outside_of_its_folder(pipeline: Pipeline, tmp_pa
         (tmp_path / "away").replace(folder / name)
 
 
-def test_the_folder_of_another_table_is_no_place_for_an_index(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_the_folder_of_another_table_is_no_place_for_an_index(codec: Codec, tmp_path: Path) -> None:
     (tmp_path / "_manifest.json").write_text("{}")
     with pytest.raises(FileError, match="another folder"):
-        SearchIndex.build(pipeline, X).save(tmp_path)
+        SearchIndex.build(codec, X).save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["_manifest.json"]
 
 
-def test_verifying_reads_every_byte(pipeline: Pipeline, tmp_path: Path) -> None:
-    SearchIndex.build(pipeline, np.tile(X, (200, 1)), ids=np.arange(200 * len(X))).save(tmp_path)
+def test_verifying_reads_every_byte(codec: Codec, tmp_path: Path) -> None:
+    SearchIndex.build(codec, np.tile(X, (200, 1)), ids=np.arange(200 * len(X))).save(tmp_path)
     assert verify_index(tmp_path).vectors == 200 * len(X)
     path = next(tmp_path.glob("vectors-*"))
     status, content = path.stat(), bytearray(path.read_bytes())
@@ -159,18 +159,18 @@ def test_verifying_reads_every_byte(pipeline: Pipeline, tmp_path: Path) -> None:
 
 
 def test_a_failed_save_leaves_the_folder_as_it_was(
-    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def contents() -> dict[str, bytes]:
         return {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
-    SearchIndex.build(pipeline, X[:200]).save(tmp_path)
+    SearchIndex.build(codec, X[:200]).save(tmp_path)
     (tmp_path / "000002.index.faiss").write_text("theirs")
     (tmp_path / "deep" / ".film.0123456789abcdef.part").mkdir(parents=True)
     (tmp_path / "deep" / ".film.0123456789abcdef.part" / "content").write_text("theirs")
     before = contents()
     for broken in (faiss, "write_index"), (saved, "safetensors_bytes"), (saved, "encoded"):
-        index = SearchIndex.build(pipeline, X)
+        index = SearchIndex.build(codec, X)
         with monkeypatch.context() as patch:
             patch.setattr(*broken, failing)
             with pytest.raises((OSError, FileError), match="full"):
@@ -217,7 +217,7 @@ def test_vectors_that_an_earlier_version_listed_are_never_removed(tmp_path: Path
     shutil.copytree(kept, tmp_path / "i")
     index = SearchIndex.load(tmp_path / "i")
     index.save(tmp_path / "i")
-    SearchIndex.build(index.pipeline, index._full.segments[0].take(np.arange(400))).save(tmp_path / "i")
+    SearchIndex.build(index.codec, index._full.segments[0].take(np.arange(400))).save(tmp_path / "i")
     assert (tmp_path / "i" / "vectors-000001-0.npy").read_bytes() == (
         kept / "vectors-000001-0.npy"
     ).read_bytes()
@@ -225,13 +225,13 @@ def test_vectors_that_an_earlier_version_listed_are_never_removed(tmp_path: Path
 
 
 def test_full_vectors_are_digested_once(
-    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.save(tmp_path / "base.npy", X)
     read: list[Path] = []
     whole = fingerprint._whole
     monkeypatch.setattr(fingerprint, "_whole", lambda path: read.append(path) or whole(path))
-    index = SearchIndex.build(pipeline, tmp_path / "base.npy")
+    index = SearchIndex.build(codec, tmp_path / "base.npy")
     for _ in range(3):
         index.save(tmp_path / "i")
     again = SearchIndex.load(tmp_path / "i")
@@ -240,9 +240,9 @@ def test_full_vectors_are_digested_once(
 
 
 def test_a_copied_folder_is_not_read_in_full_where_it_is_large(
-    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    SearchIndex.build(pipeline, X).save(tmp_path / "i")
+    SearchIndex.build(codec, X).save(tmp_path / "i")
     shutil.copytree(tmp_path / "i", tmp_path / "copy", copy_function=shutil.copyfile)
     monkeypatch.setattr(fingerprint, "_SMALL", 1000)
     monkeypatch.setattr(fingerprint, "_whole", failing)

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from nearfold import Encoder, Pipeline, SearchIndex, fit_pipeline
+from nearfold import Codec, Encoder, SearchIndex, fit_codec
 from nearfold._utils.arrays import Metric
-from nearfold.codecs.projections import OneSide
-from nearfold.codecs.quantizers.scalar import Floats
+from nearfold.codecs.projections import SharedProjection
+from nearfold.codecs.quantizers.floats import Floats
 from nearfold.errors import DataError, FileError, NearfoldError, ParameterError
 from nearfold.evaluation.ground_truth import search as exact
 
@@ -35,8 +35,8 @@ def queries(sample: Vectors) -> Vectors:
 
 
 @pytest.fixture(scope="module")
-def pipeline(base: Vectors) -> Pipeline:
-    return fit_pipeline(base, "NearFold48,SQ8")
+def codec(base: Vectors) -> Codec:
+    return fit_codec(base, "NearFold48,SQ8")
 
 
 def overlap(found: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]) -> float:
@@ -49,7 +49,7 @@ def overlap(found: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]) -> float
 def test_reranking_everything_is_exact_search(
     base: Vectors, queries: Vectors, metric: Metric, kind: str
 ) -> None:
-    index = SearchIndex.build(fit_pipeline(base, "NearFold48,SQ8", metric=metric), base, kind=kind)
+    index = SearchIndex.build(fit_codec(base, "NearFold48,SQ8", metric=metric), base, kind=kind)
     found = index.search(queries, 10, depth=len(base), effort=len(base))
     truth = exact(base, queries, 10, metric)
     # A graph by inner product may leave some rows unreachable.
@@ -71,7 +71,7 @@ def test_reranking_everything_is_exact_search(
 def test_every_kind_with_every_quantiser_finds_or_says_why_not(
     base: Vectors, queries: Vectors, spec: str, kind: str
 ) -> None:
-    made = fit_pipeline(base, spec)
+    made = fit_codec(base, spec)
     try:
         index = SearchIndex.build(made, base, kind=kind)
     except ParameterError as error:
@@ -86,8 +86,8 @@ def test_every_kind_with_every_quantiser_finds_or_says_why_not(
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
-def test_vectors_come_and_go(pipeline: Pipeline, base: Vectors, kind: str, tmp_path: Path) -> None:
-    index = SearchIndex.build(pipeline, base[:1000], ids=np.arange(1000) + 5000, kind=kind)
+def test_vectors_come_and_go(codec: Codec, base: Vectors, kind: str, tmp_path: Path) -> None:
+    index = SearchIndex.build(codec, base[:1000], ids=np.arange(1000) + 5000, kind=kind)
     index.add(base[1000:1100], np.arange(100))
     assert len(index) == 1100
     assert (index.search(base[1000:1100], 1).ids[:, 0] == np.arange(100)).mean() > 0.98
@@ -112,8 +112,8 @@ def test_vectors_come_and_go(pipeline: Pipeline, base: Vectors, kind: str, tmp_p
         )
 
 
-def test_a_removed_id_can_be_given_again(pipeline: Pipeline, base: Vectors) -> None:
-    index = SearchIndex.build(pipeline, base[:300])
+def test_a_removed_id_can_be_given_again(codec: Codec, base: Vectors) -> None:
+    index = SearchIndex.build(codec, base[:300])
     index.remove([7])
     index.add(base[400:401], [7])
     assert index.search(base[400:401], 1).ids[0, 0] == 7
@@ -132,8 +132,8 @@ def test_an_addition_refused_midway_leaves_nothing_behind(
 ) -> None:
     monkeypatch.setattr("nearfold.search.index._CHUNK_BYTES", 100 * 96 * 4)
     # Without a fold a zero row has no direction to encode.
-    pipeline = fit_pipeline(base, "SQ8")
-    index = SearchIndex.build(pipeline, base[:500], kind=kind, certify=certify)
+    codec = fit_codec(base, "SQ8")
+    index = SearchIndex.build(codec, base[:500], kind=kind, certify=certify)
     before = index.search(queries, 10, depth=50, effort=500)
     refused = base[500:900].copy()
     refused[350] = 0
@@ -154,18 +154,18 @@ def test_an_addition_refused_midway_leaves_nothing_behind(
         assert overlap(index.search(queries, 10, certified=True).ids, truth) == 1
 
 
-def test_codes_alone_read_no_full_vectors(pipeline: Pipeline, base: Vectors, queries: Vectors) -> None:
+def test_codes_alone_read_no_full_vectors(codec: Codec, base: Vectors, queries: Vectors) -> None:
     def never(_ids: npt.NDArray[np.int64]) -> Vectors:
         raise AssertionError("full vectors were read")
 
-    index = SearchIndex.build(pipeline, base, fetch=never)
+    index = SearchIndex.build(codec, base, fetch=never)
     found = index.search(queries, 10, depth=0)
     assert (found.read == 0).all()
     assert overlap(found.ids, exact(base, queries, 10, "cosine")) > 0.6
 
 
 def test_full_vectors_come_from_a_function_or_a_file(
-    pipeline: Pipeline, base: Vectors, queries: Vectors, tmp_path: Path
+    codec: Codec, base: Vectors, queries: Vectors, tmp_path: Path
 ) -> None:
     asked: list[int] = []
 
@@ -173,8 +173,8 @@ def test_full_vectors_come_from_a_function_or_a_file(
         asked.extend(ids.tolist())
         return base[ids - 100]
 
-    wanted = SearchIndex.build(pipeline, base).search(queries, 10)
-    fetched = SearchIndex.build(pipeline, base, ids=np.arange(len(base)) + 100, fetch=fetch)
+    wanted = SearchIndex.build(codec, base).search(queries, 10)
+    fetched = SearchIndex.build(codec, base, ids=np.arange(len(base)) + 100, fetch=fetch)
     np.testing.assert_array_equal(fetched.search(queries, 10).ids, wanted.ids + 100)
     assert asked
     assert min(asked) >= 100
@@ -185,7 +185,7 @@ def test_full_vectors_come_from_a_function_or_a_file(
     np.testing.assert_array_equal(again.search(queries, 10).ids, wanted.ids + 100)
     for name in ("base.npy", "half.npy"):
         np.save(tmp_path / name, base.astype(np.float16) if name == "half.npy" else base)
-        index = SearchIndex.build(pipeline, tmp_path / name)
+        index = SearchIndex.build(codec, tmp_path / name)
         assert overlap(index.search(queries, 10).ids, wanted.ids) > 0.99
         index.save(tmp_path / "ix")
         assert not list((tmp_path / "ix").glob("vectors*")), "a file is not copied"
@@ -205,12 +205,12 @@ def written(path: Path, vectors: Vectors) -> Path:
 
 @pytest.mark.parametrize("name", ["base.fvecs", "base.h5", "base.fbin"])
 def test_full_vectors_come_from_formats_with_single_rows(
-    pipeline: Pipeline, base: Vectors, queries: Vectors, name: str, tmp_path: Path
+    codec: Codec, base: Vectors, queries: Vectors, name: str, tmp_path: Path
 ) -> None:
-    index = SearchIndex.build(pipeline, written(tmp_path / name, base))
+    index = SearchIndex.build(codec, written(tmp_path / name, base))
     # Equal candidates in another order are read back into theirs.
     index.remove([0, 7])
-    wanted = SearchIndex.build(pipeline, base)
+    wanted = SearchIndex.build(codec, base)
     wanted.remove([0, 7])
     for asked in (index, wanted):
         asked.add(base[:1], [5000])
@@ -222,27 +222,27 @@ def test_full_vectors_come_from_formats_with_single_rows(
     np.testing.assert_array_equal(SearchIndex.load(tmp_path / "ix").search(queries, 10).ids, known.ids)
 
 
-def test_full_vectors_of_other_formats_are_refused(pipeline: Pipeline, base: Vectors, tmp_path: Path) -> None:
+def test_full_vectors_of_other_formats_are_refused(codec: Codec, base: Vectors, tmp_path: Path) -> None:
     path = written(tmp_path / "base.parquet", base)
     with pytest.raises(FileError, match=r"base\.parquet: single rows can't be read"):
-        SearchIndex.build(pipeline, path)
+        SearchIndex.build(codec, path)
 
 
 def test_a_users_file_in_an_indexs_folder_is_never_removed(
-    pipeline: Pipeline, base: Vectors, tmp_path: Path
+    codec: Codec, base: Vectors, tmp_path: Path
 ) -> None:
     folder = tmp_path / "ix"
     folder.mkdir()
     np.save(folder / "base.npy", base)
-    SearchIndex.build(pipeline, folder / "base.npy").save(folder)
-    SearchIndex.build(pipeline, base).save(folder)
+    SearchIndex.build(codec, folder / "base.npy").save(folder)
+    SearchIndex.build(codec, base).save(folder)
     assert len(np.load(folder / "base.npy")) == len(base)
     manifest = json.loads((folder / "index.json").read_text())
     precious = tmp_path / "precious"
     precious.write_text("untouched")
     manifest["files"]["000001./../../precious"] = [9, ""]
     (folder / "index.json").write_text(json.dumps(manifest))
-    SearchIndex.build(pipeline, base).save(folder)
+    SearchIndex.build(codec, base).save(folder)
     assert precious.read_text() == "untouched"
     # Nothing of the generations before is left.
     assert sorted(path.name for path in folder.iterdir()) == sorted(
@@ -255,7 +255,7 @@ def test_a_users_file_in_an_indexs_folder_is_never_removed(
 def test_certified_search_is_exact_and_need_not_read_everything(
     base: Vectors, queries: Vectors, metric: Metric, spec: str, tmp_path: Path
 ) -> None:
-    index = SearchIndex.build(fit_pipeline(base, spec, metric=metric), base, certify=True)
+    index = SearchIndex.build(fit_codec(base, spec, metric=metric), base, certify=True)
     index.remove([3])
     index.add(base[3:4], [9999])
     index.save(tmp_path / "ix")
@@ -267,11 +267,11 @@ def test_certified_search_is_exact_and_need_not_read_everything(
     if spec.endswith("F16"):
         assert found.read.mean() < len(base) / 2
     with pytest.raises(ParameterError, match="certif"):
-        SearchIndex.build(index.pipeline, base).search(queries, 10, certified=True)
+        SearchIndex.build(index.codec, base).search(queries, 10, certified=True)
 
 
-def test_threads_search_while_another_changes(pipeline: Pipeline, base: Vectors) -> None:
-    index = SearchIndex.build(pipeline, base[:1000])
+def test_threads_search_while_another_changes(codec: Codec, base: Vectors) -> None:
+    index = SearchIndex.build(codec, base[:1000])
     failures: list[BaseException] = []
     done = threading.Event()
 
@@ -297,10 +297,8 @@ def test_threads_search_while_another_changes(pipeline: Pipeline, base: Vectors)
     assert len(index) == 1000
 
 
-def test_a_reader_sees_the_old_index_or_the_new_one(
-    pipeline: Pipeline, base: Vectors, tmp_path: Path
-) -> None:
-    index = SearchIndex.build(pipeline, base[:300])
+def test_a_reader_sees_the_old_index_or_the_new_one(codec: Codec, base: Vectors, tmp_path: Path) -> None:
+    index = SearchIndex.build(codec, base[:300])
     index.save(tmp_path / "ix")
     sizes: set[int] = set()
     failures: list[BaseException] = []
@@ -328,8 +326,8 @@ def test_a_reader_sees_the_old_index_or_the_new_one(
     assert sizes
 
 
-def test_damage_is_named(pipeline: Pipeline, base: Vectors, tmp_path: Path) -> None:
-    SearchIndex.build(pipeline, base[:300]).save(tmp_path / "ix")
+def test_damage_is_named(codec: Codec, base: Vectors, tmp_path: Path) -> None:
+    SearchIndex.build(codec, base[:300]).save(tmp_path / "ix")
     with pytest.raises(FileError, match="not an index"):
         SearchIndex.load(tmp_path)
     for path in sorted((tmp_path / "ix").iterdir()):
@@ -354,8 +352,8 @@ def test_damage_is_named(pipeline: Pipeline, base: Vectors, tmp_path: Path) -> N
         SearchIndex.load(tmp_path / "ix")
 
 
-def test_bad_input_is_refused(pipeline: Pipeline, base: Vectors, queries: Vectors, tmp_path: Path) -> None:
-    index = SearchIndex.build(pipeline, base[:300])
+def test_bad_input_is_refused(codec: Codec, base: Vectors, queries: Vectors, tmp_path: Path) -> None:
+    index = SearchIndex.build(codec, base[:300])
     with pytest.raises(DataError, match="96"):
         index.search(queries[:, :5])
     with pytest.raises(ParameterError, match="k="):
@@ -372,12 +370,12 @@ def test_bad_input_is_refused(pipeline: Pipeline, base: Vectors, queries: Vector
         index.remove([1, 777])
     assert len(index) == 300
     with pytest.raises(ParameterError, match="kind"):
-        SearchIndex.build(pipeline, base, kind="tree")
+        SearchIndex.build(codec, base, kind="tree")
     with pytest.raises(DataError, match="row 4"):
-        SearchIndex.build(pipeline, np.where(np.arange(300)[:, None] == 4, np.nan, base[:300]))
+        SearchIndex.build(codec, np.where(np.arange(300)[:, None] == 4, np.nan, base[:300]))
     with pytest.raises(FileError):
-        SearchIndex.build(pipeline, tmp_path / "none.npy")
-    few = SearchIndex.build(pipeline, base[:3]).search(queries[:2], 5)
+        SearchIndex.build(codec, tmp_path / "none.npy")
+    few = SearchIndex.build(codec, base[:3]).search(queries[:2], 5)
     assert (few.ids[:, :3] >= 0).all()
     assert (few.ids[:, 3:] == -1).all()
     assert np.isneginf(few.scores[:, 3:]).all()
@@ -399,8 +397,8 @@ def recall(index: SearchIndex, base: Vectors, ids: npt.NDArray[np.int64], querie
 def test_recall_stays_as_rows_go_and_come(rng: np.random.Generator, kind: str, by_cluster: bool) -> None:
     base, which = clustered(rng, 3000)
     queries = clustered(np.random.default_rng(0), 3040)[0][3000:]
-    index = SearchIndex.build(fit_pipeline(base, "PCA16,SQ8"), base, kind=kind)
-    flat = SearchIndex.build(index.pipeline, base)
+    index = SearchIndex.build(fit_codec(base, "PCA16,SQ8"), base, kind=kind)
+    flat = SearchIndex.build(index.codec, base)
     order = np.argsort(which, kind="stable") if by_cluster else rng.permutation(3000)
     left = np.arange(3000)
     for part in np.array_split(order[:2850], 8):
@@ -427,7 +425,7 @@ def test_whoever_asks_where_all_was_removed_is_answered(
     rng: np.random.Generator, kind: str, effort: int | None
 ) -> None:
     base, which = clustered(rng, 2000)
-    index = SearchIndex.build(fit_pipeline(base, "PCA16,SQ8"), base, kind=kind)
+    index = SearchIndex.build(fit_codec(base, "PCA16,SQ8"), base, kind=kind)
     index.remove(np.flatnonzero(which < 9))
     found = index.search(base[which < 9][:100], 10, effort=effort)
     assert (which[found.ids] >= 9).all()
@@ -436,7 +434,7 @@ def test_whoever_asks_where_all_was_removed_is_answered(
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 def test_what_was_removed_is_never_proven(base: Vectors, metric: Metric) -> None:
-    index = SearchIndex.build(fit_pipeline(base, "NearFold48,SQ8", metric=metric), base[:300], certify=True)
+    index = SearchIndex.build(fit_codec(base, "NearFold48,SQ8", metric=metric), base[:300], certify=True)
     gone = np.arange(140)
     index.remove(gone)
     found = index.search(base[:20], 50, certified=True)
@@ -457,7 +455,7 @@ def test_what_was_removed_is_never_proven(base: Vectors, metric: Metric) -> None
 def test_an_emptied_index_finds_nothing_and_takes_new_rows(
     base: Vectors, kind: str, spec: str, certify: bool, tmp_path: Path
 ) -> None:
-    index = SearchIndex.build(fit_pipeline(base, spec), base[:300], kind=kind, certify=certify)
+    index = SearchIndex.build(fit_codec(base, spec), base[:300], kind=kind, certify=certify)
     index.remove(index.ids)
     index.save(tmp_path / "ix")
     for held in (index, SearchIndex.load(tmp_path / "ix")):
@@ -487,7 +485,7 @@ def test_equal_rows_leave_room_for_others(
     else:
         # Cosine can't tell them apart, and so neither can codes.
         rows = np.vstack([others, others[:1] * np.linspace(1, 9, 600, dtype=np.float32)[:, None]])
-    index = SearchIndex.build(fit_pipeline(others, "NearFold48,SQ8"), rows[::2], kind=kind)
+    index = SearchIndex.build(fit_codec(others, "NearFold48,SQ8"), rows[::2], kind=kind)
     index.add(rows[1::2])
     ids = np.concatenate([np.arange(len(rows))[::2], np.arange(len(rows))[1::2]])
     index.save(tmp_path / "ix")
@@ -507,7 +505,7 @@ def test_equal_rows_leave_room_for_others(
 
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
 def test_the_last_of_equal_rows_keeps_their_code(base: Vectors, kind: str) -> None:
-    index = SearchIndex.build(fit_pipeline(base, "SQ8"), base[:300], kind=kind, certify=kind == "flat")
+    index = SearchIndex.build(fit_codec(base, "SQ8"), base[:300], kind=kind, certify=kind == "flat")
     index.add(base[18:19])
     # Made anew, a code has its row alone, and no longer in the order of rows.
     index.remove(np.setdiff1d(np.arange(300), np.arange(50)[np.arange(50) != 18]))
@@ -518,9 +516,9 @@ def test_the_last_of_equal_rows_keeps_their_code(base: Vectors, kind: str) -> No
         assert index.search(base[ids % 282], 1, certified=True).ids[:, 0].tolist() == ids.tolist()
 
 
-def test_ids_at_the_ends_of_what_they_can_be(pipeline: Pipeline, base: Vectors) -> None:
+def test_ids_at_the_ends_of_what_they_can_be(codec: Codec, base: Vectors) -> None:
     last = np.iinfo(np.int64).max
-    index = SearchIndex.build(pipeline, base[:3], ids=[0, last, 5])
+    index = SearchIndex.build(codec, base[:3], ids=[0, last, 5])
     assert index.search(base[1:2], 1).ids[0, 0] == last
     with pytest.raises(DataError, match="give ids"):
         index.add(base[3:4])
@@ -534,8 +532,8 @@ def test_ids_at_the_ends_of_what_they_can_be(pipeline: Pipeline, base: Vectors) 
     assert len(index) == 3
 
 
-def test_odd_queries_are_answered_or_refused(pipeline: Pipeline, base: Vectors) -> None:
-    index = SearchIndex.build(pipeline, base[:300])
+def test_odd_queries_are_answered_or_refused(codec: Codec, base: Vectors) -> None:
+    index = SearchIndex.build(codec, base[:300])
     wanted = index.search(base[:4], 5)
     assert index.search(base[:0], 5).ids.shape == (0, 5)
     asked = base[:4].astype(np.float64)
@@ -552,7 +550,7 @@ def test_odd_queries_are_answered_or_refused(pipeline: Pipeline, base: Vectors) 
         index.search(base[:4], 1 << 60)
     for links in (0, 1, 1 << 20):
         with pytest.raises(ParameterError, match="links"):
-            SearchIndex.build(pipeline, base[:300], kind="hnsw", links=links)
+            SearchIndex.build(codec, base[:300], kind="hnsw", links=links)
     asked = index.search(base[:2], 10_000, depth=1 << 40)
     assert ((asked.ids >= 0).sum(axis=1) == 300).all()
 
@@ -563,14 +561,14 @@ def test_numbers_that_faiss_would_end_the_process_over_are_refused(spec: str, me
     rows = np.random.default_rng(0).standard_normal((400, 24)).astype(np.float32)
     for scale in (1e19, 1e30):
         with pytest.raises(DataError, match="beyond float32"):
-            fit_pipeline(rows * np.float32(scale), spec, metric=metric)
-    index = SearchIndex.build(fit_pipeline(rows, spec, metric=metric), rows)
+            fit_codec(rows * np.float32(scale), spec, metric=metric)
+    index = SearchIndex.build(fit_codec(rows, spec, metric=metric), rows)
     for scale in (1e19, 1e30):
         large = rows[:3] * np.float32(scale)
         for call in (
             index.search,
             index.add,
-            lambda large: SearchIndex.build(index.pipeline, large, kind="ivf"),
+            lambda large: SearchIndex.build(index.codec, large, kind="ivf"),
         ):
             with pytest.raises((DataError, ParameterError), match=r"beyond float32|no inverted lists"):
                 call(large)
@@ -581,7 +579,7 @@ def test_a_fold_that_blows_numbers_up_is_refused_too() -> None:
     rows = np.random.default_rng(0).standard_normal((400, 8)).astype(np.float32)
     blown = Encoder(np.eye(4, 8, dtype=np.float32) * np.float32(1e25), metric="l2")
     for kind in ("flat", "ivf", "hnsw"):
-        made = Pipeline("made", OneSide(blown, None, "l2", 8), Floats("F32", 4))
+        made = Codec("made", SharedProjection(blown, None, "l2", 8), Floats("F32", 4))
         with pytest.raises(DataError, match="beyond float32"):
             SearchIndex.build(made, rows, kind=kind)
 
@@ -589,7 +587,7 @@ def test_a_fold_that_blows_numbers_up_is_refused_too() -> None:
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 def test_what_float32_cant_tell_apart_float64_does(rng: np.random.Generator, metric: Metric) -> None:
     rows = (rng.standard_normal((300, 24)) + 1e4).astype(np.float32)
-    index = SearchIndex.build(fit_pipeline(rows, "SQ8", metric=metric), rows, certify=True)
+    index = SearchIndex.build(fit_codec(rows, "SQ8", metric=metric), rows, certify=True)
     for asked in (rows[:10], rows[:10] * np.float32(1.01)):
         scores = all_scores(asked, rows, metric)
         best = -np.sort(-scores, axis=1)[:, :10]
@@ -599,18 +597,18 @@ def test_what_float32_cant_tell_apart_float64_does(rng: np.random.Generator, met
             )
 
 
-def test_norms_beyond_float32_are_refused(pipeline: Pipeline, base: Vectors) -> None:
+def test_norms_beyond_float32_are_refused(codec: Codec, base: Vectors) -> None:
     large = base[:3] / np.abs(base[:3]).max(axis=1, keepdims=True) * np.float32(3e38)
-    index = SearchIndex.build(pipeline, base[:300])
-    for call in (index.search, index.add, lambda large: SearchIndex.build(pipeline, large)):
+    index = SearchIndex.build(codec, base[:300])
+    for call in (index.search, index.add, lambda large: SearchIndex.build(codec, large)):
         with pytest.raises(DataError, match="beyond float32"):
             call(large)
     assert len(index) == 300
 
 
-def test_a_base_that_turned_into_nan_is_told(pipeline: Pipeline, base: Vectors) -> None:
+def test_a_base_that_turned_into_nan_is_told(codec: Codec, base: Vectors) -> None:
     held = base[:300].copy()
-    index = SearchIndex.build(pipeline, held)
+    index = SearchIndex.build(codec, held)
     held[:] = np.nan
     for settings in ({}, {"depth": 300}):
         with pytest.raises(DataError, match="built with"):

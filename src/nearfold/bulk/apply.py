@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nearfold.bulk.file import apply_to_file
 from nearfold.bulk.folder import Written, apply_to_folder
-from nearfold.codecs.codec import Applied, Pipeline
+from nearfold.codecs.codec import Applied, Codec
 from nearfold.errors import NearfoldError, ParameterError
 from nearfold.io.vectors import FORMATS, as_source, open_source
 
@@ -76,7 +76,7 @@ def apply(
         `format` or `skip_bad` are given with one file as the output, or its ending is unknown.
     """
     target = Path(out)
-    kind = "uint8" if isinstance(fold, Pipeline) else dtype
+    kind = "uint8" if isinstance(fold, Codec) else dtype
     unreadable: list[tuple[str, NearfoldError]] = []
     if skip_bad and isinstance(X, str | os.PathLike):
         source = open_source(X, column, on_bad=lambda name, error: unreadable.append((name, error)))

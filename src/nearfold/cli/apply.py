@@ -33,7 +33,7 @@ class OutputDtype(StrEnum):
 def apply(
     encoder: Annotated[
         Path,
-        typer.Argument(help="An encoder that `fit` saved, or a pipeline of `plan`.", metavar="ENCODER"),
+        typer.Argument(help="An encoder that `fit` saved, or a codec of `plan`.", metavar="ENCODER"),
         Mark.reads,
     ],
     vectors: Annotated[
@@ -52,7 +52,7 @@ def apply(
     ],
     column: Column = None,
     dtype: Annotated[
-        OutputDtype, typer.Option(help="Of the folded vectors; a pipeline's codes are bytes.")
+        OutputDtype, typer.Option(help="Of the folded vectors; a codec's codes are bytes.")
     ] = OutputDtype.float32,
     shard_format: Annotated[
         str | None, typer.Option("--format", help="Of the shards, such as parquet; the input's unless given.")
@@ -65,7 +65,7 @@ def apply(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fold vectors with a saved encoder, or encode them with a pipeline, in bounded memory.
+    """Fold vectors with a saved encoder, or encode them with a codec, in bounded memory.
 
     Order and other columns are kept.
 
@@ -76,12 +76,12 @@ def apply(
 
     from nearfold.bulk.apply import apply as applied
     from nearfold.cli.console import print_json, print_mapping, showing_progress
-    from nearfold.codecs.codec import Pipeline, load_any
+    from nearfold.codecs.codec import Codec, load_any
     from nearfold.errors import ParameterError
     from nearfold.io.vectors import open_source
 
     loaded = load_any(encoder)
-    target = "uint8" if isinstance(loaded, Pipeline) else dtype.value
+    target = "uint8" if isinstance(loaded, Codec) else dtype.value
     into_folder = out.is_dir() or out.suffix == ""
     if not into_folder and (shard_format or skip_bad or scheduler):
         raise ParameterError(

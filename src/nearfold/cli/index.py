@@ -1,4 +1,4 @@
-"""`nearfold index`: make vectors searchable by a pipeline's codes."""
+"""`nearfold index`: make vectors searchable by a codec's codes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ class Kind(StrEnum):
 
 
 def index(
-    pipeline: Annotated[
-        Path, typer.Argument(help="A pipeline that `plan` saved.", metavar="PIPELINE"), Mark.reads
-    ],
+    codec: Annotated[Path, typer.Argument(help="A codec that `plan` saved.", metavar="CODEC"), Mark.reads],
     base: Annotated[
         str,
         typer.Argument(
@@ -48,19 +46,19 @@ def index(
 ) -> None:
     """Encode vectors and make an index of the codes, to be searched by `nearfold search`."""
     from nearfold.cli.console import print_json, print_mapping, showing_progress
-    from nearfold.codecs.codec import Pipeline
+    from nearfold.codecs.codec import Codec
     from nearfold.search.index import SearchIndex
 
     with showing_progress(quiet or as_json):
-        built = SearchIndex.build(Pipeline.load(pipeline), base, kind=kind.value, certify=certify)
+        built = SearchIndex.build(Codec.load(codec), base, kind=kind.value, certify=certify)
         built.save(out)
     size = sum(path.stat().st_size for path in out.iterdir())
     results = {
         "index": str(out),
-        "pipeline": built.pipeline.spec,
+        "codec": built.codec.spec,
         "kind": built.kind,
         "vectors": len(built),
-        "bytes_per_vector": built.pipeline.bytes_per_vector,
+        "bytes_per_vector": built.codec.bytes_per_vector,
         "bytes_on_disk": size,
     }
     if as_json:

@@ -42,17 +42,17 @@ def inspect(
     drops, its angles to principal axes, and what its residual norms prove of each query's neighbours.
     """
     from nearfold.cli.console import print_json, print_mapping
-    from nearfold.codecs.codec import Pipeline, load_any
+    from nearfold.codecs.codec import Codec, load_any
     from nearfold.errors import ParameterError
     from nearfold.evaluation.drift import readable_facts
     from nearfold.evaluation.spectrum import spectrum_of
     from nearfold.folds.fold import FORMAT_VERSION
 
     loaded = load_any(encoder)
-    if isinstance(loaded, Pipeline):
+    if isinstance(loaded, Codec):
         if base is not None:
-            raise ParameterError(f"{encoder}: holds a pipeline; `nearfold plan --pipelines` evaluates such")
-        told = {"pipeline": str(encoder), **loaded.as_dict()}
+            raise ParameterError(f"{encoder}: holds a codec; `nearfold plan --codecs` evaluates such")
+        told = {"codec": str(encoder), **loaded.as_dict()}
         if as_json:
             print_json(told)
         else:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["plan"]
 
 
-class FullVectors(StrEnum):
-    """Where full vectors live."""
+class StorageName(StrEnum):
+    """Where the vectors are kept."""
 
     memory = "memory"
     disk = "disk"
@@ -44,14 +44,20 @@ def plan(
         float | None,
         typer.Option(help="In place of --bytes: the share of the true top k to keep, such as .95."),
     ] = None,
-    rerank: Annotated[
+    n_candidates: Annotated[
         int | None,
-        typer.Option(help="Candidates that full vectors put in order: 5 k unless given, 0 for none.", min=0),
+        typer.Option(
+            "--candidates",
+            help="Candidates that the vectors put in order: 5 k unless given, 0 for none.",
+            min=0,
+        ),
     ] = None,
-    full: Annotated[FullVectors, typer.Option(help="Where full vectors live.")] = FullVectors.disk,
+    storage: Annotated[
+        StorageName, typer.Option(help="Where the vectors are kept beside their codes.")
+    ] = StorageName.disk,
     metric: Annotated[MetricName, typer.Option(help="What vectors are searched with.")] = MetricName.cosine,
     k: Annotated[int, typer.Option("-k", help="Neighbours that count.", min=1)] = 10,
-    pipelines: Annotated[
+    codecs: Annotated[
         str | None,
         typer.Option(help="Try these alone, with semicolons between: NearFold192,AQ48;PCA48,SQ8."),
     ] = None,
@@ -62,7 +68,7 @@ def plan(
         float | None, typer.Option("--minutes", help="Begin no further fit after so long.", min=0)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where the pipeline goes (.safetensors)."), Mark.writes
+        Path | None, typer.Option("--out", "-o", help="Where the codec goes (.safetensors)."), Mark.writes
     ] = None,
     queries: Queries = None,
     n_queries: NQueries = None,
@@ -74,14 +80,14 @@ def plan(
 ) -> None:
     """Find the fold and quantiser that keep most in so many bytes, or the fewest bytes that keep enough.
 
-    Many pipelines are tried on few rows and the best of them on more, "do not fold" among them, each judged
-    on queries it hasn't seen. The best is saved for `apply`, `index` and `search`.
+    Many codecs are tried on few rows and the best of them on more, "do not fold" among them, each measured
+    on queries that it hasn't seen. The best is saved for `apply`, `index` and `search`.
     """
     from nearfold.cli.console import print_json, showing_progress
-    from nearfold.cli.inputs import read_queries, rows_in_memory
+    from nearfold.cli.inputs import read_queries
     from nearfold.errors import ParameterError
     from nearfold.evaluation.split import base_and_queries
-    from nearfold.io.vectors import open_source
+    from nearfold.io.held import held_rows
     from nearfold.planning.plan import plan as run
 
     if (n_bytes is None) == (recall is None):
@@ -89,34 +95,31 @@ def plan(
             "give either --bytes or --recall: how small vectors must be, or how much to keep"
         )
     with showing_progress(quiet or as_json):
-        vectors = rows_in_memory(
-            open_source(base, column), rows, seed, directions=metric is MetricName.cosine
-        )
-        given = (
-            None if queries is None else read_queries(queries, column, directions=metric is MetricName.cosine)
-        )
-        vectors, asked = base_and_queries(vectors, given, n_queries, seed)
+        directions = metric is MetricName.cosine
+        vectors = held_rows(base, rows, seed=seed, directions=directions, column=column)
+        given = None if queries is None else read_queries(queries, column, directions=directions)
+        vectors, validation = base_and_queries(vectors, given, n_queries, seed)
         result = run(
             vectors,
             n_bytes=n_bytes,
             recall=recall,
             metric=metric.value,
             k=k,
-            depth=rerank,
-            full=full.value,
-            queries=asked,
-            pipelines=None if pipelines is None else pipelines.split(";"),
+            n_candidates=n_candidates,
+            storage=storage.value,
+            queries=validation,
+            codecs=None if codecs is None else codecs.split(";"),
             seconds=None if minutes is None else 60 * minutes,
             seed=seed,
         )
     if out is not None:
-        result.pipeline.save(out)
+        result.codec.save(out)
     if report is not None:
         from nearfold.report.plan import plan_page
         from nearfold.report.provenance import command_line, provenance
 
         title = f"How few bytes {Path(base).name} needs"
-        plan_page(result, title, provenance(vectors, asked), command_line()).write(report)
+        plan_page(result, title, provenance(vectors, validation), command_line()).write(report)
     if as_json:
         saved = None if out is None else str(out)
         print_json({"base": str(base), "rows": len(vectors), **result.as_dict(), "out": saved})
@@ -132,7 +135,7 @@ def _print_plan(result: Plan, out: Path | None) -> None:
     console = output()
     front = set(map(id, result.front()))
     table = Table(box=None, pad_edge=False)
-    table.add_column("pipeline", no_wrap=True)
+    table.add_column("codec", no_wrap=True)
     for heading in ("bytes", "shared", result.column, "rows", "fit s"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
@@ -141,8 +144,8 @@ def _print_plan(result: Plan, out: Path | None) -> None:
         said = "recommended" if trial is result.chosen else "on the front" if id(trial) in front else ""
         table.add_row(
             str(trial.spec),
-            str(trial.pipeline.bytes_per_vector),
-            f"{trial.pipeline.shared_bytes / 1e6:.1f} MB",
+            str(trial.codec.bytes_per_vector),
+            f"{trial.codec.shared_bytes / 1e6:.1f} MB",
             interval(result.kept(trial)),
             f"{trial.rows:,}",
             f"{trial.fit_seconds:.1f}",
@@ -158,12 +161,12 @@ def _print_plan(result: Plan, out: Path | None) -> None:
     console.print(
         joined(
             (str(chosen.spec), "bold"),
-            f": {before} -> {chosen.pipeline.bytes_per_vector} bytes a vector, {result.column} ",
+            f": {before} -> {chosen.codec.bytes_per_vector} bytes a vector, {result.column} ",
             interval(result.kept(chosen)),
         )
     )
     if result.reached is False:
-        console.print("No pipeline reaches that recall for certain; this one keeps most.")
+        console.print("No codec reaches that recall for certain; this one keeps most.")
     if error is not None:
         assert result.runner_up is not None
         assert result.against is not None
@@ -177,14 +180,14 @@ def _print_plan(result: Plan, out: Path | None) -> None:
                 ").",
             )
         )
-    if result.depth:
+    if result.n_candidates:
         console.print(
-            f"Each query reads {result.depth} full vectors from {result.full}: "
-            f"{result.depth * before / 1000:,.0f} kB as float32."
+            f"Each query reads {result.n_candidates} vectors from {result.storage}: "
+            f"{result.n_candidates * before / 1000:,.0f} kB as float32."
         )
     console.print(
-        f"{result.queries:,} validation queries, exact search over codes, 95% intervals. Rows: how many a "
-        f"pipeline was tried on; only figures of the same number can be compared. Shared: stored once.",
+        f"{result.n_queries:,} validation queries, exact search over codes, 95% intervals. Rows: how many a "
+        f"codec was tried on; only figures of the same number can be compared. Shared: stored once.",
         style="dim",
     )
     if out is not None:

@@ -16,7 +16,7 @@ __all__ = ["search"]
 def search(
     index: Annotated[
         Path,
-        typer.Argument(help="A folder that `index` made, or a pipeline with --base.", metavar="INDEX"),
+        typer.Argument(help="A folder that `index` made, or a codec with --base.", metavar="INDEX"),
         Mark.reads,
     ],
     queries: Annotated[str, typer.Argument(help="Vectors to ask with.", metavar="QUERIES"), Mark.reads],
@@ -33,9 +33,7 @@ def search(
     ] = False,
     base: Annotated[
         str | None,
-        typer.Option(
-            help="Vectors to search in, where INDEX is a pipeline; or where an index's own are now."
-        ),
+        typer.Option(help="Vectors to search in, where INDEX is a codec; or where an index's own are now."),
         Mark.reads,
     ] = None,
     out: Annotated[
@@ -54,21 +52,21 @@ def search(
     """
     from nearfold.cli.console import print_json, print_mapping, showing_progress
     from nearfold.cli.inputs import read_queries
-    from nearfold.codecs.codec import Pipeline
+    from nearfold.codecs.codec import Codec
     from nearfold.errors import ParameterError
     from nearfold.search.index import SearchIndex
     from nearfold.search.table import write_found
 
     if base is None and index.is_file():
-        raise ParameterError(f"{index}: is a file; with a pipeline, name the vectors to search in by --base")
+        raise ParameterError(f"{index}: is a file; with a codec, name the vectors to search in by --base")
     if out is not None and out.suffix.lower() != ".parquet":
         raise ParameterError(f"{out}: results are written as Parquet; name a .parquet file")
     with showing_progress(quiet or as_json):
         if base is None or index.is_dir():
             opened = SearchIndex.load(index, base=base)
         else:
-            opened = SearchIndex.build(Pipeline.load(index), base, certify=certified)
-        asked = read_queries(queries, column, directions=opened.pipeline.metric == "cosine")
+            opened = SearchIndex.build(Codec.load(index), base, certify=certified)
+        asked = read_queries(queries, column, directions=opened.codec.metric == "cosine")
         found = opened.search(asked, k, depth=rerank, effort=effort, certified=certified)
     if out is not None:
         write_found(found, out)

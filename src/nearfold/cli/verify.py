@@ -16,7 +16,7 @@ __all__ = ["verify"]
 def verify(
     path: Annotated[
         Path,
-        typer.Argument(help="An index, a folded folder, a fold, a pipeline or a scan.", metavar="PATH"),
+        typer.Argument(help="An index, a folded folder, a fold, a codec or a scan.", metavar="PATH"),
         Mark.reads,
     ],
     base: Annotated[

@@ -1,4 +1,4 @@
-"""The pipeline: sides and a quantiser as one immutable value, in one file."""
+"""The codec: a projection and a quantiser as one immutable value, in one file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import msgspec
 import numpy as np
@@ -16,61 +16,65 @@ import numpy.typing as npt
 from nearfold._utils.arrays import Float32, Metric, as_rows, check_products, chunk_rows
 from nearfold._utils.files import replacing
 from nearfold._utils.schema import checked_values
-from nearfold.codecs.projections import LearnedSides, OneSide, Sides
-from nearfold.codecs.quantizers.additive import Additive
+from nearfold.codecs.projections import DualProjection, Projection, SharedProjection
 from nearfold.codecs.quantizers.base import Codes, Quantizer, Tensors, faiss_ready
-from nearfold.codecs.quantizers.product import Product
-from nearfold.codecs.quantizers.rabitq import RaBitQ
-from nearfold.codecs.quantizers.scalar import Floats, Scalar
+from nearfold.codecs.quantizers.registry import parse_quantizer
 from nearfold.errors import FileError, ParameterError
 from nearfold.folds.fold import FORMAT_VERSION, Fold, FoldFile, read_fold_file, safetensors_bytes
 from nearfold.folds.loading import fold_of
 from nearfold.folds.origin import checked_facts, checked_name, checked_parameters, sealed
 from nearfold.version import __version__
 
-__all__ = ["Applied", "Pipeline", "load_any"]
+__all__ = ["Applied", "Codec", "load_any"]
 
-_QUANTIZERS: dict[str, type[Quantizer]] = {
-    kind.kind: kind for kind in (Floats, Scalar, Product, RaBitQ, Additive)
-}
 _CHUNK_BYTES = 32 << 20
 
+FIRST_FORMAT = "nearfold.pipeline"
+"""The format of files from before codecs had this name, which differs in names alone."""
 
-class Pipeline:
-    """A fold and a quantiser: turns a base into codes, and queries into what codes are compared with.
+
+class Codec:
+    """A fold and a quantiser: encodes base vectors, and prepares queries for an index of the codes.
+
+    `fit_codec` and `plan` make one, and `load` reads one.
 
     Parameters
     ----------
-    spec
-        Its name, such as "NearFold192,AQ24".
-    sides
-        How vectors come into the quantiser's space.
-    quantizer
-        Trained.
-    facts
-        What training saw; anything JSON can hold.
+    spec : str
+        The name, such as "NearFold192,AQ24".
+    projection : Projection
+        The maps of base vectors and queries to the space of the quantiser.
+    quantizer : Quantizer
+        The trained quantiser.
+    facts : mapping, optional
+        What training saw; anything that JSON can hold.
+
+    Raises
+    ------
+    ValueError
+        The projection ends in other dimensions than the quantiser takes.
     """
 
-    format_name: ClassVar[str] = "nearfold.pipeline"
-    """What its file is marked with."""
+    format_name: ClassVar[str] = "nearfold.codec"
+    """The name of the format in the metadata of its files."""
 
     def __init__(
-        self, spec: str, sides: Sides, quantizer: Quantizer, facts: Mapping[str, Any] | None = None
+        self, spec: str, projection: Projection, quantizer: Quantizer, facts: Mapping[str, Any] | None = None
     ) -> None:
-        if sides.width != quantizer.width:
-            raise ValueError(f"{quantizer.name} takes {quantizer.width} dimensions, not {sides.width}")
-        self.spec, self.sides, self.quantizer = spec, sides, quantizer
+        if projection.width != quantizer.width:
+            raise ValueError(f"{quantizer.name} takes {quantizer.width} dimensions, not {projection.width}")
+        self.spec, self.projection, self.quantizer = spec, projection, quantizer
         self.facts: Mapping[str, Any] = MappingProxyType(checked_facts(facts or {}))
 
     @property
     def metric(self) -> Metric:
-        """What vectors are searched with."""
-        return self.sides.metric
+        """The metric that vectors are searched with."""
+        return self.projection.metric
 
     @property
     def n_features(self) -> int:
-        """The number d of dimensions that it takes."""
-        return self.sides.n_features
+        """The dimensions d of the vectors that it takes."""
+        return self.projection.n_features
 
     @property
     def bytes_per_vector(self) -> int:
@@ -79,23 +83,23 @@ class Pipeline:
 
     @property
     def shared_bytes(self) -> int:
-        """The bytes that all vectors share: the fold, codebooks, ranges."""
+        """The bytes that are stored once for all vectors: the fold, codebooks, ranges."""
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapping proxy can't be pickled.
-        return type(self), (self.spec, self.sides, self.quantizer, dict(self.facts))
+        return type(self), (self.spec, self.projection, self.quantizer, dict(self.facts))
 
     def __repr__(self) -> str:
-        return f"Pipeline({self.spec}, {self.n_features} -> {self.bytes_per_vector} bytes, {self.metric})"
+        return f"Codec({self.spec}, {self.n_features} -> {self.bytes_per_vector} bytes, {self.metric})"
 
     @property
     def n_components(self) -> int:
-        """The numbers of a transformed row: its bytes."""
+        """The length of a transformed row: its bytes."""
         return self.bytes_per_vector
 
     def transform(self, X: npt.ArrayLike, *, dtype: npt.DTypeLike = np.uint8) -> Codes:
-        """Return codes, as `encode` does; so that what folds vectors can encode them.
+        """Return codes as `encode` does, so that whatever applies a fold can apply a codec.
 
         Raises
         ------
@@ -105,7 +109,7 @@ class Pipeline:
             `dtype` is not uint8.
         """
         if np.dtype(dtype) != np.uint8:
-            raise ParameterError(f"a pipeline makes codes of dtype uint8, not {np.dtype(dtype)}")
+            raise ParameterError(f"a codec makes codes of dtype uint8, not {np.dtype(dtype)}")
         return self.encode(X)
 
     def encode(self, X: npt.ArrayLike) -> Codes:
@@ -113,44 +117,57 @@ class Pipeline:
 
         Parameters
         ----------
-        X
-            Shape (n, d), any real dtype.
+        X : array-like of shape (n, d)
+            The vectors, of any real dtype.
 
         Returns
         -------
-        ndarray of shape (n, bytes_per_vector), uint8.
+        ndarray of shape (n, bytes_per_vector), uint8
+            The codes.
 
         Raises
         ------
         DataError
-            Not two-dimensional, not d wide, not finite, a zero row under cosine, or numbers whose
-            squares are beyond float32.
+            X is not two-dimensional, not d wide or not finite, has a zero row under cosine, or numbers
+            whose squares are beyond float32.
         """
         rows = as_rows(X)
-        step = chunk_rows(max(self.n_features, self.sides.width), _CHUNK_BYTES)
+        step = chunk_rows(max(self.n_features, self.projection.width), _CHUNK_BYTES)
         codes = np.empty((len(rows), self.bytes_per_vector), np.uint8)
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            images = self.sides.base(rows[part])
+            images = self.projection.project(rows[part])
             # faiss doesn't come back from some products that overflow.
             check_products(images, "l2", "X", alone=False)
             codes[part] = self.quantizer.encode(images)
         return codes
 
     def decode(self, codes: Codes) -> Float32:
-        """Return what codes (n, bytes_per_vector) stand for in the quantiser's space: (n, width)."""
+        """Return the vectors (n, width), projected, that codes (n, bytes_per_vector) stand for.
+
+        Raises
+        ------
+        ParameterError
+            Codes of this quantiser can't be turned back.
+        """
         return self.quantizer.decode(codes)
 
-    def queries(self, X: npt.ArrayLike) -> Float32:
-        """Return queries (q, d) as an `index` searches with them; raises as `encode`."""
-        return self.quantizer.asked(faiss_ready(self.sides.queries(X), "queries"))
+    def prepare_queries(self, X: npt.ArrayLike) -> Float32:
+        """Return queries (q, d) in the form that an `index` of this codec takes.
+
+        Raises
+        ------
+        DataError
+            As for `encode`.
+        """
+        return self.quantizer.prepare_queries(faiss_ready(self.projection.project_queries(X), "queries"))
 
     def index(self) -> Any:
         """Return an empty faiss index to which codes can be added (`add_sa_codes`)."""
-        return self.quantizer.index(self.sides.score)
+        return self.quantizer.index(self.projection.score)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what it is, as JSON holds it."""
+        """Return what the codec is, as JSON holds it."""
         return {
             "spec": self.spec,
             "metric": self.metric,
@@ -161,14 +178,14 @@ class Pipeline:
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a safetensors file, atomically.
+        """Write the codec to a safetensors file, atomically.
 
         Raises
         ------
         FileError
             The file can't be written.
         """
-        fold = self.sides.fold if isinstance(self.sides, OneSide) else None
+        fold = self.projection.fold if isinstance(self.projection, SharedProjection) else None
         metadata = {
             "format": self.format_name,
             "format_version": str(FORMAT_VERSION),
@@ -178,7 +195,7 @@ class Pipeline:
             "parameters": json.dumps(
                 {
                     "quantizer": [self.quantizer.kind, self.quantizer.name],
-                    "width": self.sides.width,
+                    "width": self.projection.width,
                     "n_features": self.n_features,
                     "fold": None if fold is None else _origin(fold),
                 },
@@ -191,45 +208,52 @@ class Pipeline:
             file.write(safetensors_bytes(tensors, sealed(tensors, metadata)))
 
     def tensors(self) -> Tensors:
-        """Return everything learned by name, as `save` writes it."""
+        """Return everything that was learned, by the names that `save` writes."""
         tensors = {f"quantizer.{name}": tensor for name, tensor in self.quantizer.tensors().items()}
-        tensors |= {f"sides.{name}": tensor for name, tensor in self.sides.tensors().items()}
-        if isinstance(self.sides, OneSide) and self.sides.fold is not None:
-            tensors |= {f"fold.{name}": tensor for name, tensor in self.sides.fold.tensors().items()}
+        tensors |= {f"projection.{name}": tensor for name, tensor in self.projection.tensors().items()}
+        if isinstance(self.projection, SharedProjection) and self.projection.fold is not None:
+            tensors |= {f"fold.{name}": tensor for name, tensor in self.projection.fold.tensors().items()}
         return tensors
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Pipeline:
+    def load(cls, path: str | os.PathLike[str]) -> Codec:
         """Read what `save` wrote; nothing in the file is executed.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file.
 
         Raises
         ------
         FileError
-            Missing, truncated, corrupt, not a pipeline, or written by a later format version.
+            The file is missing, truncated or corrupt, holds no codec, or is of a later format version.
         """
         return cls.from_file(Path(path), read_fold_file(path))
 
     @classmethod
-    def from_file(cls, path: Path, content: FoldFile) -> Pipeline:
-        """Return the pipeline that a file's content describes; raises as `load`."""
+    def from_file(cls, path: Path, content: FoldFile) -> Codec:
+        """Return the codec that a file's content describes; raises as `load` does."""
+        if content.format_name == FIRST_FORMAT:
+            content = _renamed(content)
         if content.format_name != cls.format_name:
-            raise FileError(f"{path}: holds an encoder alone; give a pipeline, which `plan` or `fit` wrote")
+            raise FileError(f"{path}: holds an encoder alone; give a codec, which `plan` or `fit` wrote")
         settings = checked_values(
             content.origin["parameters"],
             _Settings,
             str(path),
-            "give a pipeline that `plan` wrote",
+            "give a codec that `plan` wrote",
             strict=True,
         )
         try:
             return cls._of(path, content, settings)
         except (KeyError, ValueError, RuntimeError) as error:
             # RuntimeError: what faiss says of arrays that it can't take.
-            raise FileError(f"{path}: not a usable pipeline: {error}") from error
+            raise FileError(f"{path}: not a usable codec: {error}") from error
 
     @classmethod
-    def _of(cls, path: Path, content: FoldFile, settings: _Settings) -> Pipeline:
-        parts: dict[str, Tensors] = {"quantizer": {}, "sides": {}, "fold": {}}
+    def _of(cls, path: Path, content: FoldFile, settings: _Settings) -> Codec:
+        parts: dict[str, Tensors] = {"quantizer": {}, "projection": {}, "fold": {}}
         for name, tensor in content.tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
@@ -237,31 +261,47 @@ class Pipeline:
         kind, name = settings.quantizer
         if name not in (_quantizer_in(spec), "F32" if "," not in spec else None):
             raise ValueError(f"{spec} has the quantiser {name}")
-        quantizer = _QUANTIZERS[kind].from_tensors(name, settings.width, parts["quantizer"])
-        held, fold = parts["sides"], None
+        family = parse_quantizer(name)
+        if family is None or family[0].kind != kind:
+            raise ValueError(f"{name!r:.60} is no quantiser of kind {kind!r:.60}; upgrade nearfold")
+        quantizer: Quantizer = family[0].from_tensors(name, settings.width, parts["quantizer"])
+        held, fold = parts["projection"], None
         if settings.fold is not None:
             fold = _inner_fold(path, settings.fold, parts["fold"])
             if fold.metric != metric:
-                raise ValueError(f"a fold for {fold.metric} in a pipeline for {metric}")
-        sides: Sides
+                raise ValueError(f"a fold for {fold.metric} in a codec for {metric}")
+        projection: Projection
         if "base_weight" in held:
-            sides = LearnedSides.from_tensors(held, metric, quantizer.width)
+            projection = DualProjection.from_tensors(held, metric, quantizer.width)
         else:
-            sides = OneSide(fold, held.get("rotation"), metric, settings.n_features)
-        if sides.n_features != settings.n_features:
-            raise ValueError(f"maps of {sides.n_features} dimensions for vectors of {settings.n_features}")
-        if isinstance(quantizer, RaBitQ) and quantizer.score != sides.score:
-            raise ValueError(f"codes made for the score {quantizer.score} where {sides.score} is asked")
-        pipeline = cls(spec, sides, quantizer, content.origin["facts"])
-        if unknown := content.tensors.keys() ^ pipeline.tensors().keys():
+            projection = SharedProjection(fold, held.get("rotation"), metric, settings.n_features)
+        if projection.n_features != settings.n_features:
+            raise ValueError(
+                f"maps of {projection.n_features} dimensions for vectors of {settings.n_features}"
+            )
+        if quantizer.score not in (None, projection.score):
+            raise ValueError(
+                f"codes made for the score {quantizer.score} where the projection needs {projection.score}"
+            )
+        codec = cls(spec, projection, quantizer, content.origin["facts"])
+        if unknown := content.tensors.keys() ^ codec.tensors().keys():
             raise ValueError(f"tensors that don't belong to it: {', '.join(sorted(unknown))}")
         # What can't be searched is refused here, not when the first vectors are added.
-        pipeline.index()
-        return pipeline
+        codec.index()
+        return codec
+
+
+def _renamed(content: FoldFile) -> FoldFile:
+    """Return the content of a file of the first format under the names of the present one."""
+    tensors = {
+        f"projection.{name.removeprefix('sides.')}" if name.startswith("sides.") else name: tensor
+        for name, tensor in content.tensors.items()
+    }
+    return content._replace(format_name=Codec.format_name, tensors=tensors)
 
 
 class _FoldSettings(msgspec.Struct, frozen=True):
-    """What a pipeline's file says of its fold beside the tensors."""
+    """The part of a codec file's metadata that describes its fold."""
 
     format: str
     metric: Metric
@@ -275,16 +315,16 @@ _Name = Annotated[str, msgspec.Meta(max_length=200)]
 
 
 class _Settings(msgspec.Struct, frozen=True):
-    """What a pipeline's file says of it beside the tensors."""
+    """The part of a codec file's metadata that describes the codec."""
 
-    quantizer: tuple[Literal["floats", "scalar", "product", "rabitq", "additive"], _Name]
+    quantizer: tuple[_Name, _Name]
     width: _Width
     n_features: _Width
     fold: _FoldSettings | None
 
 
 def _quantizer_in(spec: str) -> str:
-    """Return the quantiser's name in a pipeline's: OPQ24 for PCA192,OPQ24_96."""
+    """Return the quantiser's name in a codec's: OPQ24 for PCA192,OPQ24_96."""
     return spec.rpartition(",")[2].partition("_")[0]
 
 
@@ -297,12 +337,12 @@ def _inner_fold(path: Path, said: _FoldSettings, tensors: Tensors) -> Fold:
             "facts": checked_facts(said.facts),
         }
     except ParameterError as error:
-        raise FileError(f"{path}: not a usable pipeline: {error}") from error
+        raise FileError(f"{path}: not a usable codec: {error}") from error
     return fold_of(path, FoldFile(said.format, tensors, origin))
 
 
 def _origin(fold: Fold) -> dict[str, Any]:
-    """Return what a file says of a fold beside its tensors."""
+    """Return the metadata that describe a fold in a codec's file."""
     return {
         "format": fold.format_name,
         "metric": fold.metric,
@@ -312,13 +352,13 @@ def _origin(fold: Fold) -> dict[str, Any]:
     }
 
 
-Applied: TypeAlias = Fold | Pipeline
-"""What can be applied to vectors: `n_features` in, `n_components` out by `transform`."""
+Applied: TypeAlias = Fold | Codec
+"""Whatever maps vectors of `n_features` to rows of `n_components` by `transform`."""
 
 
 def load_any(path: str | os.PathLike[str]) -> Applied:
-    """Read a saved fold or pipeline, whichever the file holds; raises as their own `load`."""
+    """Read a saved fold or codec, whichever the file holds; raises as their own `load` does."""
     content = read_fold_file(path)
-    if content.format_name == Pipeline.format_name:
-        return Pipeline.from_file(Path(path), content)
+    if content.format_name in (Codec.format_name, FIRST_FORMAT):
+        return Codec.from_file(Path(path), content)
     return fold_of(Path(path), content)

@@ -21,9 +21,9 @@ import scipy.sparse
 from nearfold._utils.arrays import Float32, Metric
 from nearfold._utils.progress import stage
 from nearfold._utils.threads import shared_work
-from nearfold.codecs.projections import LearnedSides, widened
-from nearfold.codecs.quantizers.additive import Additive, first_codes, groups_of, home_slices, refine
+from nearfold.codecs.projections import widened
 from nearfold.codecs.quantizers.base import CODEWORDS, Codes
+from nearfold.codecs.quantizers.codewords import first_codes, groups_of, home_slices, refine
 from nearfold.codecs.quantizers.product import centroids_of
 from nearfold.codecs.rotations import balanced_rotation
 from nearfold.methods.adam import Adam
@@ -31,7 +31,7 @@ from nearfold.methods.objective import check_told_apart, score_spread, soft_neig
 from nearfold.methods.training import batches, one_cycle, thread_bounds
 from nearfold.scan.scan import Blocks
 
-__all__ = ["CodeLearning", "learn_codes"]
+__all__ = ["CodeLearning", "LearnedCodes", "learn_codes"]
 
 # Codebooks of a group: choosing codes costs their number times the group's dimensions.
 _BOOKS_A_GROUP = 24
@@ -43,12 +43,12 @@ class CodeLearning:
 
     Parameters
     ----------
-    n_steps
+    n_steps : int, default=150
         Steps of Adam.
-    blocks_per_step
-        Blocks in a step.
-    map_rate, codebook_rate
-        Peaks of the one-cycle schedules, for vectors of norm 1.
+    blocks_per_step : int, default=64
+        How many blocks each step sees.
+    map_rate, codebook_rate : float, default=1e-4 and 3e-4
+        The highest rates of the one-cycle schedules, for vectors of norm 1.
     """
 
     n_steps: int = 150
@@ -57,8 +57,30 @@ class CodeLearning:
     codebook_rate: float = 3e-4
 
 
+class LearnedCodes(NamedTuple):
+    """What `learn_codes` returns.
+
+    Parameters
+    ----------
+    base_weight, query_weight : ndarray of shape (m, d), float32
+        The maps of base vectors and of queries.
+    codebooks : ndarray of shape (groups, books, 256, width / groups), float32
+        The codewords.
+    width : int
+        The dimensions that are coded: at least m, and m + 1 for l2.
+    constant : float
+        What stands in the dimension for norms on the side of queries.
+    """
+
+    base_weight: Float32
+    query_weight: Float32
+    codebooks: Float32
+    width: int
+    constant: float
+
+
 class _Gradients(NamedTuple):
-    """What one thread adds to the slopes of query map, base map and codebooks, and the codes it chose."""
+    """The gradients of query map, base map and codebooks by one thread, and the codes that it chose."""
 
     query: Float32
     base: Float32
@@ -73,26 +95,23 @@ def learn_codes(
     metric: Metric,
     n_bytes: int,
     seed: int,
-    center: Float32 | None = None,
     how: CodeLearning | None = None,
-) -> tuple[LearnedSides, Additive]:
+) -> LearnedCodes:
     """Learn codes of `n_bytes` behind a linear fold.
 
     Parameters
     ----------
-    start
-        The fold's weight W, shape (m, d).
-    blocks
+    start : ndarray of shape (m, d), float32
+        The weight W of the fold.
+    blocks : Blocks
         Anchors and neighbours, prepared for the metric; at least 256 rows.
-    metric
-        What will be searched with.
-    n_bytes
-        Of a code; at most the dimensions.
-    seed
-        Of batches and k-means.
-    center
-        What blocks were centred on for l2.
-    how
+    metric : {"cosine", "l2", "ip"}
+        The metric that will be searched with.
+    n_bytes : int
+        The bytes of a code; at most the dimensions.
+    seed : int
+        The seed of batches and k-means.
+    how : CodeLearning, optional
         Steps and rates; None for the defaults.
 
     Raises
@@ -102,21 +121,20 @@ def learn_codes(
     """
     how = CodeLearning() if how is None else how
     vectors = blocks.vectors
-    # Rates are for vectors of norm 1; dividing both sides by a constant can't change an order.
+    # Rates are for vectors of norm 1; dividing both projection by a constant can't change an order.
     unit = np.float32(1)
     if metric != "cosine":
         unit = np.float32(1 / max(float(np.linalg.norm(vectors, axis=1).mean(dtype=np.float64)), 1e-30))
         vectors = vectors * unit
     trainer = _Trainer(start, Blocks(vectors, blocks.index, blocks.foreign), metric, n_bytes, seed)
     trainer.train(how, seed)
-    sides = LearnedSides(
-        trainer.base * unit, trainer.query * unit, metric, trainer.width, center, trainer.constant
+    return LearnedCodes(
+        trainer.base * unit, trainer.query * unit, trainer.codebooks, trainer.width, trainer.constant
     )
-    return sides, Additive(f"AQ{n_bytes}", trainer.codebooks)
 
 
 class _Trainer:
-    """Maps and codebooks under training."""
+    """The maps and codebooks while they are trained."""
 
     def __init__(self, start: Float32, blocks: Blocks, metric: Metric, n_bytes: int, seed: int) -> None:
         self._blocks, self._metric = blocks, metric
@@ -146,7 +164,7 @@ class _Trainer:
         return widened(vectors @ self.base.T, self._metric, self.width, self.constant, base=True)
 
     def train(self, how: CodeLearning, seed: int) -> None:
-        """Take the steps."""
+        """Take the steps of Adam."""
         vectors, index = self._blocks.vectors, self._blocks.index
         sample = vectors[index[:: max(1, len(index) // 256)]]
         tau = score_spread(sample, self._metric)
@@ -176,7 +194,7 @@ class _Trainer:
                 advance(1)
 
     def _gradients(self, index: npt.NDArray[np.int64], tau: float, batch: int) -> _Gradients:
-        """Return the slopes of the loss over some blocks of a batch, given by their rows (b, N)."""
+        """Return the gradients of the loss over b blocks of a batch, given by their rows (b, N)."""
         b, n = index.shape
         foreign = self._blocks.foreign
         rows, place = np.unique(index, return_inverse=True)
@@ -184,12 +202,12 @@ class _Trainer:
         vectors = self._blocks.vectors[rows]
         inside = vectors[place]
         wanted = soft_neighbors(inside.reshape(b, n, -1), self._metric, tau)
-        asked = inside @ self.query.T
-        m = asked.shape[1]
+        projected = inside @ self.query.T
+        m = projected.shape[1]
         norms = None
         if self._metric == "cosine":
-            norms = np.linalg.norm(asked, axis=1, keepdims=True) + np.float32(1e-20)
-            asked /= norms
+            norms = np.linalg.norm(projected, axis=1, keepdims=True) + np.float32(1e-20)
+            projected /= norms
         # Equal rows are encoded once.
         images = self.images(vectors)
         codes = self._codes[rows]
@@ -198,7 +216,7 @@ class _Trainer:
             images[:, dims] -= refine(own, codebooks, chosen, 1)
             codes[:, books] = chosen
         decoded = images[place].reshape(b, n, -1)
-        questions = asked.reshape(b, n, m)
+        questions = projected.reshape(b, n, m)
         scores = np.matmul(questions, decoded[:, :, :m].transpose(0, 2, 1))
         if self._metric == "l2":
             scores += np.float32(self.constant) * decoded[:, None, :, m]
@@ -207,10 +225,10 @@ class _Trainer:
         slope *= np.float32(1 / (tau * batch * (1 if foreign else n)))
         if foreign:
             slope[:, 1:] = 0
-        d_asked = np.matmul(slope, decoded[:, :, :m]).reshape(b * n, m)
+        d_queries = np.matmul(slope, decoded[:, :, :m]).reshape(b * n, m)
         if norms is not None:
-            d_asked -= asked * np.einsum("ij,ij->i", d_asked, asked)[:, None]
-            d_asked /= norms
+            d_queries -= projected * np.einsum("ij,ij->i", d_queries, projected)[:, None]
+            d_queries /= norms
         d_decoded = np.zeros((b * n, self.width), np.float32)
         d_decoded[:, :m] = np.matmul(slope.transpose(0, 2, 1), questions).reshape(b * n, m)
         if self._metric == "l2":
@@ -225,7 +243,7 @@ class _Trainer:
         if self._metric == "l2":
             mapped = vectors @ self.base.T
             d_mapped = d_mapped - mapped * (d_rows[:, m : m + 1] / np.float32(self.constant))
-        return _Gradients(d_asked.T @ inside, d_mapped.T @ vectors, d_codebooks, rows, codes)
+        return _Gradients(d_queries.T @ inside, d_mapped.T @ vectors, d_codebooks, rows, codes)
 
 
 def _by_codeword(codes: Codes, slopes: Float32) -> Float32:

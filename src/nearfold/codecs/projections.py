@@ -1,4 +1,4 @@
-"""How base vectors and queries are brought into the space where codes live."""
+"""Maps of base vectors and of queries into the space that is quantised."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from nearfold.errors import DataError
 from nearfold.folds.encoder import Encoder
 from nearfold.folds.fold import Fold
 
-__all__ = ["LearnedSides", "OneSide", "Sides", "linear_transform", "widened"]
+__all__ = ["DualProjection", "Projection", "SharedProjection", "linear_transform", "widened"]
 
 # How far the squared norms of a rotation's rows may be from 1.
 _ROUNDING = 1e-3
 
 
-class Sides(ABC):
+class Projection(ABC):
     """Maps of base vectors and of queries from d dimensions to the quantiser's."""
 
     metric: Metric
@@ -31,43 +31,48 @@ class Sides(ABC):
     @property
     @abstractmethod
     def score(self) -> Score:
-        """How the images of a query and a base vector are compared; higher is nearer for both."""
+        """How the image of a query is compared with that of a base vector."""
 
     @abstractmethod
-    def base(self, X: npt.ArrayLike) -> Float32:
+    def project(self, X: npt.ArrayLike) -> Float32:
         """Return the images of base vectors (n, d): shape (n, width)."""
 
     @abstractmethod
-    def queries(self, X: npt.ArrayLike) -> Float32:
+    def project_queries(self, X: npt.ArrayLike) -> Float32:
         """Return the images of queries (q, d): shape (q, width)."""
 
     @abstractmethod
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
-        """Return what it holds beside its fold, by name."""
+        """Return what it learned beside its fold, by name."""
 
     def _checked(self, X: npt.ArrayLike) -> Float32:
         vectors = as_vectors(X)
         if vectors.shape[1] != self.n_features:
             raise DataError(
-                f"X has {vectors.shape[1]} features, but this pipeline is expecting {self.n_features}; give "
+                f"X has {vectors.shape[1]} features, but this codec is expecting {self.n_features}; give "
                 f"vectors of the kind it was fitted on"
             )
         return vectors
 
 
-class OneSide(Sides):
-    """The same map for both: a fold, norm 1 for cosine, then a rotation.
+class SharedProjection(Projection):
+    """The same map for base and queries: a fold, norm 1 for cosine, then a rotation.
 
     Parameters
     ----------
-    fold
-        None to leave vectors as they are.
-    rotation
-        Orthonormal rows, shape (width, m); None for none.
-    metric
-        What the vectors are searched with.
-    n_features
-        d.
+    fold : Fold, optional
+        The fold; None to leave vectors as they are.
+    rotation : ndarray of shape (width, m), float32, optional
+        Orthonormal rows; None for no rotation.
+    metric : {"cosine", "l2", "ip"}
+        The metric that vectors are searched with.
+    n_features : int
+        The dimensions d of the vectors.
+
+    Raises
+    ------
+    ValueError
+        The parts don't fit each other.
     """
 
     def __init__(self, fold: Fold | None, rotation: Float32 | None, metric: Metric, n_features: int) -> None:
@@ -86,7 +91,7 @@ class OneSide(Sides):
         """Euclidean distance for l2, inner product otherwise: rows have norm 1 for cosine."""
         return "l2" if self.metric == "l2" else "ip"
 
-    def base(self, X: npt.ArrayLike) -> Float32:
+    def project(self, X: npt.ArrayLike) -> Float32:
         """Return the images of vectors (n, d): shape (n, width)."""
         vectors = self._checked(X)
         if self.fold is not None:
@@ -95,10 +100,10 @@ class OneSide(Sides):
             vectors = normalize_rows(vectors, keep_zero=self.fold is not None)
         return vectors if self.rotation is None else vectors @ self.rotation.T
 
-    def queries(self, X: npt.ArrayLike) -> Float32:
-        """Return the same as `base`, but for rounding."""
+    def project_queries(self, X: npt.ArrayLike) -> Float32:
+        """Return the images of queries (q, d): those of `project`, but for rounding."""
         if self._folded is None:
-            return self.base(X)
+            return self.project(X)
         folded = self._folded(self._checked(X))
         if self.metric == "cosine":
             folded = normalize_rows(folded, keep_zero=True)
@@ -118,7 +123,7 @@ def _check_rotation(rotation: Float32, folded: int) -> None:
         raise ValueError("a rotation whose rows don't have norm 1")
 
 
-class LearnedSides(Sides):
+class DualProjection(Projection):
     """A linear map for base vectors and another for queries, learned together with the codes.
 
     Inner products of images stand for scores. For l2 a further dimension does what the base's norm does:
@@ -126,16 +131,21 @@ class LearnedSides(Sides):
 
     Parameters
     ----------
-    base_weight, query_weight
-        Shape (m, d).
-    metric
-        What the vectors are searched with.
-    width
-        At least m, and m + 1 for l2; dimensions behind are zero.
-    center
-        What is subtracted from vectors for l2, shape (d,); None for other metrics.
-    scale
-        c: base images end on -|y|^2 / (2 c) for l2, those of queries on c.
+    base_weight, query_weight : ndarray of shape (m, d), float32
+        The maps.
+    metric : {"cosine", "l2", "ip"}
+        The metric that vectors are searched with.
+    width : int
+        The dimensions of the images: at least m, and m + 1 for l2; those behind are zero.
+    center : ndarray of shape (d,), float32, optional
+        What is subtracted from vectors for l2; None for other metrics.
+    scale : float, default=1.0
+        The number c: for l2 the image y of a base vector has -|y|^2 / (2 c) behind it, that of a query c.
+
+    Raises
+    ------
+    ValueError
+        The parts don't fit each other.
     """
 
     def __init__(
@@ -158,7 +168,7 @@ class LearnedSides(Sides):
             center is not None and center.shape != (self.n_features,)
         ):
             raise ValueError("a centre is for l2, and as wide as the vectors")
-        self._asked = _QueryMap(query_weight)
+        self._query_map = _QueryMap(query_weight)
 
     @property
     def score(self) -> Score:
@@ -172,14 +182,14 @@ class LearnedSides(Sides):
             return normalize_rows(vectors)
         return vectors if self.center is None else vectors - self.center
 
-    def base(self, X: npt.ArrayLike) -> Float32:
+    def project(self, X: npt.ArrayLike) -> Float32:
         """Return the images of base vectors (n, d): shape (n, width)."""
         mapped = self.prepared(X) @ self.base_weight.T
         return widened(mapped, self.metric, self.width, self.scale, base=True)
 
-    def queries(self, X: npt.ArrayLike) -> Float32:
+    def project_queries(self, X: npt.ArrayLike) -> Float32:
         """Return the images of queries (q, d): shape (q, width)."""
-        mapped = self._asked(self.prepared(X))
+        mapped = self._query_map(self.prepared(X))
         return widened(mapped, self.metric, self.width, self.scale, base=False)
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
@@ -190,15 +200,15 @@ class LearnedSides(Sides):
         return tensors
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, npt.NDArray[Any]], metric: Metric, width: int) -> LearnedSides:
-        """Return the sides that a file describes; raises ValueError or KeyError where none."""
+    def from_tensors(cls, tensors: dict[str, npt.NDArray[Any]], metric: Metric, width: int) -> DualProjection:
+        """Return the projection that a file describes; raises ValueError or KeyError where there is none."""
         shapes: dict[str, tuple[int | None, ...]] = {
             "base_weight": (None, None),
             "query_weight": (None, None),
         }
         if metric == "l2":
             shapes |= {"center": (None,), "scale": (1,)}
-        found = exact_tensors("this pipeline", tensors, shapes)
+        found = exact_tensors("this codec", tensors, shapes)
         scale = 1.0
         if metric == "l2":
             scale = float(found[3][0])
@@ -208,7 +218,7 @@ class LearnedSides(Sides):
 
 
 class _QueryMap:
-    """X -> X weight^T + bias by faiss's BLAS.
+    """The map X -> X weight^T + bias by faiss's BLAS.
 
     After a product numpy's BLAS keeps its threads spinning for some 20 ms, on the cores that a search by
     faiss needs next: that takes twice the time.
@@ -231,7 +241,7 @@ class _QueryMap:
 def widened(mapped: Float32, metric: Metric, width: int, scale: float, *, base: bool) -> Float32:
     """Return mapped vectors (n, m) with zeros behind, (n, width); for l2 with what stands for norms first.
 
-    The dimension behind the m makes inner products rank as distances do; see `LearnedSides`.
+    The dimension behind the m makes inner products rank as distances do; see `DualProjection`.
     """
     m = mapped.shape[1]
     if m == width:

@@ -1,4 +1,4 @@
-"""Whether a saved fold or pipeline is as it was written."""
+"""Verify that a saved fold or codec is as it was written."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ _CHECKSUM = re.compile(rb"SHA-256 ([0-9a-f]{64})")
 
 
 class VerifiedFile(NamedTuple):
-    """What a file of a fold or pipeline is, all of it read.
+    """The result of reading all of a file of a fold or codec.
 
     Parameters
     ----------
-    kind
-        As its metadata names it, such as "nearfold.encoder".
-    bytes, sha256
-        Of the whole file.
-    sealed
+    kind : str
+        The format that its metadata names, such as "nearfold.encoder".
+    bytes : int
+        The size of the file.
+    sha256 : str
+        The digest of the file.
+    sealed : bool
         Whether it holds a digest of its own content, which was compared; files of nearfold 0.1 may not.
-    card
+    card : bool
         Whether the card beside it was compared too; False where there is none.
     """
 
@@ -43,18 +45,18 @@ class VerifiedFile(NamedTuple):
 
 
 def verify_file(path: str | os.PathLike[str]) -> VerifiedFile:
-    """Check that a file of a fold or pipeline is sound, and has not changed since it was written.
+    """Check that a file of a fold or codec is sound, and has not changed since it was written.
 
     Parameters
     ----------
-    path
-        What `Fold.save` or `Pipeline.save` wrote.
+    path : str or path-like
+        A file that `Fold.save` or `Codec.save` wrote.
 
     Raises
     ------
     FileError
-        It is missing, not a fold or pipeline, damaged, or its content is not what its own digest or
-        the card beside it says.
+        The file is missing, holds no fold or codec, is damaged, or its content is not what its own digest
+        or the card beside it says.
     """
     target = Path(path)
     load_any(target)

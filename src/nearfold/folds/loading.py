@@ -30,9 +30,9 @@ def load(path: str | os.PathLike[str]) -> Fold:
 
 def fold_of(path: Path, content: FoldFile) -> Fold:
     """Return the fold that a file's content describes; raises as `load`."""
-    if content.format_name == "nearfold.pipeline":
+    if content.format_name in ("nearfold.codec", "nearfold.pipeline"):
         raise FileError(
-            f"{path}: holds a pipeline, not a fold alone; inspect, apply, index and Pipeline.load take it"
+            f"{path}: holds a codec, not a fold alone; inspect, apply, index and Codec.load take it"
         )
     if content.format_name not in _KINDS:
         raise FileError(f"{path}: holds a fold of kind {content.format_name!r}; upgrade nearfold")

@@ -37,7 +37,7 @@ class ScanFold(LinearFold):
             vectors; or the name of a file, a folder of files or a URL, or what `open_source` made of one.
             They are computed with in float32.
         y : object, default=None
-            Ignored; present because pipelines of scikit-learn pass it.
+            Ignored; present because codecs of scikit-learn pass it.
         checkpoint : path, optional
             A file that holds the scan as it goes. An interrupted fit is resumed from it, and `update` adds
             new rows to a finished one. By default nothing is kept.

@@ -1,4 +1,4 @@
-"""Successive halving: many pipelines on few rows, the best of them on more.
+"""Successive halving: many codecs on few rows, the best of them on more.
 
 Jamieson and Talwalkar, "Non-stochastic best arm identification" (AISTATS 2016). The budget that grows is
 the share of the rows, and with it how long codes are trained.
@@ -14,10 +14,10 @@ import numpy as np
 
 from nearfold._utils.arrays import Float32, Metric
 from nearfold._utils.progress import stage
-from nearfold.codecs.codec import Pipeline
-from nearfold.codecs.fitting import PipelineFitter
+from nearfold.codecs.codec import Codec
+from nearfold.codecs.fitting import CodecFitter
 from nearfold.codecs.quantizers.base import filled
-from nearfold.codecs.spec import PipelineSpec
+from nearfold.codecs.spec import CodecSpec
 from nearfold.errors import NearfoldError, ParameterError
 from nearfold.evaluation.ground_truth import GroundTruth, warn_of_copies
 from nearfold.evaluation.recall import EvaluationResult, recall_of_neighbors
@@ -31,20 +31,20 @@ class Rung:
 
     Parameters
     ----------
-    share
-        Of the rows.
-    keep
-        The share of the candidates of one size that may go on to the next round, at least one.
-    within
-        Those go on that miss at most so much more than the best one does: of what is lost, a share.
-    effort
+    share : float
+        The share of the rows that codecs are learned from and searched in.
+    keep : float
+        The share of the codecs of one size that may go on to the next round; at least one does.
+    within : float
+        Of those, codecs go on that lose at most so much more than the best one: a share of its loss.
+    budget : float
         The share of the usual steps that learning takes.
     """
 
     share: float
     keep: float
     within: float
-    effort: float
+    budget: float
 
 
 RUNGS = (Rung(1 / 8, 0.25, 0.03, 0.25), Rung(1 / 3, 0.5, 0.0, 0.25), Rung(1.0, 0.0, 0.0, 1.0))
@@ -55,27 +55,27 @@ _LEAST_ROWS = 2000
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One pipeline, judged.
+    """One codec, fitted and measured in one round.
 
     Parameters
     ----------
-    spec
-        What was tried.
-    rung
-        The round, from 0; the last one saw all rows.
-    pipeline
-        As learned there.
-    evaluation
+    spec : CodecSpec
+        The codec that was tried.
+    rung : int
+        The number of the round, from 0; the last one sees all rows.
+    codec : Codec
+        The codec as learned there.
+    evaluation : EvaluationResult
         What it keeps of the validation queries' neighbours.
-    fit_seconds, encode_seconds
+    fit_seconds, encode_seconds : float
         Wall time.
-    rows
+    rows : int
         How many rows it was learned from.
     """
 
-    spec: PipelineSpec
+    spec: CodecSpec
     rung: int
-    pipeline: Pipeline
+    codec: Codec
     evaluation: EvaluationResult
     fit_seconds: float
     encode_seconds: float
@@ -86,55 +86,74 @@ class Trial:
         return float(self.evaluation.per_query[column].mean())
 
 
-def judged(pipeline: Pipeline, truth: GroundTruth, k: int, depth: int) -> tuple[EvaluationResult, float]:
-    """Return what a pipeline keeps of truth's neighbours, and the seconds that encoding the base took."""
+def judged(codec: Codec, truth: GroundTruth, k: int, n_candidates: int) -> tuple[EvaluationResult, float]:
+    """Return how much a codec keeps of the true neighbours, and the seconds that encoding the base took."""
     began = time.perf_counter()
-    codes = pipeline.encode(np.asarray(truth.base))
+    codes = codec.encode(np.asarray(truth.base))
     seconds = time.perf_counter() - began
-    index = filled(pipeline.index(), codes)
-    found = index.search(pipeline.queries(truth.queries), max(k, depth))[1]
-    deep = [depth] if k < depth <= len(codes) else []
-    return recall_of_neighbors(truth, found, [k], deep), seconds
+    index = filled(codec.index(), codes)
+    found = index.search(codec.prepare_queries(truth.queries), max(k, n_candidates))[1]
+    counts = [n_candidates] if k < n_candidates <= len(codes) else []
+    return recall_of_neighbors(truth, found, [k], counts), seconds
 
 
 def successive_halving(
     base: Float32,
     queries: Float32,
-    specs: Sequence[PipelineSpec],
+    specs: Sequence[CodecSpec],
     sizes: Sequence[int],
     *,
     metric: Metric,
     k: int,
-    depth: int,
+    n_candidates: int,
     column: str,
     seed: int,
     seconds: float | None,
     rungs: Sequence[Rung] = RUNGS,
-) -> tuple[list[Trial], list[tuple[PipelineSpec, str]]]:
-    """Try pipelines, and return all trials, and those that could not be fitted, with the reason.
+) -> tuple[list[Trial], list[tuple[CodecSpec, str]]]:
+    """Try codecs on few rows, and the best of them on more.
 
     Parameters
     ----------
-    base, queries
-        Rows to learn from and search in (n, d), and rows to judge with (q, d).
-    specs, sizes
-        Pipelines, and the number of bytes that each competes in.
-    metric, k, depth, column, seed
-        What is searched with; what is judged; the evaluation's column that decides; of all draws.
-    seconds
+    base : ndarray of shape (n, d), float32
+        The rows to learn from and to search in.
+    queries : ndarray of shape (q, d), float32
+        The validation queries.
+    specs : sequence of CodecSpec
+        The codecs.
+    sizes : sequence of int
+        The number of bytes that each codec competes in.
+    metric : {"cosine", "l2", "ip"}
+        The metric that is searched with.
+    k : int
+        How many neighbours count.
+    n_candidates : int
+        How many candidates are put in order by vectors; 0 for none.
+    column : str
+        The measure that decides which codecs go on.
+    seed : int
+        The seed of everything drawn at random.
+    seconds : float, optional
         Begin no further fit after so long; None for no limit. The first round is always finished.
-    rungs
-        The rounds; those of too few rows are left out.
+    rungs : sequence of Rung
+        The rounds; those that would see too few rows are skipped.
+
+    Returns
+    -------
+    trials : list of Trial
+        The trials of all rounds.
+    failed : list of (CodecSpec, str)
+        The codecs that could not be fitted, with the reason.
 
     Raises
     ------
     ParameterError
-        No pipeline could be fitted.
+        No codec could be fitted.
     """
     began = time.monotonic()
     alive = list(zip(specs, sizes, strict=True))
     done: list[Trial] = []
-    failed: list[tuple[PipelineSpec, str]] = []
+    failed: list[tuple[CodecSpec, str]] = []
     rounds = [rung for rung in rungs if rung.share == 1 or rung.share * len(base) >= _LEAST_ROWS]
     order = np.random.default_rng(seed).permutation(len(base))
     for number, rung in enumerate(rounds):
@@ -143,14 +162,14 @@ def successive_halving(
             continue
         rows = base[np.sort(order[: max(2, round(rung.share * len(base)))])]
         truth = GroundTruth.compute(rows, queries, k, metric)
-        fitter = PipelineFitter(rows, metric=metric, seed=seed, effort=rung.effort)
+        fitter = CodecFitter(rows, metric=metric, seed=seed, budget=rung.budget)
         tried: list[tuple[Trial, int]] = []
-        with stage(f"round {number + 1} of {len(rounds)}", len(alive), "pipelines") as advance:
+        with stage(f"round {number + 1} of {len(rounds)}", len(alive), "codecs") as advance:
             for spec, size in alive:
                 if number and seconds is not None and time.monotonic() - began > seconds:
                     break
                 try:
-                    trial = _trial(fitter, spec, number, truth, k, depth, len(rows))
+                    trial = _trial(fitter, spec, number, truth, k, n_candidates, len(rows))
                 except NearfoldError as error:
                     failed.append((spec, str(error).removeprefix(f"{spec}: ")))
                 else:
@@ -163,33 +182,33 @@ def successive_halving(
         break
     warn_of_copies(truth)
     if not done:
-        raise ParameterError(f"no pipeline could be fitted: {_told(failed)}")
+        raise ParameterError(f"no codec could be fitted: {_told(failed)}")
     return done, failed
 
 
-def _told(failed: list[tuple[PipelineSpec, str]]) -> str:
+def _told(failed: list[tuple[CodecSpec, str]]) -> str:
     return "{}: {}".format(*failed[0]) if failed else "none was given"
 
 
 def _trial(
-    fitter: PipelineFitter,
-    spec: PipelineSpec,
+    fitter: CodecFitter,
+    spec: CodecSpec,
     number: int,
     truth: GroundTruth,
     k: int,
-    depth: int,
+    n_candidates: int,
     rows: int,
 ) -> Trial:
     began = time.perf_counter()
-    pipeline = fitter.fit(spec)
+    codec = fitter.fit(spec)
     seconds = time.perf_counter() - began
-    judgement, encoding = judged(pipeline, truth, k, depth)
-    return Trial(spec, number, pipeline, judgement, seconds, encoding, rows)
+    evaluation, encoding = judged(codec, truth, k, n_candidates)
+    return Trial(spec, number, codec, evaluation, seconds, encoding, rows)
 
 
-def _survivors(tried: Sequence[tuple[Trial, int]], rung: Rung, column: str) -> list[tuple[PipelineSpec, int]]:
-    """Return those of each size that may be best, the best first."""
-    kept: list[tuple[float, PipelineSpec, int]] = []
+def _survivors(tried: Sequence[tuple[Trial, int]], rung: Rung, column: str) -> list[tuple[CodecSpec, int]]:
+    """Return the codecs of each size that may be the best, with the best of all first."""
+    kept: list[tuple[float, CodecSpec, int]] = []
     for size in {size for _, size in tried}:
         group = sorted(
             (trial for trial, own in tried if own == size), key=lambda t: t.quality(column), reverse=True

@@ -1,4 +1,4 @@
-"""From trials to a recommendation: the Pareto front, the choice, and what it costs to be wrong."""
+"""Choose a codec for a number of bytes or a recall: the trials, the front, and what a wrong choice costs."""
 
 from __future__ import annotations
 
@@ -6,77 +6,81 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-import numpy.typing as npt
-
-from nearfold._utils.arrays import Metric, as_vectors, check_metric, check_positive
-from nearfold.codecs.codec import Pipeline
-from nearfold.codecs.spec import PipelineSpec, parse_spec
+from nearfold._utils.arrays import Metric, check_metric, check_positive
+from nearfold.codecs.codec import Codec
+from nearfold.codecs.spec import CodecSpec, parse_spec
 from nearfold.errors import ParameterError
 from nearfold.evaluation.intervals import Estimate, estimate, paired_estimate
 from nearfold.evaluation.split import base_and_queries, check_numbers
+from nearfold.io.held import held_rows
 from nearfold.planning.candidates import candidates, ladder
 from nearfold.planning.halving import Trial, successive_halving
 
-__all__ = ["PLACES", "Place", "Plan", "plan"]
+__all__ = ["STORAGE", "Plan", "Storage", "plan"]
 
-Place: TypeAlias = Literal["memory", "disk", "nowhere"]
-"""Where full vectors live: beside the codes, where reading some costs time, or nowhere any more."""
+Storage: TypeAlias = Literal["memory", "disk", "nowhere"]
+"""Where the vectors are kept beside their codes: on disk reading some takes time; nowhere, codes are all."""
 
-PLACES: tuple[str, ...] = get_args(Place)
+STORAGE: tuple[str, ...] = get_args(Storage)
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What was tried, and what is recommended.
+    """What `plan` tried, and what it recommends.
 
     Parameters
     ----------
-    metric, k, depth
-        What was judged.
-    column
-        What decided: "recall@k", or "k-recall@R" where R candidates are put in order by full vectors.
-    full
-        Where full vectors live.
-    n_features
-        d.
-    queries
-        How many validation queries judged.
-    trials
-        The last trial of each pipeline; those of the last round saw all rows.
-    failed
-        Pipelines that could not be fitted, with the reason.
-    chosen
+    metric : {"cosine", "l2", "ip"}
+        The metric that vectors are searched with.
+    k : int
+        How many neighbours count.
+    n_candidates : int
+        How many candidates of each query the vectors put in order; 0 where codes alone decide.
+    column : str
+        The measure that decided: "recall@k", or "k-recall@R" where the vectors put R candidates in order.
+    storage : {"memory", "disk", "nowhere"}
+        Where the vectors are kept.
+    n_features : int
+        The dimensions d of the vectors.
+    n_queries : int
+        How many validation queries measured the codecs.
+    trials : tuple of Trial
+        The last trial of each codec; those of the last round saw all rows.
+    failed : tuple of (CodecSpec, str)
+        Codecs that could not be fitted, with the reason.
+    chosen : Trial
         The recommended trial.
-    runner_up
-        The other pipeline of at most as many bytes that got farthest, the best of those; None where there is
-        none. It is compared with the chosen one in the last round that both were in.
-    against
-        The chosen one's trial of the runner-up's last round, to compare the two.
-    reached
-        Whether a recall that was asked for is reached (its interval's lower end); None where none was.
+    runner_up : Trial, optional
+        The other codec of at most as many bytes that got farthest, and the best of those; None where there
+        is none. It is compared with the chosen one in the last round that both were in.
+    against : Trial, optional
+        The chosen codec's trial in the runner-up's last round, to compare the two.
+    reached : bool, optional
+        Whether the recall that the caller wants is reached by the lower end of its interval; None where the
+        caller gave bytes.
     """
 
     metric: Metric
     k: int
-    depth: int
+    n_candidates: int
     column: str
-    full: str
+    storage: str
     n_features: int
-    queries: int
+    n_queries: int
     trials: tuple[Trial, ...]
-    failed: tuple[tuple[PipelineSpec, str], ...]
+    failed: tuple[tuple[CodecSpec, str], ...]
     chosen: Trial
     runner_up: Trial | None
     against: Trial | None
     reached: bool | None
 
     @property
-    def pipeline(self) -> Pipeline:
-        """The recommended pipeline, learned from all rows that didn't judge."""
-        return self.chosen.pipeline
+    def codec(self) -> Codec:
+        """The recommended codec, learned from all rows that are not validation queries."""
+        return self.chosen.codec
 
     def kept(self, trial: Trial) -> Estimate:
-        """Return what a trial keeps, in the column that decided."""
+        """Return what a trial keeps of the neighbours, by the measure that decided."""
         return estimate(trial.evaluation.per_query[self.column][:, None])[0]
 
     def front(self) -> list[Trial]:
@@ -84,7 +88,7 @@ class Plan:
         last = max(trial.rung for trial in self.trials)
         ranked = sorted(
             (trial for trial in self.trials if trial.rung == last),
-            key=lambda t: (t.pipeline.bytes_per_vector, -t.quality(self.column)),
+            key=lambda t: (t.codec.bytes_per_vector, -t.quality(self.column)),
         )
         front: list[Trial] = []
         for trial in ranked:
@@ -93,21 +97,21 @@ class Plan:
         return front
 
     def cost_of_error(self) -> Estimate | None:
-        """Return runner-up minus chosen, paired by query: what is lost if the runner-up is the better one."""
+        """Return runner-up minus chosen, paired by query: what is lost if the runner-up is the better."""
         if self.runner_up is None or self.against is None:
             return None
         return _difference(self.runner_up, self.against, self.column)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything measured as JSON holds it."""
+        """Return everything that was measured, as JSON holds it."""
         error = self.cost_of_error()
         front = set(map(id, self.front()))
         return {
             "metric": self.metric,
             "column": self.column,
-            "depth": self.depth,
-            "full_vectors": self.full,
-            "queries": self.queries,
+            "n_candidates": self.n_candidates,
+            "storage": self.storage,
+            "queries": self.n_queries,
             "chosen": str(self.chosen.spec),
             "reached": self.reached,
             "runner_up": None if self.runner_up is None else str(self.runner_up.spec),
@@ -115,11 +119,11 @@ class Plan:
             "runner_up_minus_chosen": None if error is None else error._asdict(),
             "trials": [
                 {
-                    "pipeline": str(trial.spec),
+                    "codec": str(trial.spec),
                     "round": trial.rung + 1,
                     "rows": trial.rows,
-                    "bytes_per_vector": trial.pipeline.bytes_per_vector,
-                    "shared_bytes": trial.pipeline.shared_bytes,
+                    "bytes_per_vector": trial.codec.bytes_per_vector,
+                    "shared_bytes": trial.codec.shared_bytes,
                     "on_front": id(trial) in front,
                     "kept": self.kept(trial)._asdict(),
                     "fit_seconds": trial.fit_seconds,
@@ -127,91 +131,103 @@ class Plan:
                 }
                 for trial in self.trials
             ],
-            "failed": [{"pipeline": str(spec), "reason": reason} for spec, reason in self.failed],
+            "failed": [{"codec": str(spec), "reason": reason} for spec, reason in self.failed],
         }
 
 
 def plan(
-    X: npt.ArrayLike,
+    X: Any,
     *,
     n_bytes: int | None = None,
     recall: float | None = None,
     metric: Metric = "cosine",
     k: int = 10,
-    depth: int | None = None,
-    full: str = "disk",
-    queries: npt.ArrayLike | None = None,
+    n_candidates: int | None = None,
+    storage: Storage = "disk",
+    queries: Any = None,
     n_queries: int | None = None,
-    pipelines: Sequence[str | PipelineSpec] | None = None,
+    codecs: Sequence[str | CodecSpec] | None = None,
     seconds: float | None = None,
     seed: int = 0,
 ) -> Plan:
-    """Find the pipeline that keeps most in so many bytes, or the fewest bytes that keep enough.
+    """Find the codec that keeps most in a number of bytes, or the fewest bytes that keep enough.
 
-    Every pipeline is judged on queries that it hasn't seen. Choosing the best of many on the same queries
-    flatters the choice a little: judge the result on other queries before you publish a figure.
+    Every codec is measured on queries that it hasn't seen. Choosing the best of many on the same queries
+    flatters the choice a little: evaluate the result on other queries before you publish a figure.
 
     Parameters
     ----------
-    X
-        The base, shape (n, d), any real dtype.
-    n_bytes
-        The bytes a vector that there are. Give this or `recall`.
-    recall
-        The share of the true top k to be kept, in (0, 1).
-    metric
-        What vectors are searched with.
-    k
-        Neighbours that count.
-    depth
-        Candidates that full vectors put in order; None for 5 k where there are full vectors, else none.
-    full
-        "memory", "disk" or "nowhere".
-    queries
-        Shape (q, d), to judge with; None to hold rows of X out.
-    n_queries
-        How many to hold out; None for a tenth, at most 1,000.
-    pipelines
-        What to try, in place of all that fit.
-    seconds
-        Begin no further fit after so long.
-    seed
-        Of all draws.
+    X : array-like of shape (n, d), data frame, path, URL or Source
+        The base vectors, of any real dtype. Of files that need more memory than the budget of
+        `nearfold.config_context` a sample is drawn, with a warning.
+    n_bytes : int, optional
+        The bytes that a vector may take. Give this or `recall`.
+    recall : float, optional
+        The share of the true top k to keep, in (0, 1).
+    metric : {"cosine", "l2", "ip"}, default="cosine"
+        The metric that vectors are searched with.
+    k : int, default=10
+        How many neighbours count.
+    n_candidates : int, optional
+        How many candidates of each query the vectors put in order; None for 5 k where vectors are kept, else
+        none.
+    storage : {"memory", "disk", "nowhere"}, default="disk"
+        Where the vectors are kept beside their codes.
+    queries : as X, of shape (q, d), optional
+        The validation queries; None to hold out rows of X.
+    n_queries : int, optional
+        How many rows of X to hold out; None for a tenth, at most 1,000.
+    codecs : sequence of str or CodecSpec, optional
+        The codecs to try; None for all that fit.
+    seconds : float, optional
+        Begin no further fit after so long; None for no limit.
+    seed : int, default=0
+        The seed of everything drawn at random.
+
+    Returns
+    -------
+    Plan
+        Its `codec` is the recommended one, ready to use.
 
     Raises
     ------
     ParameterError
         Both or none of `n_bytes` and `recall` are given, or a parameter is out of range.
     DataError
-        X is not a finite table of vectors, or is too small.
+        X or queries are not a finite table of vectors, X has fewer than four, or a row is zero under cosine.
+    FileError
+        A file can't be read.
     """
     if (n_bytes is None) == (recall is None):
         raise ParameterError("give either bytes or recall: how small vectors must be, or how much to keep")
-    if full not in PLACES:
-        raise ParameterError(f"full={full!r} is unknown; use one of {', '.join(PLACES)}")
-    if full == "nowhere" and depth:
-        raise ParameterError("depth needs full vectors; without any, codes alone decide")
+    if storage not in STORAGE:
+        raise ParameterError(f"storage={storage!r} is unknown; use one of {', '.join(STORAGE)}")
+    if storage == "nowhere" and n_candidates:
+        raise ParameterError("n_candidates needs stored vectors; without any, codes alone decide")
     check_positive("k", k)
-    reranked = (0 if full == "nowhere" else 5 * k) if depth is None else depth
-    check_positive("depth", reranked, zero=True)
-    vectors = as_vectors(X, min_rows=4)
-    given = None if queries is None else as_vectors(queries, "queries")
-    # Before a split numbers rows in its own way.
-    check_numbers(vectors, check_metric(metric), "X")
-    check_numbers(given, check_metric(metric), "queries")
-    base, asked = base_and_queries(vectors, given, n_queries, seed)
+    reranked = (0 if storage == "nowhere" else 5 * k) if n_candidates is None else n_candidates
+    check_positive("n_candidates", reranked, zero=True)
+    # Rows are checked by the user's own numbers, before a split numbers them in its own way.
+    directions = check_metric(metric) == "cosine"
+    vectors = held_rows(X, seed=seed, directions=directions, min_rows=4)
+    given = None if queries is None else held_rows(queries, directions=directions, name="queries")
+    check_numbers(vectors, metric, "X")
+    check_numbers(given, metric, "queries")
+    base, validation = base_and_queries(vectors, given, n_queries, seed)
     column = f"{k}-recall@{reranked}" if reranked > k else f"recall@{k}"
     if reranked >= len(base):
-        raise ParameterError(f"depth={reranked} is not below the base's {len(base)} rows; ask for fewer")
-    specs, sizes = _wanted(pipelines, n_bytes, recall, base.shape[1])
+        raise ParameterError(
+            f"n_candidates={reranked} is not below the base's {len(base)} rows; ask for fewer"
+        )
+    specs, sizes = _wanted(codecs, n_bytes, recall, base.shape[1])
     rounds, failed = successive_halving(
         base,
-        asked,
+        validation,
         specs,
         sizes,
-        metric=check_metric(metric),
+        metric=metric,
         k=k,
-        depth=reranked,
+        n_candidates=reranked,
         column=column,
         seed=seed,
         seconds=seconds,
@@ -221,7 +237,7 @@ def plan(
     others = [
         trial
         for trial in trials
-        if trial is not chosen and trial.pipeline.bytes_per_vector <= chosen.pipeline.bytes_per_vector
+        if trial is not chosen and trial.codec.bytes_per_vector <= chosen.codec.bytes_per_vector
     ]
     runner_up = max(others, key=lambda trial: (trial.rung, trial.quality(column)), default=None)
     against = next(
@@ -232,9 +248,9 @@ def plan(
         k,
         reranked,
         column,
-        full,
+        storage,
         base.shape[1],
-        len(asked),
+        len(validation),
         tuple(trials),
         tuple(failed),
         chosen,
@@ -245,15 +261,15 @@ def plan(
 
 
 def _wanted(
-    pipelines: Sequence[str | PipelineSpec] | None, n_bytes: int | None, recall: float | None, d: int
-) -> tuple[list[PipelineSpec], list[int]]:
-    """Return pipelines to try, and the size that each competes in."""
+    codecs: Sequence[str | CodecSpec] | None, n_bytes: int | None, recall: float | None, d: int
+) -> tuple[list[CodecSpec], list[int]]:
+    """Return the codecs to try, and the number of bytes that each competes in."""
     if n_bytes is not None:
         check_positive("bytes", n_bytes)
     if recall is not None and not 0 < recall < 1:
         raise ParameterError(f"recall={recall!r} must be a share between 0 and 1, such as .95")
-    if pipelines is not None:
-        specs = [parse_spec(spec) if isinstance(spec, str) else spec for spec in pipelines]
+    if codecs is not None:
+        specs = [parse_spec(spec) if isinstance(spec, str) else spec for spec in codecs]
         return specs, [0] * len(specs)
     wanted = ladder(d) if n_bytes is None else [n_bytes]
     pairs = [(spec, size) for size in wanted for spec in candidates(size, d)]
@@ -264,11 +280,11 @@ def _wanted(
 def _chosen(
     trials: Sequence[Trial], n_bytes: int | None, recall: float | None, column: str
 ) -> tuple[Trial, bool | None]:
-    """Return the recommended trial, and whether a recall asked for is reached."""
+    """Return the recommended trial, and whether the recall that is wanted is reached."""
     last = max(trial.rung for trial in trials)
     final = [trial for trial in trials if trial.rung == last]
     if n_bytes is not None:
-        final = [trial for trial in final if trial.pipeline.bytes_per_vector <= n_bytes] or final
+        final = [trial for trial in final if trial.codec.bytes_per_vector <= n_bytes] or final
     if recall is None:
         return max(final, key=lambda trial: trial.quality(column)), None
     enough = [
@@ -276,7 +292,7 @@ def _chosen(
     ]
     if not enough:
         return max(final, key=lambda trial: trial.quality(column)), False
-    return min(enough, key=lambda t: (t.pipeline.bytes_per_vector, -t.quality(column))), True
+    return min(enough, key=lambda t: (t.codec.bytes_per_vector, -t.quality(column))), True
 
 
 def _difference(first: Trial, second: Trial, column: str) -> Estimate:

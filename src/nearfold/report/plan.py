@@ -1,4 +1,4 @@
-"""The page of a plan: what every pipeline keeps in how many bytes, and which is recommended."""
+"""The page of a plan: what every codec keeps in how many bytes, and which is recommended."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["plan_page"]
 
 _MEASURE = (
-    "Queries are held out and no pipeline has seen them. Pipelines are tried in rounds: all on a share of "
+    "Queries are held out and no codec has seen them. Codecs are tried in rounds: all on a share of "
     "the rows, the best of them on more, the best of those on all. Only figures of the same round can be "
     "compared with each other. Codes are searched exactly. recall@k is the share of the true k nearest among "
-    "the k nearest by codes; k-recall@R the share among the R nearest, which putting R candidates in "
-    "order by full vectors recovers. Brackets are 95% confidence intervals over queries. Choosing the best "
-    "of many on the same queries flatters the choice a little. Bytes are all that is stored for each vector; "
+    "the k nearest by codes; k-recall@R the share among the R nearest, which putting R candidates in order "
+    "by the vectors recovers. Brackets are 95% confidence intervals over queries. Choosing the best of many "
+    "on the same queries flatters the choice a little. Bytes are all that is stored for each vector; "
     "shared bytes are stored once."
 )
 
@@ -31,18 +31,18 @@ def plan_page(result: Plan, title: str, provenance: dict[str, str], command: str
     kept = result.kept(chosen)
     page = Page(
         title,
-        f"{result.queries:,} validation queries, {result.metric}, "
+        f"{result.n_queries:,} validation queries, {result.metric}, "
         f"{4 * result.n_features} bytes a vector before",
         _MEASURE,
         provenance,
         command,
     )
     said = (
-        f"{chosen.spec}: {chosen.pipeline.bytes_per_vector} bytes a vector, {result.column} {kept.mean:.3f} "
+        f"{chosen.spec}: {chosen.codec.bytes_per_vector} bytes a vector, {result.column} {kept.mean:.3f} "
         f"[{kept.low:.3f} {kept.high:.3f}]."
     )
     if result.reached is False:
-        said += " No pipeline reaches the recall asked for with certainty; this one keeps most."
+        said += " No codec reaches the wanted recall with certainty; this one keeps most."
     parts: list[Part] = [Text(said)]
     if error is not None and result.runner_up is not None:
         parts.append(
@@ -62,16 +62,16 @@ def plan_page(result: Plan, title: str, provenance: dict[str, str], command: str
         rows = [
             [
                 Cell(str(t.spec)),
-                Cell(str(t.pipeline.bytes_per_vector), t.pipeline.bytes_per_vector),
+                Cell(str(t.codec.bytes_per_vector), t.codec.bytes_per_vector),
                 estimate_cell(result.kept(t)),
-                Cell(f"{t.pipeline.shared_bytes / 1e6:.1f}", t.pipeline.shared_bytes),
+                Cell(f"{t.codec.shared_bytes / 1e6:.1f}", t.codec.shared_bytes),
                 Cell(f"{t.fit_seconds:.1f}", t.fit_seconds),
                 Cell(f"{t.encode_seconds:.1f}", t.encode_seconds),
                 Cell("yes" if id(t) in front else ""),
             ]
             for t in trials
         ]
-        headings = ["pipeline", "bytes", result.column, "shared, MB", "fit, s", "encode, s", "on the front"]
+        headings = ["codec", "bytes", result.column, "shared, MB", "fit, s", "encode, s", "on the front"]
         table = Table(headings, rows, trials.index(chosen) if chosen in trials else None)
         heading = "All rows" if rung == last else f"Left behind in round {rung + 1}"
         chart = _chart(result, trials)
@@ -84,7 +84,7 @@ def plan_page(result: Plan, title: str, provenance: dict[str, str], command: str
 def _chart(result: Plan, trials: list[Trial]) -> Chart:
     """Return what trials keep against their bytes, or in rows where all are of about one size."""
     names = [str(trial.spec) for trial in trials]
-    sizes = [trial.pipeline.bytes_per_vector for trial in trials]
+    sizes = [trial.codec.bytes_per_vector for trial in trials]
     seen = f"{trials[0].rows:,} rows"
     if max(sizes) < 2 * min(sizes):
         kept = [result.kept(trial) for trial in trials]

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold._utils.arrays import Float32, Metric, normalize_rows
-from nearfold.codecs.codec import Pipeline
+from nearfold.codecs.codec import Codec
 from nearfold.search.rerank import rounding
 
 __all__ = ["Certificates", "certified_candidates"]
@@ -54,26 +54,26 @@ class Certificates:
         self.metric, self.back, self.plane, self.center, self.rows = metric, back, plane, center, rows
 
     @classmethod
-    def fit(cls, pipeline: Pipeline, sample: Float32) -> Self:
+    def fit(cls, codec: Codec, sample: Float32) -> Self:
         """Return certificates of no rows yet, with the maps that suit a sample (s, d) best.
 
         Raises
         ------
         ParameterError
-            The pipeline's codes can't be turned back into vectors.
+            The codec's codes can't be turned back into vectors.
         """
         center = np.zeros(sample.shape[1], np.float32)
-        if pipeline.metric == "l2":
+        if codec.metric == "l2":
             center = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
-        seen = _seen(sample, pipeline.metric, center)
-        codes = pipeline.decode(pipeline.encode(sample))
+        seen = _seen(sample, codec.metric, center)
+        codes = codec.decode(codec.encode(sample))
         gram = codes.T.astype(np.float64) @ codes
         gram[np.diag_indices(len(gram))] += _RIDGE * max(float(np.trace(gram)) / len(gram), 1e-30)
         back = np.linalg.solve(gram, codes.T.astype(np.float64) @ seen)
         _, values, axes = np.linalg.svd(back, full_matrices=False)
         plane = axes[values > values[0] * 1e-6]
         none = np.empty((0, 3), np.float32)
-        return cls(pipeline.metric, back.astype(np.float32), plane.astype(np.float32), center, none)
+        return cls(codec.metric, back.astype(np.float32), plane.astype(np.float32), center, none)
 
     def of(self, vectors: Float32, decoded: Float32) -> Float32:
         """Return the numbers of vectors (n, d) whose codes stand for `decoded` (n, width): shape (n, 3)."""

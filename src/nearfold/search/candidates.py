@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from nearfold._utils.arrays import Float32
 from nearfold._utils.sampling import sampled_rows
-from nearfold.codecs.codec import Pipeline
+from nearfold.codecs.codec import Codec
 from nearfold.codecs.quantizers.base import Codes, faiss_metric, faiss_ready
 from nearfold.codecs.quantizers.product import Product, nearest_centroids
 from nearfold.errors import ParameterError
@@ -43,7 +43,7 @@ class Reduced(ABC):
 
     Parameters
     ----------
-    pipeline
+    codec
         What turns vectors into codes.
     index
         The faiss index that holds them.
@@ -51,8 +51,8 @@ class Reduced(ABC):
 
     kind: ClassVar[IndexKind]
 
-    def __init__(self, pipeline: Pipeline, index: Any) -> None:
-        self._pipeline, self.index = pipeline, index
+    def __init__(self, codec: Codec, index: Any) -> None:
+        self._codec, self.index = codec, index
 
     def __len__(self) -> int:
         """Return how many codes there are."""
@@ -132,7 +132,7 @@ class Flat(Reduced):
 
     def search_all(self, images: Float32, depth: int) -> Int64:
         """Return each query's nearest numbers; see the base class."""
-        found: Int64 = self.index.search(self._pipeline.quantizer.asked(images), depth)[1]
+        found: Int64 = self.index.search(self._codec.quantizer.prepare_queries(images), depth)[1]
         return found
 
     @property
@@ -142,7 +142,7 @@ class Flat(Reduced):
 
     def rebuilt(self, numbers: Int64) -> Flat:
         """Return one that holds some of the codes; see the base class."""
-        fresh = Flat(self._pipeline, self._pipeline.index())
+        fresh = Flat(self._codec, self._codec.index())
         kept = self.codes()[numbers]
         fresh.add(np.empty((0, 0), np.float32), kept)
         return fresh
@@ -153,15 +153,15 @@ class InvertedLists(Reduced):
 
     kind = "ivf"
 
-    def __init__(self, pipeline: Pipeline, index: Any, centroids: Float32) -> None:
-        super().__init__(pipeline, index)
+    def __init__(self, codec: Codec, index: Any, centroids: Float32) -> None:
+        super().__init__(codec, index)
         self.centroids = centroids
         # The query image is compared with centroids as it will be with codes.
-        self._coarse = faiss.IndexFlat(centroids.shape[1], faiss_metric(pipeline.sides.score))
+        self._coarse = faiss.IndexFlat(centroids.shape[1], faiss_metric(codec.projection.score))
         self._coarse.add(faiss_ready(centroids, "centroids of lists"))
 
     @classmethod
-    def of_sample(cls, pipeline: Pipeline, images: Float32, rows: int, seed: int = 0) -> InvertedLists:
+    def of_sample(cls, codec: Codec, images: Float32, rows: int, seed: int = 0) -> InvertedLists:
         """Return empty lists for so many rows, made from images of some of them, all different."""
         lists = _list_count(rows, len(images))
         if lists > 1:
@@ -176,8 +176,8 @@ class InvertedLists(Reduced):
             kmeans.train(faiss_ready(images))
             centroids = kmeans.centroids
         else:
-            centroids = np.zeros((1, pipeline.sides.width), np.float32)
-        return cls(pipeline, pipeline.quantizer.lists_index(lists, pipeline.sides.score), centroids)
+            centroids = np.zeros((1, codec.projection.width), np.float32)
+        return cls(codec, codec.quantizer.lists_index(lists, codec.projection.score), centroids)
 
     def add(self, images: Float32, codes: Codes) -> None:
         """Add codes to the lists of their images; see the base class."""
@@ -217,7 +217,7 @@ class InvertedLists(Reduced):
         """Return each query's nearest numbers; see the base class."""
         probes = min(effort, len(self.centroids))
         distances, lists = self._coarse.search(np.ascontiguousarray(images), probes)
-        asked = np.ascontiguousarray(self._pipeline.quantizer.asked(images))
+        asked = np.ascontiguousarray(self._codec.quantizer.prepare_queries(images))
         found = np.empty((len(images), depth), np.int64)
         scores = np.empty((len(images), depth), np.float32)
         # faiss's wrapper in Python has no parameters here; setting them on the index would be seen by
@@ -253,9 +253,9 @@ class InvertedLists(Reduced):
     def rebuilt(self, numbers: Int64) -> InvertedLists:
         """Return lists made anew, for some of the codes; see the base class."""
         codes = self.codes()[numbers]
-        decode = self._pipeline.quantizer.decode
+        decode = self._codec.quantizer.decode
         sample = codes[sampled_rows(len(codes), _SAMPLE, 0)]
-        fresh = InvertedLists.of_sample(self._pipeline, decode(sample), len(codes))
+        fresh = InvertedLists.of_sample(self._codec, decode(sample), len(codes))
         for part in _parts(len(codes)):
             fresh.add(decode(codes[part]), codes[part])
         return fresh
@@ -276,10 +276,10 @@ class Graph(Reduced):
 
     kind = "hnsw"
 
-    def __init__(self, pipeline: Pipeline, index: Any) -> None:
-        super().__init__(pipeline, index)
+    def __init__(self, codec: Codec, index: Any) -> None:
+        super().__init__(codec, index)
         self._storage = faiss.downcast_index(index.storage)
-        if isinstance(pipeline.quantizer, Product):
+        if isinstance(codec.quantizer, Product):
             # Links are made by distances between codes, whose table files don't hold.
             self._storage.pq.compute_sdc_table()
 
@@ -294,41 +294,41 @@ class Graph(Reduced):
 
     def search(self, images: Float32, depth: int, effort: int) -> Int64:
         """Return each query's nearest numbers; see the base class."""
-        asked = self._pipeline.quantizer.asked(images)
+        asked = self._codec.quantizer.prepare_queries(images)
         params = faiss.SearchParametersHNSW(efSearch=max(effort, depth))
         found: Int64 = self.index.search(asked, depth, params=params)[1]
         return found
 
     def search_all(self, images: Float32, depth: int) -> Int64:
         """Return each query's nearest numbers without the graph; see the base class."""
-        found: Int64 = self._storage.search(self._pipeline.quantizer.asked(images), depth)[1]
+        found: Int64 = self._storage.search(self._codec.quantizer.prepare_queries(images), depth)[1]
         return found
 
     def rebuilt(self, numbers: Int64) -> Graph:
         """Return a graph made anew, of some of the codes; see the base class."""
         links = self.index.hnsw.nb_neighbors(1)
-        fresh = _graph(self._pipeline, links)
+        fresh = _graph(self._codec, links)
         codes = self.codes()
         for part in _parts(len(numbers)):
             kept = codes[numbers[part]]
-            fresh.add(self._pipeline.quantizer.decode(kept), kept)
+            fresh.add(self._codec.quantizer.decode(kept), kept)
         return fresh
 
 
-def _graph(pipeline: Pipeline, links: int) -> Graph:
-    index = pipeline.quantizer.graph_index(links, pipeline.sides.score)
+def _graph(codec: Codec, links: int) -> Graph:
+    index = codec.quantizer.graph_index(links, codec.projection.score)
     index.hnsw.efConstruction = _BUILD_EFFORT
-    return Graph(pipeline, index)
+    return Graph(codec, index)
 
 
 def reduced_index(
-    pipeline: Pipeline, kind: str, sample: Float32, rows: int, *, links: int = _LINKS, seed: int = 0
+    codec: Codec, kind: str, sample: Float32, rows: int, *, links: int = _LINKS, seed: int = 0
 ) -> Reduced:
     """Return an empty first stage.
 
     Parameters
     ----------
-    pipeline
+    codec
         What turns vectors into codes.
     kind
         "flat", "ivf" or "hnsw".
@@ -344,18 +344,18 @@ def reduced_index(
     Raises
     ------
     ParameterError
-        The kind is unknown or doesn't go with the pipeline's quantiser.
+        The kind is unknown or doesn't go with the codec's quantiser.
     """
     if kind == "flat":
-        return Flat(pipeline, pipeline.index())
+        return Flat(codec, codec.index())
     if kind == "ivf":
         # Refused, where there are no such lists, before anything is computed.
-        pipeline.quantizer.lists_index(1, pipeline.sides.score)
-        images = np.ascontiguousarray(pipeline.sides.base(sample))
-        different = images[distinct_rows(pipeline.quantizer.encode(images))]
-        return InvertedLists.of_sample(pipeline, different, rows, seed)
+        codec.quantizer.lists_index(1, codec.projection.score)
+        images = np.ascontiguousarray(codec.projection.project(sample))
+        different = images[distinct_rows(codec.quantizer.encode(images))]
+        return InvertedLists.of_sample(codec, different, rows, seed)
     if kind == "hnsw":
-        return _graph(pipeline, links)
+        return _graph(codec, links)
     raise ParameterError(f"index kind {kind!r} is unknown; use one of {', '.join(KINDS)}")
 
 
@@ -414,12 +414,12 @@ def living(
     return found
 
 
-def reduced_from(pipeline: Pipeline, kind: str, index: Any, centroids: Float32 | None) -> Reduced:
+def reduced_from(codec: Codec, kind: str, index: Any, centroids: Float32 | None) -> Reduced:
     """Return the first stage around a faiss index that was read; raises ValueError where it is none."""
     if kind == "flat":
-        return Flat(pipeline, index)
+        return Flat(codec, index)
     if kind == "hnsw":
-        return Graph(pipeline, index)
+        return Graph(codec, index)
     if kind == "ivf" and centroids is not None:
-        return InvertedLists(pipeline, index, centroids)
+        return InvertedLists(codec, index, centroids)
     raise ValueError(f"{kind} is no kind of index")

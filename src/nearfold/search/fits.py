@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold._utils.arrays import Float32
-from nearfold.codecs.codec import Pipeline
+from nearfold.codecs.codec import Codec
 from nearfold.codecs.quantizers.product import nearest_centroids
 from nearfold.errors import DataError
 from nearfold.search.bounds import Certificates
@@ -29,14 +29,12 @@ _SAMPLED = 16
 _CLOSE = 1e-2
 
 
-def check_fits(
-    pipeline: Pipeline, kind: str, arrays: Arrays, codes: int, segments: list[Segment] | None
-) -> None:
+def check_fits(codec: Codec, kind: str, arrays: Arrays, codes: int, segments: list[Segment] | None) -> None:
     """Refuse parts of an index that don't belong together.
 
     Parameters
     ----------
-    pipeline
+    codec
         What made the codes.
     kind
         "flat", "ivf" or "hnsw".
@@ -58,19 +56,19 @@ def check_fits(
     known = {"ids", "removed"}
     _check_ids(ids[~removed])
     known |= _check_entries(arrays, n, codes)
-    if pipeline.metric == "cosine":
+    if codec.metric == "cosine":
         known.add("norms")
         if (_array(arrays, "norms", np.float32, (n,)) <= 0).any():
             raise ValueError("norms has a norm of zero or less")
     if kind == "ivf":
         known.add("centroids")
-        centroids = _array(arrays, "centroids", np.float32, (None, pipeline.sides.width))
+        centroids = _array(arrays, "centroids", np.float32, (None, codec.projection.width))
         if not len(centroids):
             raise ValueError("centroids has none")
-    known |= _check_certificates(pipeline, kind, arrays, n)
-    known |= _check_rows(pipeline, arrays, n, segments)
+    known |= _check_certificates(codec, kind, arrays, n)
+    known |= _check_rows(codec, arrays, n, segments)
     if unknown := sorted(arrays.keys() - known):
-        raise ValueError(f"{unknown[0]} does not belong to an index of kind {kind}, {pipeline.metric}")
+        raise ValueError(f"{unknown[0]} does not belong to an index of kind {kind}, {codec.metric}")
 
 
 def _array(
@@ -108,14 +106,14 @@ def _check_entries(arrays: Arrays, n: int, codes: int) -> set[str]:
     return {"entries"}
 
 
-def _check_certificates(pipeline: Pipeline, kind: str, arrays: Arrays, n: int) -> set[str]:
+def _check_certificates(codec: Codec, kind: str, arrays: Arrays, n: int) -> set[str]:
     names = {f"certificates.{name}" for name in _PROOFS}
     if not any(name.startswith("certificates.") for name in arrays):
         return set()
     if kind != "flat":
         raise ValueError(f"an index of kind {kind} has no certificates")
-    d = pipeline.n_features
-    _array(arrays, "certificates.back", np.float32, (pipeline.sides.width, d))
+    d = codec.n_features
+    _array(arrays, "certificates.back", np.float32, (codec.projection.width, d))
     _array(arrays, "certificates.plane", np.float32, (None, d))
     _array(arrays, "certificates.center", np.float32, (d,))
     if (_array(arrays, "certificates.rows", np.float32, (n, 3)) < 0).any():
@@ -123,15 +121,14 @@ def _check_certificates(pipeline: Pipeline, kind: str, arrays: Arrays, n: int) -
     return names
 
 
-def _check_rows(pipeline: Pipeline, arrays: Arrays, n: int, segments: list[Segment] | None) -> set[str]:
+def _check_rows(codec: Codec, arrays: Arrays, n: int, segments: list[Segment] | None) -> set[str]:
     """Check that full vectors are as many and as wide as the rows that name them."""
     if segments is None:
         return {"rows"} if "rows" in arrays else set()
     for segment in segments:
-        if segment.width != pipeline.n_features:
+        if segment.width != codec.n_features:
             raise ValueError(
-                f"{segment.path} has {segment.width} dimensions where the pipeline takes "
-                f"{pipeline.n_features}"
+                f"{segment.path} has {segment.width} dimensions where the codec takes {codec.n_features}"
             )
     there = sum(segment.rows for segment in segments)
     if "rows" not in arrays:
@@ -144,13 +141,13 @@ def _check_rows(pipeline: Pipeline, arrays: Arrays, n: int, segments: list[Segme
     return {"rows"}
 
 
-def certificates_in(pipeline: Pipeline, arrays: Arrays) -> Certificates | None:
+def certificates_in(codec: Codec, arrays: Arrays) -> Certificates | None:
     """Return the certificates among an index's arrays, None where there are none."""
     proofs = {name: arrays[f"certificates.{name}"] for name in _PROOFS if f"certificates.{name}" in arrays}
-    return Certificates(pipeline.metric, **proofs) if proofs else None
+    return Certificates(codec.metric, **proofs) if proofs else None
 
 
-def check_sample(pipeline: Pipeline, reduced: Reduced, arrays: Arrays, segments: list[Segment]) -> None:
+def check_sample(codec: Codec, reduced: Reduced, arrays: Arrays, segments: list[Segment]) -> None:
     """Refuse parts that are of the right form and were made of other vectors than those at hand.
 
     What some rows' full vectors give is compared with what is held of them. Other processors may round
@@ -159,7 +156,7 @@ def check_sample(pipeline: Pipeline, reduced: Reduced, arrays: Arrays, segments:
 
     Parameters
     ----------
-    pipeline, arrays, segments
+    codec, arrays, segments
         As for `check_fits`, which they must have passed.
     reduced
         The first stage.
@@ -173,13 +170,13 @@ def check_sample(pipeline: Pipeline, reduced: Reduced, arrays: Arrays, segments:
     if not len(alive):
         return
     rows = alive[np.unique(np.linspace(0, len(alive) - 1, _SAMPLED).astype(np.int64))]
-    full = FullVectors(pipeline.n_features, segments, None, arrays.get("rows"))
+    full = FullVectors(codec.n_features, segments, None, arrays.get("rows"))
     vectors = full.take(rows, arrays["ids"][rows])
     entries = arrays["entries"][rows] if "entries" in arrays else rows
     held = reduced.codes()[entries]
     try:
-        images = pipeline.sides.base(vectors)
-        made = pipeline.encode(vectors)
+        images = codec.projection.project(vectors)
+        made = codec.encode(vectors)
         norms = norms_of(vectors, "full vectors")
     except DataError as error:
         raise ValueError(f"full vectors can't be those that the codes were made of: {error}") from error
@@ -190,10 +187,10 @@ def check_sample(pipeline: Pipeline, reduced: Reduced, arrays: Arrays, segments:
         _check_most(np.abs(norms - arrays["norms"][rows]) <= _CLOSE * norms, "norms")
     if isinstance(reduced, InvertedLists):
         there = reduced.lists_of(entries)
-        near = [nearest_centroids(each, reduced.centroids) for each in (images, pipeline.decode(held))]
+        near = [nearest_centroids(each, reduced.centroids) for each in (images, codec.decode(held))]
         _check_most((there == near[0]) | (there == near[1]), "centroids")
-    if (certificates := certificates_in(pipeline, arrays)) is not None:
-        _check_proofs(certificates, vectors, pipeline.decode(held), rows)
+    if (certificates := certificates_in(codec, arrays)) is not None:
+        _check_proofs(certificates, vectors, codec.decode(held), rows)
 
 
 def _check_proofs(

@@ -20,7 +20,7 @@ from nearfold._utils.arrays import (
 )
 from nearfold._utils.progress import stage
 from nearfold._utils.sampling import sampled_rows
-from nearfold.codecs.codec import Pipeline
+from nearfold.codecs.codec import Codec
 from nearfold.codecs.quantizers.base import faiss_ready
 from nearfold.errors import DataError, FileError, ParameterError
 from nearfold.search.bounds import Certificates, certified_candidates
@@ -55,7 +55,7 @@ class SearchIndex:
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        codec: Codec,
         reduced: Reduced,
         full: FullVectors,
         ids: Int64,
@@ -65,7 +65,7 @@ class SearchIndex:
         removed: npt.NDArray[np.bool_] | None = None,
         entry_of: Int64 | None = None,
     ) -> None:
-        self.pipeline = pipeline
+        self.codec = codec
         self._reduced, self._full, self._ids = reduced, full, ids
         self._norms, self._certificates = norms, certificates
         self._removed = np.zeros(len(ids), bool) if removed is None else removed
@@ -77,7 +77,7 @@ class SearchIndex:
     @classmethod
     def build(
         cls,
-        pipeline: Pipeline,
+        codec: Codec,
         vectors: npt.ArrayLike | str | os.PathLike[str],
         *,
         ids: npt.ArrayLike | None = None,
@@ -90,8 +90,8 @@ class SearchIndex:
 
         Parameters
         ----------
-        pipeline
-            From `fit_pipeline`, `plan` or `Pipeline.load`.
+        codec
+            From `fit_codec`, `plan` or `Codec.load`.
         vectors
             Shape (n, d), any real dtype; or the path of a file, which is then read for re-ranking and
             never copied.
@@ -110,9 +110,9 @@ class SearchIndex:
         Raises
         ------
         DataError
-            Vectors don't fit the pipeline, or ids don't fit the vectors.
+            Vectors don't fit the codec, or ids don't fit the vectors.
         ParameterError
-            The kind is unknown or doesn't go with the pipeline.
+            The kind is unknown or doesn't go with the codec.
         FileError
             A file can't be read, or not row by row.
         """
@@ -128,21 +128,21 @@ class SearchIndex:
             raise ParameterError(f"links={links} must be from 2 to {_MOST_LINKS}")
         sample_rows = sampled_rows(segment.rows, _SAMPLE, 0)
         sample = segment.checked(sample_rows)
-        check_tiny(sample, pipeline.metric, segment.path or "vectors")
-        _check_numbers(sample, pipeline.metric, segment.path or "vectors", sample_rows)
+        check_tiny(sample, codec.metric, segment.path or "vectors")
+        _check_numbers(sample, codec.metric, segment.path or "vectors", sample_rows)
         try:
-            reduced = reduced_index(pipeline, kind, sample, segment.rows, links=links)
+            reduced = reduced_index(codec, kind, sample, segment.rows, links=links)
         except DataError:
             segment.check_directions(sample, sample_rows)
             raise
         if certify and kind != "flat":
             raise ParameterError(f"certify needs index kind flat: {kind} doesn't look at every code")
-        certificates = Certificates.fit(pipeline, sample) if certify else None
-        cosine = pipeline.metric == "cosine"
-        full = FullVectors(pipeline.n_features, [], fetch)
+        certificates = Certificates.fit(codec, sample) if certify else None
+        cosine = codec.metric == "cosine"
+        full = FullVectors(codec.n_features, [], fetch)
         empty = np.empty(0, np.int64)
         norms = np.empty(0, np.float32) if cosine else None
-        index = cls(pipeline, reduced, full, empty, norms=norms, certificates=certificates)
+        index = cls(codec, reduced, full, empty, norms=norms, certificates=certificates)
         index._append(segment, ids)
         # Codes are looked for by their keys again only where more are added.
         index._groups.forget()
@@ -190,7 +190,7 @@ class SearchIndex:
         Raises
         ------
         DataError
-            Queries don't fit the pipeline.
+            Queries don't fit the codec.
         ParameterError
             A parameter is out of range, or the index holds no certificates.
         """
@@ -225,7 +225,7 @@ class SearchIndex:
         Raises
         ------
         DataError
-            They don't fit the pipeline, or an id is there already.
+            They don't fit the codec, or an id is there already.
         """
         array = self._checked(vectors, "vectors")
         with self._lock.writing():
@@ -294,7 +294,7 @@ class SearchIndex:
             settings = {"kind": self.kind, "fetched": self._full.fetch is not None}
             index, segments = self._reduced.index, self._full.segments
             self._full.segments, self._place = write_index(
-                folder, self.pipeline, settings, arrays, index, segments, self._place
+                folder, self.codec, settings, arrays, index, segments, self._place
             )
 
     @classmethod
@@ -326,19 +326,19 @@ class SearchIndex:
             The index was built with `fetch`, and none is given.
         """
         saved = read_index(folder, base, fetched=fetch is not None)
-        pipeline = saved.pipeline
+        codec = saved.codec
         if saved.settings.get("fetched") and fetch is None:
             raise ParameterError(f"{folder}: was built with fetch; give the function that fetches vectors")
         try:
             arrays = saved.arrays
-            full = FullVectors(pipeline.n_features, saved.segments, fetch, arrays.get("rows"))
+            full = FullVectors(codec.n_features, saved.segments, fetch, arrays.get("rows"))
             loaded = cls(
-                pipeline,
+                codec,
                 saved.reduced,
                 full,
                 arrays["ids"],
                 norms=arrays.get("norms"),
-                certificates=certificates_in(pipeline, arrays),
+                certificates=certificates_in(codec, arrays),
                 removed=arrays["removed"],
                 entry_of=arrays.get("entries"),
             )
@@ -354,12 +354,12 @@ class SearchIndex:
 
     def _fitting(self, checked: Float32, name: str, rows: Int64 | None = None) -> Float32:
         """Return finite vectors if the index can take them or search for them; `rows` are their numbers."""
-        if checked.shape[1] != self.pipeline.n_features:
+        if checked.shape[1] != self.codec.n_features:
             raise DataError(
                 f"{name} has {checked.shape[1]} dimensions, the index holds vectors of "
-                f"{self.pipeline.n_features}"
+                f"{self.codec.n_features}"
             )
-        _check_numbers(checked, self.pipeline.metric, name, rows)
+        _check_numbers(checked, self.codec.metric, name, rows)
         return checked
 
     def _numbers(self, n: int, ids: npt.ArrayLike | None) -> Int64:
@@ -380,7 +380,7 @@ class SearchIndex:
         """Add a segment's vectors."""
         n = segment.rows
         numbers = self._numbers(n, ids)
-        step = chunk_rows(self.pipeline.n_features, _CHUNK_BYTES)
+        step = chunk_rows(self.codec.n_features, _CHUNK_BYTES)
         pieces: list[Float32] = []
         proofs: list[Float32] = []
         groups = self._groups
@@ -392,16 +392,16 @@ class SearchIndex:
                     rows = np.arange(start, min(n, start + step))
                     vectors = self._fitting(segment.checked(rows), segment.path or "vectors", rows)
                     try:
-                        images = self.pipeline.sides.base(vectors)
+                        images = self.codec.projection.project(vectors)
                     except DataError:
                         # Named by the user's number, not by that in this piece.
                         segment.check_directions(vectors, rows)
                         raise
-                    codes = self.pipeline.quantizer.encode(images)
-                    if self.pipeline.metric == "cosine":
+                    codes = self.codec.quantizer.encode(images)
+                    if self.codec.metric == "cosine":
                         pieces.append(norms_of(vectors, "vectors"))
                     if self._certificates is not None:
-                        proofs.append(self._certificates.of(vectors, self.pipeline.decode(codes)))
+                        proofs.append(self._certificates.of(vectors, self.codec.decode(codes)))
                     entries, fresh = groups.matched(codes, held, n)
                     if len(fresh) < len(codes):
                         images, codes = images[fresh], codes[fresh]
@@ -440,7 +440,7 @@ class SearchIndex:
             rows = np.flatnonzero(~self._removed)
             candidates = np.broadcast_to(rows, (len(queries), len(rows)))
             return self._best(queries, candidates, self._exact(directed, candidates), k)
-        images = faiss_ready(self.pipeline.sides.queries(directed), "queries")
+        images = faiss_ready(self.codec.projection.project_queries(directed), "queries")
         entries = living(self._reduced, known.dead, images, max(k, depth), effort, k)
         if not depth:
             return self._by_codes(known.expanded(entries, k), k)
@@ -456,14 +456,14 @@ class SearchIndex:
 
     def _directed(self, queries: Float32) -> Float32:
         """Return queries as scores are computed: of norm 1 for cosine."""
-        return normalize_rows(queries, "queries") if self.pipeline.metric == "cosine" else queries
+        return normalize_rows(queries, "queries") if self.codec.metric == "cosine" else queries
 
     def _exact(self, directed: Float32, candidates: Int64) -> Float32:
-        return exact_scores_of(directed, candidates, self._full, self._ids, self._norms, self.pipeline.metric)
+        return exact_scores_of(directed, candidates, self._full, self._ids, self._norms, self.codec.metric)
 
     def _best(self, queries: Float32, candidates: Int64, scores: Float32, k: int) -> Found:
         """Return the k best of candidates that were read."""
-        rows, top = settled(queries, candidates, scores, k, self._full, self._ids, self.pipeline.metric)
+        rows, top = settled(queries, candidates, scores, k, self._full, self._ids, self.codec.metric)
         return named(self._ids, rows, top, k, (candidates >= 0).sum(axis=1))
 
     def _by_codes(self, rows: Int64, k: int) -> Found:
@@ -479,7 +479,7 @@ class SearchIndex:
             directed,
             k,
             self._certificates,
-            self.pipeline.decode(self._reduced.codes()),
+            self.codec.decode(self._reduced.codes()),
             self._groups.entry_of,
             lambda part, chosen: self._exact(directed[part], chosen),
             self._removed,

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from nearfold._utils.files import cause, checksum, held, open_regular, remove_beside, replacing
 from nearfold._utils.schema import Count, FileName, Positive, checked_json, encoded
-from nearfold.codecs.codec import Pipeline
+from nearfold.codecs.codec import Codec
 from nearfold.errors import FileError
 from nearfold.folds.fold import read_safetensors, safetensors_bytes
 from nearfold.search.candidates import Reduced, reduced_from
@@ -54,8 +54,8 @@ class _Settings(msgspec.Struct):
     fetched: bool = False
 
 
-class _Parts(msgspec.Struct, rename={"pipeline": _PARTS[0], "faiss": _PARTS[1], "rows": _PARTS[2]}):
-    pipeline: FileName
+class _Parts(msgspec.Struct, rename={"codec": _PARTS[0], "faiss": _PARTS[1], "rows": _PARTS[2]}):
+    codec: FileName
     faiss: FileName
     rows: FileName
 
@@ -89,9 +89,9 @@ class Place(NamedTuple):
 
 
 class SavedIndex(NamedTuple):
-    """What a folder holds: a pipeline, settings, arrays, the first stage and segments of full vectors."""
+    """What a folder holds: a codec, settings, arrays, the first stage and segments of full vectors."""
 
-    pipeline: Pipeline
+    codec: Codec
     settings: dict[str, Any]
     arrays: dict[str, npt.NDArray[Any]]
     reduced: Reduced
@@ -122,7 +122,7 @@ class VerifiedIndex(NamedTuple):
 
 def write_index(
     folder: str | os.PathLike[str],
-    pipeline: Pipeline,
+    codec: Codec,
     settings: dict[str, Any],
     arrays: dict[str, npt.NDArray[Any]],
     index: Any,
@@ -135,7 +135,7 @@ def write_index(
     ----------
     folder
         Made if missing; an index there is replaced.
-    pipeline
+    codec
         What makes the codes.
     settings
         Anything JSON can hold.
@@ -171,7 +171,7 @@ def write_index(
         made: list[Path] = []
         try:
             kept, files, digest = _write_generation(
-                home, before, made, pipeline, settings, arrays, index, segments
+                home, before, made, codec, settings, arrays, index, segments
             )
         except BaseException:
             for path in made:
@@ -210,7 +210,7 @@ def _write_generation(
     home: Path,
     before: _Manifest | None,
     made: list[Path],
-    pipeline: Pipeline,
+    codec: Codec,
     settings: dict[str, Any],
     arrays: dict[str, npt.NDArray[Any]],
     index: Any,
@@ -235,7 +235,7 @@ def _write_generation(
         kept.append(named)
     names = {part: f"{generation:06}.{part}" for part in _PARTS}
     made += [home / name for name in names.values()]
-    pipeline.save(home / names["pipeline.safetensors"])
+    codec.save(home / names["pipeline.safetensors"])
     with replacing(home / names["index.faiss"]) as file:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
     with replacing(home / names["rows.safetensors"]) as file:
@@ -382,23 +382,23 @@ def _read(
     fetched: bool,
 ) -> SavedIndex:
     parts = manifest.parts
-    for name in (parts.pipeline, parts.rows):
+    for name in (parts.codec, parts.rows):
         _part(home, manifest, name)
     content = _part(home, manifest, parts.faiss)
-    pipeline = Pipeline.load(home / parts.pipeline)
+    codec = Codec.load(home / parts.codec)
     _, arrays = read_safetensors(home / parts.rows)
     segments = [] if fetched else _segments(home, manifest, base)
     kind, centroids = manifest.settings.kind, arrays.get("centroids", np.empty(0))
     known = None if fetched or manifest.settings.fetched else segments
     with _naming(home / parts.faiss):
-        index = first_stage(kind, pipeline, content, len(centroids) if centroids.ndim == 2 else 0)
+        index = first_stage(kind, codec, content, len(centroids) if centroids.ndim == 2 else 0)
     with _naming(home / parts.rows):
-        check_fits(pipeline, kind, arrays, int(index.ntotal), known)
-        reduced = reduced_from(pipeline, kind, index, arrays.get("centroids"))
+        check_fits(codec, kind, arrays, int(index.ntotal), known)
+        reduced = reduced_from(codec, kind, index, arrays.get("centroids"))
         if known is not None:
-            check_sample(pipeline, reduced, arrays, known)
+            check_sample(codec, reduced, arrays, known)
     settings = msgspec.to_builtins(manifest.settings)
-    return SavedIndex(pipeline, settings, arrays, reduced, segments, Place(home.resolve(), digest))
+    return SavedIndex(codec, settings, arrays, reduced, segments, Place(home.resolve(), digest))
 
 
 @contextmanager

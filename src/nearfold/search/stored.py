@@ -2,7 +2,7 @@
 
 faiss itself never reads a file of an index: one can name further files, which faiss maps, and even writes,
 and links or lists that lead out of its arrays. What is taken from the file are codes, lists and links;
-everything else comes from the pipeline.
+everything else comes from the codec.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.codecs.codec import Pipeline
+from nearfold.codecs.codec import Codec
 from nearfold.codecs.quantizers.base import Codes
 from nearfold.errors import ParameterError
 
@@ -62,14 +62,14 @@ class _Reader:
         return self.take(dtype, self.number("Q"))
 
 
-def first_stage(kind: str, pipeline: Pipeline, content: bytes, lists: int = 0) -> Any:
+def first_stage(kind: str, codec: Codec, content: bytes, lists: int = 0) -> Any:
     """Return the faiss index that a file's content describes.
 
     Parameters
     ----------
     kind
         "flat", "ivf" or "hnsw".
-    pipeline
+    codec
         Whose codes they are.
     content
         What `faiss.write_index` wrote.
@@ -79,16 +79,16 @@ def first_stage(kind: str, pipeline: Pipeline, content: bytes, lists: int = 0) -
     Raises
     ------
     ValueError
-        The file is of another kind or pipeline, or its parts don't fit each other.
+        The file is of another kind or codec, or its parts don't fit each other.
     """
     try:
         view = memoryview(content)
         if kind == "flat":
-            return _flat(pipeline, view)
+            return _flat(codec, view)
         if kind == "ivf":
-            return _inverted(pipeline, view, lists)
+            return _inverted(codec, view, lists)
         if kind == "hnsw":
-            return _graph(pipeline, view)
+            return _graph(codec, view)
     except (struct.error, ParameterError, OverflowError, RuntimeError) as error:
         raise ValueError(str(error)) from error
     raise ValueError(f"{kind} is no kind of index")
@@ -100,21 +100,21 @@ def _head(content: memoryview, empty: Any) -> _Head:
     found = _Head(kind, width, codes, metric)
     wanted = faiss.serialize_index(empty)[:4].tobytes(), empty.d, empty.metric_type
     if (kind, width, metric) != wanted or codes < 0:
-        raise ValueError("the faiss file is of another kind, width or metric than the pipeline's codes")
+        raise ValueError("the faiss file is of another kind, width or metric than the codec's codes")
     return found
 
 
-def _check_learned(pipeline: Pipeline, *parts: memoryview) -> None:
-    """Refuse parameters of codes that are not the pipeline's."""
+def _check_learned(codec: Codec, *parts: memoryview) -> None:
+    """Refuse parameters of codes that are not the codec's."""
     around = b"".join(parts)
-    for tensor in pipeline.quantizer.tensors().values():
+    for tensor in codec.quantizer.tensors().values():
         if tensor.size > 1 and np.ascontiguousarray(tensor).tobytes() not in around:
-            raise ValueError("the faiss file holds codes of another pipeline")
+            raise ValueError("the faiss file holds codes of another codec")
 
 
-def _codes(pipeline: Pipeline, content: memoryview) -> Codes:
+def _codes(codec: Codec, content: memoryview) -> Codes:
     """Return the codes of a flat index's file, shape (n, bytes), all of its bytes accounted for."""
-    empty = pipeline.index()
+    empty = codec.index()
     n, size = _head(content, empty).codes, int(empty.sa_code_size())
     # faiss counts the numbers of codes that are floats.
     words = 4 if isinstance(empty, faiss.IndexFlat) else 1
@@ -126,36 +126,29 @@ def _codes(pipeline: Pipeline, content: memoryview) -> Codes:
         begin = max(start - 8, 0) + at + 8
         before, after = content[_HEAD.size : begin - 8], content[begin + n * size :]
         if len(before) + len(after) == tail:
-            _check_learned(pipeline, before, after)
+            _check_learned(codec, before, after)
             return np.frombuffer(content, np.uint8, n * size, begin).reshape(n, size)
         at = -1
     raise ValueError("the faiss file has another number of codes than it says")
 
 
-def _check_finite(pipeline: Pipeline, codes: Codes) -> None:
-    """Refuse codes that are floats and not finite."""
-    dtype = {"F32": np.float32, "F16": np.float16}.get(pipeline.quantizer.name)
-    if dtype is not None and not np.isfinite(np.ascontiguousarray(codes).view(dtype)).all():
-        raise ValueError("the faiss file holds vectors that are not finite")
-
-
-def _flat(pipeline: Pipeline, content: memoryview) -> Any:
-    codes = _codes(pipeline, content)
-    _check_finite(pipeline, codes)
-    index = pipeline.index()
+def _flat(codec: Codec, content: memoryview) -> Any:
+    codes = _codes(codec, content)
+    codec.quantizer.check_codes(codes)
+    index = codec.index()
     if len(codes):
         index.add_sa_codes(np.ascontiguousarray(codes))
     return index
 
 
-def _inverted(pipeline: Pipeline, content: memoryview, lists: int) -> Any:
-    index = pipeline.quantizer.lists_index(lists, pipeline.sides.score)
+def _inverted(codec: Codec, content: memoryview, lists: int) -> Any:
+    index = codec.quantizer.lists_index(lists, codec.projection.score)
     n, size = _head(content, index).codes, int(index.code_size)
     mark = b"ilar" + struct.pack("<QQ", lists, size)
     at = bytes(content[: _TAIL + 4 * index.d * 2048]).find(mark)
     if at < 0:
-        raise ValueError("the faiss file has no lists of the pipeline's codes in it")
-    _check_learned(pipeline, content[_HEAD.size : at])
+        raise ValueError("the faiss file has no lists of the codec's codes in it")
+    _check_learned(codec, content[_HEAD.size : at])
     reader = _Reader(content, at + len(mark))
     sizes = _list_sizes(reader, lists)
     if int(sizes.sum()) != n:
@@ -167,7 +160,7 @@ def _inverted(pipeline: Pipeline, content: memoryview, lists: int) -> Any:
         if numbers.min() < 0 or numbers.max() >= n:
             raise ValueError("the faiss file's lists name codes that are not there")
         seen[numbers] = True
-        _check_finite(pipeline, codes)
+        codec.quantizer.check_codes(codes)
         own, named = np.ascontiguousarray(codes), np.array(numbers, np.int64)
         index.invlists.add_entries(chosen, len(own), faiss.swig_ptr(named), faiss.swig_ptr(own))
     if reader.at != len(content) or not seen.all():
@@ -194,7 +187,7 @@ def _list_sizes(reader: _Reader, lists: int) -> npt.NDArray[np.int64]:
     return sizes.astype(np.int64)
 
 
-def _graph(pipeline: Pipeline, content: memoryview) -> Any:
+def _graph(codec: Codec, content: memoryview) -> Any:
     reader = _Reader(content, _HEAD.size)
     reader.vector("<f8")
     per_level = reader.vector("<i4").astype(np.int64)
@@ -210,11 +203,11 @@ def _graph(pipeline: Pipeline, content: memoryview) -> Any:
         per_level, np.concatenate([[0], links * np.arange(2, len(per_level) + 1)])
     ):
         raise ValueError("the faiss file's graph has no rule for how many links there are")
-    index = pipeline.quantizer.graph_index(links, pipeline.sides.score)
+    index = codec.quantizer.graph_index(links, codec.projection.score)
     n = _head(content, index).codes
     storage = content[reader.at :]
-    codes = _codes(pipeline, storage)
-    _check_finite(pipeline, codes)
+    codes = _codes(codec, storage)
+    codec.quantizer.check_codes(codes)
     if len(levels) != n or len(codes) != n:
         raise ValueError("the faiss file's graph has another number of vertices than of codes")
     _check_links(n, per_level, levels, offsets, neighbors, entry, top)

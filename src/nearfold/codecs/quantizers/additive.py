@@ -8,107 +8,94 @@ spends the same bytes better. Inner products with a query cost the same: one tab
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from nearfold._utils.arrays import Float32
+from nearfold._utils.arrays import Float32, Metric
 from nearfold._utils.progress import stage
 from nearfold._utils.threads import blas_threads, in_order
+from nearfold.codecs.learning import CodeLearning, learn_codes
+from nearfold.codecs.projections import DualProjection
 from nearfold.codecs.quantizers.base import (
     CODEWORDS,
+    Candidate,
     Codes,
-    Quantizer,
+    JointQuantizer,
+    QuantizerSpec,
     Score,
     Tensors,
+    Training,
     bytes_in,
+    check_codebooks,
     exact_tensors,
 )
-from nearfold.codecs.quantizers.product import product_index, product_lists_index
+from nearfold.codecs.quantizers.codewords import decoded, first_codes, groups_of, refine
+from nearfold.codecs.quantizers.product import product_index, product_lists_index, widths_for
 from nearfold.errors import ParameterError
+from nearfold.scan.scan import Blocks
 
-__all__ = ["Additive", "decoded", "first_codes", "groups_of", "home_slices", "refine"]
+__all__ = ["Additive"]
 
 _ROWS = 4096
 
 # Sweeps over a vector's codes when it is encoded; few change after the third.
 _SWEEPS = 4
 
+# Dimensions a byte that the planner tries; bytes share dimensions, so they are more than product codes have.
+_DIMENSIONS = (8, 14)
 
-def home_slices(n_codebooks: int, width: int) -> list[slice]:
-    """Return the dimensions that each codebook has at the start, none shared: nearly equal shares."""
-    bounds = [width * j // n_codebooks for j in range(n_codebooks + 1)]
-    return [slice(low, high) for low, high in pairwise(bounds)]
-
-
-def half_squares(codebooks: Float32) -> Float32:
-    """Return half the squared norm of each codeword: shape (M, K) for codebooks (M, K, s)."""
-    halves: Float32 = 0.5 * np.einsum("jks,jks->jk", codebooks, codebooks)
-    return halves
+# Codes of more bytes keep hardly more than 8 bits a dimension, and take long to learn.
+_MOST_BYTES = 128
 
 
-def first_codes(vectors: Float32, codebooks: Float32) -> Codes:
-    """Return each codebook's nearest codeword within its home dimensions: shape (n, M) for (n, s)."""
-    codes = np.empty((len(vectors), len(codebooks)), np.uint8)
-    for j, home in enumerate(home_slices(len(codebooks), vectors.shape[1])):
-        words = np.ascontiguousarray(codebooks[j][:, home])
-        half = 0.5 * np.einsum("ks,ks->k", words, words)
-        for start in range(0, len(vectors), _ROWS):
-            scores = vectors[start : start + _ROWS, home] @ words.T
-            scores -= half
-            codes[start : start + _ROWS, j] = scores.argmax(axis=1)
-    return codes
-
-
-def decoded(codes: Codes, codebooks: Float32) -> Float32:
-    """Return the sums of the codewords that codes name: shape (n, s)."""
-    total: Float32 = codebooks[0][codes[:, 0]]
-    for book, chosen in zip(codebooks[1:], codes.T[1:], strict=True):
-        total += book[chosen]
-    return total
-
-
-def refine(vectors: Float32, codebooks: Float32, codes: Codes, sweeps: int) -> Float32:
-    """Improve codes in place, and return what they leave of the vectors: shape (n, s).
-
-    One codeword of a vector at a time becomes the best one, the others being what they are (iterated
-    conditional modes), until a sweep over all codebooks changes nothing.
-    """
-    halves = half_squares(codebooks)
-    left = vectors - decoded(codes, codebooks)
-    for _ in range(sweeps):
-        changed = False
-        for j, book in enumerate(codebooks):
-            old = codes[:, j]
-            left += book[old]
-            scores = left @ book.T
-            scores -= halves[j]
-            new = scores.argmax(axis=1).astype(np.uint8)
-            changed = changed or not np.array_equal(new, old)
-            left -= book[new]
-            codes[:, j] = new
-        if not changed:
-            break
-    return left
-
-
-class Additive(Quantizer):
-    """Trained additive codes of one byte a codebook, in groups of dimensions.
+class Additive(JointQuantizer):
+    """Additive codes of one byte a codebook, in groups of dimensions.
 
     Parameters
     ----------
-    name
-        AQ24 and the like.
-    codebooks
-        Shape (groups, books, 256, width / groups), float32.
+    name : str
+        "AQ24" for 24 bytes.
+    codebooks : ndarray of shape (groups, books, 256, width / groups), float32
+        The codewords.
     """
 
+    names: ClassVar = {"AQ<bytes>": "additive codes learned with the fold, from neighbourhoods"}
     kind = "additive"
 
     def __init__(self, name: str, codebooks: Float32) -> None:
         self.name, self._codebooks = name, codebooks
         self.width = codebooks.shape[0] * codebooks.shape[3]
+
+    @classmethod
+    def check(cls, spec: QuantizerSpec, width: int, n_rows: int) -> None:
+        """Refuse more bytes than dimensions, and too few rows."""
+        check_codebooks(spec, width, n_rows)
+
+    @classmethod
+    def candidates(cls, n_bytes: int, n_features: int) -> Iterator[Candidate]:
+        """Yield folds to some dimensions a byte."""
+        if n_bytes <= _MOST_BYTES:
+            for width in widths_for(n_bytes, _DIMENSIONS, n_features):
+                yield Candidate(QuantizerSpec("AQ", n_bytes), width)
+
+    @classmethod
+    def learn(
+        cls,
+        spec: QuantizerSpec,
+        weight: Float32,
+        blocks: Blocks,
+        metric: Metric,
+        center: Float32 | None,
+        how: Training,
+    ) -> tuple[DualProjection, Self]:
+        """Return projection and quantiser, learned together as `learn_codes` says."""
+        steps = max(1, round(how.budget * CodeLearning.n_steps))
+        learned = learn_codes(weight, blocks, metric, spec.n_bytes, how.seed, CodeLearning(steps))
+        projection = DualProjection(
+            learned.base_weight, learned.query_weight, metric, learned.width, center, learned.constant
+        )
+        return projection, cls(spec.stored, learned.codebooks)
 
     @property
     def code_size(self) -> int:
@@ -168,23 +155,16 @@ class Additive(Quantizer):
             raise ParameterError("additive codes are compared by inner product")
         return product_index(self._as_product(), score)
 
-    def lists_index(self, lists: int, score: Score) -> Any:
+    def lists_index(self, n_lists: int, score: Score) -> Any:
         """Return an empty faiss index of inverted lists."""
-        return product_lists_index(self._as_product(), lists, score)
+        return product_lists_index(self._as_product(), n_lists, score)
 
     def _as_product(self) -> Float32:
         """Return the codebooks as those of a product quantiser of repeated queries: (books, 256, s)."""
         return self._codebooks.reshape(-1, *self._codebooks.shape[2:])
 
-    def asked(self, queries: Float32) -> Float32:
+    def prepare_queries(self, queries: Float32) -> Float32:
         """Return queries (q, width) repeated as an index searches with them."""
         groups, books, _, each = self._codebooks.shape
         wide = np.repeat(queries.reshape(-1, groups, 1, each), books, axis=2)
         return np.ascontiguousarray(wide.reshape(len(queries), -1))
-
-
-def groups_of(codebooks: Float32) -> Iterator[tuple[slice, slice, Float32]]:
-    """Yield each group's dimensions, its codes' columns and its codebooks (books, 256, s)."""
-    groups, books, _, each = codebooks.shape
-    for g in range(groups):
-        yield slice(g * each, (g + 1) * each), slice(g * books, (g + 1) * books), codebooks[g]

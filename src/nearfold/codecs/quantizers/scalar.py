@@ -1,68 +1,32 @@
-"""Numbers one by one: float32, float16, and 8, 6 or 4 bits over each dimension's range."""
+"""Numbers one by one, in 8, 6 or 4 bits over each dimension's range."""
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import Any, ClassVar, Self
 
 import faiss
 
 from nearfold._utils.arrays import Float32
 from nearfold.codecs.quantizers.base import (
+    Candidate,
     FaissQuantizer,
+    QuantizerSpec,
     Score,
     Tensors,
+    Training,
+    candidates_by_width,
     exact_tensors,
     faiss_metric,
     faiss_ready,
     own_lists,
 )
+from nearfold.codecs.rotations import random_rotation
 
-__all__ = ["FLOATS", "SCALARS", "Floats", "Scalar"]
-
-FLOATS = {"F32": 4, "F16": 2}
-"""Bytes of a number by name."""
+__all__ = ["SCALARS", "Scalar"]
 
 SCALARS = {"SQ8": 8, "SQ6": 6, "SQ4": 4}
-"""Bits of a number by name."""
-
-
-_HALF = faiss.ScalarQuantizer.QT_fp16
-
-
-class Floats(FaissQuantizer):
-    """Vectors as they are, in float32 (F32) or float16 (F16); nothing is learned."""
-
-    kind = "floats"
-
-    def __init__(self, name: str, width: int) -> None:
-        self.name, self.width = name, width
-
-    def tensors(self) -> Tensors:
-        """Return nothing."""
-        return {}
-
-    @classmethod
-    def from_tensors(cls, name: str, width: int, tensors: Tensors) -> Self:
-        """Return the quantiser of this name."""
-        if name not in FLOATS:
-            raise ValueError(f"{name!r:.60} is none of {', '.join(FLOATS)}")
-        exact_tensors(name, tensors, {})
-        return cls(name, width)
-
-    def index(self, score: Score) -> Any:
-        """Return an empty faiss index."""
-        if self.name == "F32":
-            return faiss.IndexFlat(self.width, faiss_metric(score))
-        index = faiss.IndexScalarQuantizer(self.width, _HALF, faiss_metric(score))
-        index.is_trained = True
-        return index
-
-    def lists_index(self, lists: int, score: Score) -> Any:
-        """Return an empty faiss index of inverted lists."""
-        metric = faiss_metric(score)
-        if self.name == "F32":
-            return own_lists(faiss.IndexIVFFlat, self.width, lists, score, metric)
-        return own_lists(faiss.IndexIVFScalarQuantizer, self.width, lists, score, _HALF, metric, False)
+"""The bits of a dimension by name."""
 
 
 def _bits(name: str) -> int:
@@ -75,34 +39,50 @@ class Scalar(FaissQuantizer):
 
     Parameters
     ----------
-    name
-        SQ8, SQ6 or SQ4.
-    width
-        Dimensions.
-    ranges
-        As faiss keeps them: the least values, then the differences to the largest, shape (2 width,).
+    name : {"SQ8", "SQ6", "SQ4"}
+        The number is that of the bits.
+    width : int
+        The dimensions.
+    ranges : ndarray of shape (2 * width,), float32
+        The least values, then the differences to the largest, as faiss keeps them.
     """
 
+    names: ClassVar = {
+        "SQ8": "8 bits a dimension",
+        "SQ6": "6 bits a dimension",
+        "SQ4": "4 bits a dimension, after a random rotation",
+    }
     kind = "scalar"
 
     def __init__(self, name: str, width: int, ranges: Float32) -> None:
         self.name, self.width, self._ranges = name, width, ranges
 
     @classmethod
-    def train(cls, name: str, vectors: Float32) -> Self:
+    def candidates(cls, n_bytes: int, n_features: int) -> Iterator[Candidate]:
+        """Yield as many dimensions as fit."""
+        fitting = [(name, 8 * n_bytes // bits) for name, bits in SCALARS.items()]
+        return candidates_by_width(fitting, n_features, by_variance="SQ8")
+
+    @classmethod
+    def rotation(cls, spec: QuantizerSpec, vectors: Float32, how: Training) -> Float32 | None:
+        """Return a random rotation for SQ4: 16 steps don't do for dimensions of long-tailed values."""
+        return random_rotation(vectors.shape[1], how.seed) if spec.name == "SQ4" else None
+
+    @classmethod
+    def train(cls, spec: QuantizerSpec, vectors: Float32, how: Training | None = None) -> Self:  # noqa: ARG003
         """Return the quantiser whose ranges are those of vectors (n, width)."""
-        index = cls._untrained(name, vectors.shape[1], "ip")
+        index = cls._untrained(spec.name, vectors.shape[1], "ip")
         index.train(faiss_ready(vectors))
-        return cls(name, vectors.shape[1], faiss.vector_to_array(index.sq.trained))
+        return cls(spec.name, vectors.shape[1], faiss.vector_to_array(index.sq.trained))
 
     @staticmethod
     def _untrained(name: str, width: int, score: Score) -> Any:
         return faiss.IndexScalarQuantizer(width, _bits(name), faiss_metric(score))
 
-    def lists_index(self, lists: int, score: Score) -> Any:
+    def lists_index(self, n_lists: int, score: Score) -> Any:
         """Return an empty faiss index of inverted lists."""
         kind = faiss.IndexIVFScalarQuantizer
-        index = own_lists(kind, self.width, lists, score, _bits(self.name), faiss_metric(score), False)
+        index = own_lists(kind, self.width, n_lists, score, _bits(self.name), faiss_metric(score), False)
         faiss.copy_array_to_vector(self._ranges, index.sq.trained)
         return index
 

@@ -1,4 +1,4 @@
-"""Pipelines: names, learning, files."""
+"""Codecs: names, learning, files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from nearfold import NearFold, Pipeline, fit_pipeline, load
+from nearfold import Codec, NearFold, NearfoldWarning, config_context, fit_codec, load, open_source
 from nearfold._utils.arrays import Metric
-from nearfold.codecs.fitting import PipelineFitter
-from nearfold.codecs.rotations import balanced_rotation, opq_rotation, random_rotation
+from nearfold.codecs.fitting import CodecFitter
+from nearfold.codecs.quantizers.product import opq_rotation
+from nearfold.codecs.rotations import balanced_rotation, random_rotation
 from nearfold.codecs.spec import parse_spec
 from nearfold.errors import DataError, FileError, ParameterError
 from nearfold.evaluation.ground_truth import GroundTruth
@@ -63,62 +64,71 @@ SPECS = [
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
-def test_every_pipeline_finds_neighbours_and_survives_its_file(
+def test_every_codec_finds_neighbours_and_survives_its_file(
     sample: Vectors, metric: Metric, tmp_path: Path
 ) -> None:
     base, queries = sample[:1200, :64] + 0.05, sample[1200:1300, :64] + 0.05
     truth = GroundTruth.compute(base, queries, 10, metric)
-    fitter = PipelineFitter(base, metric=metric, effort=0.1)
+    fitter = CodecFitter(base, metric=metric, budget=0.1)
     for spec in SPECS:
-        pipeline = fitter.fit(spec)
-        judgement, _ = judged(pipeline, truth, 10, 50)
+        codec = fitter.fit(spec)
+        evaluation, _ = judged(codec, truth, 10, 50)
         # 1,200 rows: chance is below .01; the coarsest codes here have 32 bits.
-        assert judgement.recall[10].mean > 0.1, spec
-        pipeline.save(tmp_path / "p.safetensors")
-        again = Pipeline.load(tmp_path / "p.safetensors")
-        assert (again.spec, again.metric, again.n_features) == (pipeline.spec, metric, 64)
-        codes = pipeline.encode(queries)
-        assert codes.shape == (100, pipeline.bytes_per_vector)
+        assert evaluation.recall[10].mean > 0.1, spec
+        codec.save(tmp_path / "p.safetensors")
+        again = Codec.load(tmp_path / "p.safetensors")
+        assert (again.spec, again.metric, again.n_features) == (codec.spec, metric, 64)
+        codes = codec.encode(queries)
+        assert codes.shape == (100, codec.bytes_per_vector)
         assert np.array_equal(again.encode(queries), codes)
-        np.testing.assert_array_equal(again.queries(queries), pipeline.queries(queries))
-        assert np.array_equal(pickle.loads(pickle.dumps(pipeline)).encode(queries), codes)
+        np.testing.assert_array_equal(again.prepare_queries(queries), codec.prepare_queries(queries))
+        assert np.array_equal(pickle.loads(pickle.dumps(codec)).encode(queries), codes)
+
+
+def test_files_and_frames_make_the_codec_that_an_array_makes(sample: Vectors, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", sample)
+    wanted = fit_codec(sample, "PCA16,SQ8").encode(sample)
+    for given in (tmp_path / "x.npy", str(tmp_path / "x.npy"), open_source(tmp_path / "x.npy")):
+        assert np.array_equal(fit_codec(given, "PCA16,SQ8").encode(sample), wanted)
+    with config_context(memory="2MB"), pytest.warns(NearfoldWarning, match="drawn at random"):
+        assert fit_codec(tmp_path / "x.npy", "SQ8").facts["rows"] < len(sample)
 
 
 def test_learned_codes_keep_more_than_product_codes(sample: Vectors) -> None:
     base, queries = sample[:1300], sample[1300:]
     truth = GroundTruth.compute(base, queries, 10, "cosine")
-    fitter = PipelineFitter(base, effort=0.4)
+    fitter = CodecFitter(base, budget=0.4)
     learned = judged(fitter.fit("NearFold96,AQ12"), truth, 10, 0)[0]
     product = judged(fitter.fit("NearFold96,OPQ12"), truth, 10, 0)[0]
     assert learned.recall[10].mean > product.recall[10].mean + 0.02
 
 
-def test_the_same_seed_makes_the_same_pipeline(sample: Vectors) -> None:
-    first, second = (PipelineFitter(sample, effort=0.1).fit("NearFold24,AQ8") for _ in range(2))
+def test_the_same_seed_makes_the_same_codec(sample: Vectors) -> None:
+    first, second = (CodecFitter(sample, budget=0.1).fit("NearFold24,AQ8") for _ in range(2))
     assert np.array_equal(first.encode(sample), second.encode(sample))
-    other = PipelineFitter(sample, seed=1, effort=0.1).fit("NearFold24,AQ8")
+    other = CodecFitter(sample, seed=1, budget=0.1).fit("NearFold24,AQ8")
     assert not np.array_equal(first.encode(sample), other.encode(sample))
 
 
 def test_scale_does_not_matter_for_learning(sample: Vectors) -> None:
     """Rates are for norm 1: data a thousand times as large learns the same codes."""
     base = sample[:900, :48]
-    small = PipelineFitter(base, metric="l2", effort=0.1).fit("NearFold24,AQ8")
-    large = PipelineFitter(base * 1000, metric="l2", effort=0.1).fit("NearFold24,AQ8")
+    small = CodecFitter(base, metric="l2", budget=0.1).fit("NearFold24,AQ8")
+    large = CodecFitter(base * 1000, metric="l2", budget=0.1).fit("NearFold24,AQ8")
     same = (small.encode(base) == large.encode(base * 1000)).mean()
     assert same > 0.95
 
 
 def test_bad_input_is_refused(sample: Vectors) -> None:
-    pipeline = PipelineFitter(sample, effort=0.1).fit("PCA16,SQ8")
+    codec = CodecFitter(sample, budget=0.1).fit("PCA16,SQ8")
     with pytest.raises(DataError, match="384"):
-        pipeline.encode(sample[:, :20])
+        codec.encode(sample[:, :20])
     with pytest.raises(DataError, match="zero vector at row 1"):
-        fit_pipeline(sample, "SQ8").encode(np.stack([sample[0], 0 * sample[0]]))
+        fit_codec(sample, "SQ8").encode(np.stack([sample[0], 0 * sample[0]]))
     with pytest.raises(DataError, match="row 2"):
-        pipeline.encode(np.where(np.arange(4)[:, None] == 2, np.nan, sample[:4]))
+        codec.encode(np.where(np.arange(4)[:, None] == 2, np.nan, sample[:4]))
     with pytest.raises(ParameterError, match="uint8"):
-        pipeline.transform(sample, dtype=np.float32)
+        codec.transform(sample, dtype=np.float32)
 
 
 @pytest.mark.parametrize(
@@ -139,24 +149,24 @@ def test_bad_input_is_refused(sample: Vectors) -> None:
 def test_what_does_not_fit_the_base_is_refused_before_anything_is_learned(
     sample: Vectors, monkeypatch: pytest.MonkeyPatch, spec: str, rows: int, says: str
 ) -> None:
-    monkeypatch.setattr(PipelineFitter, "fold", None)
+    monkeypatch.setattr(CodecFitter, "fold", None)
     with pytest.raises(ParameterError, match=re.escape(says)):
-        fit_pipeline(sample[:rows, :64], spec)
+        fit_codec(sample[:rows, :64], spec)
 
 
 def test_files_of_other_kinds_are_told_apart(sample: Vectors, tmp_path: Path) -> None:
     fold, pipe = tmp_path / "fold.safetensors", tmp_path / "pipe.safetensors"
     NearFold(8, n_steps=5).fit(sample).encoder_.save(fold)
-    fit_pipeline(sample, "NearFold16,SQ8").save(pipe)
+    fit_codec(sample, "NearFold16,SQ8").save(pipe)
     with pytest.raises(FileError, match="an encoder alone"):
-        Pipeline.load(fold)
-    with pytest.raises(FileError, match="holds a pipeline"):
+        Codec.load(fold)
+    with pytest.raises(FileError, match="holds a codec"):
         load(pipe)
     whole = pipe.read_bytes()
     for cut in range(0, len(whole), len(whole) // 15):
         pipe.write_bytes(whole[:cut])
         with pytest.raises(FileError, match=r"pipe\.safetensors"):
-            Pipeline.load(pipe)
+            Codec.load(pipe)
 
 
 def test_rotations_are_orthonormal(rng: np.random.Generator) -> None:

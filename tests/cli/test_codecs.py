@@ -1,4 +1,4 @@
-"""`plan`, `index`, `search` and `apply` of a pipeline, as a user runs them."""
+"""`plan`, `index`, `search` and `apply` of a codec, as a user runs them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from nearfold import fit_pipeline
+from nearfold import fit_codec
 
 from .conftest import Run
 
 
 def test_plan_apply_index_search(base: Path, run: Run, tmp_path: Path) -> None:
-    options = ("--pipelines", "NearFold24,SQ8;NearFold48,SQ4;PCA8,SQ8", "--report", "plan.html")
+    options = ("--codecs", "NearFold24,SQ8;NearFold48,SQ4;PCA8,SQ8", "--report", "plan.html")
     planned = run("plan", base, "--bytes", "24", "-o", "pipe.safetensors", "--json", *options)
     assert planned.returncode == 0, planned.stderr
     said = json.loads(planned.stdout)
@@ -45,21 +45,21 @@ def test_plan_apply_index_search(base: Path, run: Run, tmp_path: Path) -> None:
     assert direct["ids"] == found["ids"]
 
 
-def test_a_pipeline_is_inspected(base: Path, run: Run, tmp_path: Path) -> None:
-    fit_pipeline(np.load(base), "PCA16,SQ8").save(tmp_path / "pipe.safetensors")
+def test_a_codec_is_inspected(base: Path, run: Run, tmp_path: Path) -> None:
+    fit_codec(np.load(base), "PCA16,SQ8").save(tmp_path / "pipe.safetensors")
     said = json.loads(run("inspect", "pipe.safetensors", "--json").stdout)
     assert (said["spec"], said["bytes_per_vector"], said["n_features"]) == ("PCA16,SQ8", 16, 384)
     assert "PCA16,SQ8" in run("inspect", "pipe.safetensors").stdout
     refused = run("inspect", "pipe.safetensors", base)
     assert refused.returncode == 2
-    assert "holds a pipeline" in refused.stderr
+    assert "holds a codec" in refused.stderr
 
 
 def test_bad_input_is_one_line(base: Path, run: Run, tmp_path: Path) -> None:
     (tmp_path / "none.safetensors").write_bytes(b"x")
     for command in (
         ("plan", base),
-        ("plan", base, "--bytes", "24", "--pipelines", "Foo12,SQ8"),
+        ("plan", base, "--bytes", "24", "--codecs", "Foo12,SQ8"),
         ("index", "none.safetensors", base, "-o", "ix"),
         ("search", "ix", base),
         ("search", base, base),
