@@ -22,8 +22,8 @@ __all__ = ["Engine", "K", "of_faiss", "of_hnswlib", "of_nearfold", "of_svs", "of
 Search = Callable[[Float32, int], Any]
 
 K = 10
-EFFORTS = (10, 12, 14, 16, 18, 20, 22, 25, 28, 32, 36, 40, 45, 50, 57, 64, 80, 100, 128)
-PROBES = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64)
+EF_SEARCH = (10, 12, 14, 16, 18, 20, 22, 25, 28, 32, 36, 40, 45, 50, 57, 64, 80, 100, 128)
+NPROBE = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64)
 CONSTRUCTION = 200
 LINKS = 16
 
@@ -61,8 +61,8 @@ def of_faiss(base: Float32, threads: int) -> Iterator[Engine]:
             group, name, size, seconds, settings, lambda q, s: index.search(q, K, params=parameters(s))[1]
         )
 
-    def follow(effort: int) -> Any:
-        return faiss.SearchParametersHNSW(efSearch=effort)
+    def follow(setting: int) -> Any:
+        return faiss.SearchParametersHNSW(efSearch=setting)
 
     def refined(times: int) -> Callable[[int], Any]:
         def parameters(probes: int) -> Any:
@@ -72,13 +72,13 @@ def of_faiss(base: Float32, threads: int) -> Iterator[Engine]:
         return parameters
 
     yield built("faiss Flat", "faiss Flat", "Flat", (0,), lambda _: None)
-    yield built("faiss HNSW", f"faiss HNSW{LINKS}", f"HNSW{LINKS},Flat", EFFORTS, follow)
-    yield built("faiss HNSW", f"faiss HNSW{2 * LINKS}", f"HNSW{2 * LINKS},Flat", EFFORTS, follow)
-    yield built("faiss HNSW,SQ8", f"faiss HNSW{LINKS},SQ8", f"HNSW{LINKS},SQ8", EFFORTS, follow)
+    yield built("faiss HNSW", f"faiss HNSW{LINKS}", f"HNSW{LINKS},Flat", EF_SEARCH, follow)
+    yield built("faiss HNSW", f"faiss HNSW{2 * LINKS}", f"HNSW{2 * LINKS},Flat", EF_SEARCH, follow)
+    yield built("faiss HNSW,SQ8", f"faiss HNSW{LINKS},SQ8", f"HNSW{LINKS},SQ8", EF_SEARCH, follow)
     product = f"IVF{lists},PQ{d // 4}x4fs,RFlat"
-    yield built("faiss IVF-PQ", f"faiss {product}", product, PROBES, refined(10))
+    yield built("faiss IVF-PQ", f"faiss {product}", product, NPROBE, refined(10))
     one_bit = f"IVF{lists},RaBitQ,Refine(SQ8)"
-    yield built("faiss IVF-RaBitQ", f"faiss {one_bit}", one_bit, PROBES, refined(10))
+    yield built("faiss IVF-RaBitQ", f"faiss {one_bit}", one_bit, NPROBE, refined(10))
 
 
 def of_hnswlib(base: Float32, threads: int) -> Iterator[Engine]:
@@ -90,12 +90,12 @@ def of_hnswlib(base: Float32, threads: int) -> Iterator[Engine]:
         index.add_items(base)
         seconds = time.perf_counter() - began
 
-        def search(queries: Float32, effort: int, index: Any = index) -> Any:
-            index.set_ef(effort)
+        def search(queries: Float32, setting: int, index: Any = index) -> Any:
+            index.set_ef(setting)
             return index.knn_query(queries, K)[0]
 
         size = index.index_file_size() / len(base)
-        yield Engine("hnswlib", f"hnswlib M={links}", size, seconds, EFFORTS, search)
+        yield Engine("hnswlib", f"hnswlib M={links}", size, seconds, EF_SEARCH, search)
 
 
 def of_usearch(base: Float32, threads: int) -> Iterator[Engine]:
@@ -111,12 +111,12 @@ def of_usearch(base: Float32, threads: int) -> Iterator[Engine]:
         index.add(np.arange(len(base)), base, threads=threads)
         seconds = time.perf_counter() - began
 
-        def search(queries: Float32, effort: int, index: Any = index) -> Any:
-            index.expansion_search = effort
+        def search(queries: Float32, setting: int, index: Any = index) -> Any:
+            index.expansion_search = setting
             return index.search(queries, K, threads=threads).keys
 
         size = index.serialized_length / len(base)
-        yield Engine(f"usearch {kind}", f"usearch {kind}", size, seconds, EFFORTS, search)
+        yield Engine(f"usearch {kind}", f"usearch {kind}", size, seconds, EF_SEARCH, search)
 
 
 def of_svs(base: Float32, threads: int, scratch: Path) -> Iterator[Engine]:
@@ -148,11 +148,11 @@ def of_svs(base: Float32, threads: int, scratch: Path) -> Iterator[Engine]:
         for depth in (16, 20, 30, 50):
 
             def search(
-                queries: Float32, effort: int, A: Float32 = A, index: Any = coded, depth: int = depth
+                queries: Float32, setting: int, A: Float32 = A, index: Any = coded, depth: int = depth
             ) -> Any:
                 asked = queries @ A.T
                 asked *= 127 / np.abs(asked).max()
-                index.search_window_size = max(effort, depth)
+                index.search_window_size = max(setting, depth)
                 found = index.search(np.rint(asked).astype(np.int8), depth)[0].astype(np.int64)
                 scores = np.empty(found.shape, np.float32)
                 faiss.fvec_inner_products_by_idx(
@@ -167,7 +167,7 @@ def of_svs(base: Float32, threads: int, scratch: Path) -> Iterator[Engine]:
                 f"LeanVec's parts, {width} dims, {depth} re-ranked",
                 size,
                 0.0,
-                EFFORTS,
+                EF_SEARCH,
                 search,
             )
 
@@ -184,11 +184,11 @@ def _vamana(group: str, name: str, loader: Any, threads: int, scratch: Path) -> 
     index.save(*(str(folder / part) for part in ("config", "graph", "data")))
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / index.size
 
-    def search(queries: Float32, effort: int) -> Any:
-        index.search_window_size = effort
+    def search(queries: Float32, setting: int) -> Any:
+        index.search_window_size = setting
         return index.search(queries, K)[0]
 
-    return Engine(group, name, size, seconds, EFFORTS, search)
+    return Engine(group, name, size, seconds, EF_SEARCH, search)
 
 
 def of_nearfold(base: Float32, threads: int, specs: Sequence[str], scratch: Path) -> Iterator[Engine]:
@@ -198,18 +198,29 @@ def of_nearfold(base: Float32, threads: int, specs: Sequence[str], scratch: Path
     np.save(saved, base)
     fitter = PipelineFitter(base)
     for spec in specs:
-        name, kind, *depths = spec.split("/")
+        name, kind, *candidates = spec.split("/")
         began = time.perf_counter()
         pipeline = fitter.fit(name)
-        index = SearchIndex.build(pipeline, saved, kind=kind, links=LINKS)
+        index = SearchIndex.build(pipeline, saved, kind=kind, M=LINKS)
         seconds = time.perf_counter() - began
         folder = scratch / f"{name}-{kind}"
         index.save(folder)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / len(base)
-        efforts = {"flat": (1,), "hnsw": EFFORTS, "ivf": PROBES}[kind]
-        for depth in map(int, depths):
+        parameter, settings = {
+            "flat": (None, (1,)),
+            "hnsw": ("ef_search", EF_SEARCH),
+            "ivf": ("nprobe", NPROBE),
+        }[kind]
+        for n in map(int, candidates):
 
-            def search(queries: Float32, effort: int, index: SearchIndex = index, depth: int = depth) -> Any:
-                return index.search(queries, K, depth=depth, effort=effort).ids
+            def search(
+                queries: Float32,
+                setting: int,
+                index: SearchIndex = index,
+                n: int = n,
+                parameter: str | None = parameter,
+            ) -> Any:
+                breadth: dict[str, Any] = {} if parameter is None else {parameter: setting}
+                return index.search(queries, K, n_candidates=n, **breadth).ids
 
-            yield Engine("nearfold", f"{name} {kind}, {depth} re-ranked", size, seconds, efforts, search)
+            yield Engine("nearfold", f"{name} {kind}, {n} candidates", size, seconds, settings, search)

@@ -37,6 +37,7 @@ from .scan.checkpoint import read_state as read_state
 from .scan.engines import engine_for as engine_for
 from .scan.moments import Moments as Moments
 from .search.index import SearchIndex as SearchIndex
+from .search.results import SearchResult as SearchResult
 from .verification import verify as verify
 
 __version__: str
@@ -60,6 +61,7 @@ __all__ = [
     "Pipeline",
     "RandomProjection",
     "SearchIndex",
+    "SearchResult",
     "Truncation",
     "Whitening",
     "compare",

@@ -1,4 +1,4 @@
-"""`nearfold index`: make vectors searchable by a pipeline's codes."""
+"""`nearfold index`: encode vectors and make them searchable."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def index(
     base: Annotated[
         str,
         typer.Argument(
-            help="Vectors: a .npy, .fvecs, .bvecs, HDF5 or Lance file. It stays where it is, and is read for "
-            "re-ranking.",
+            help="The vectors: a file, a folder or a URL. Local .npy, .fvecs, .bvecs, HDF5 and Lance files "
+            "stay where they are and are read for re-ranking; others' vectors are copied into the index.",
             metavar="BASE",
         ),
         Mark.reads,
@@ -39,6 +39,10 @@ def index(
     kind: Annotated[
         Kind, typer.Option(help="Look at every code, at lists of them, or follow a graph.")
     ] = Kind.flat,
+    M: Annotated[int, typer.Option("--M", help="Links of each vertex of the graph (kind hnsw).", min=2)] = 16,
+    ef_construction: Annotated[
+        int, typer.Option(help="Candidates kept while a vertex is linked (kind hnsw).", min=1)
+    ] = 100,
     certify: Annotated[
         bool,
         typer.Option(help="Keep 12 more bytes a vector, with which `search --certified` proves results."),
@@ -52,7 +56,14 @@ def index(
     from nearfold.search.index import SearchIndex
 
     with showing_progress(quiet or as_json):
-        built = SearchIndex.build(Pipeline.load(pipeline), base, kind=kind.value, certify=certify)
+        built = SearchIndex.build(
+            Pipeline.load(pipeline),
+            base,
+            kind=kind.value,
+            certify=certify,
+            M=M,
+            ef_construction=ef_construction,
+        )
         built.save(out)
     size = sum(path.stat().st_size for path in out.iterdir())
     results = {

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from nearfold._utils.arrays import Float32, Metric, row_norms
 from nearfold.errors import DataError
-from nearfold.search.vectors import FullVectors
+from nearfold.search.vectors import StoredVectors
 
 __all__ = ["best", "exact_scores_of", "norms_of", "rounding", "settled"]
 
@@ -24,7 +24,7 @@ _LEAST_SCORE = np.float32(1e-30)
 def exact_scores_of(
     queries: Float32,
     candidates: Int64,
-    full: FullVectors,
+    full: StoredVectors,
     ids: Int64,
     norms: Float32 | None,
     metric: Metric,
@@ -85,7 +85,7 @@ def settled(
     candidates: Int64,
     scores: Float32,
     k: int,
-    full: FullVectors,
+    full: StoredVectors,
     ids: Int64,
     metric: Metric,
 ) -> tuple[Int64, Float32]:
@@ -132,7 +132,7 @@ def rounding(n_features: int) -> float:
 
 
 def _in_float64(
-    query: Float32, rows: Int64, full: FullVectors, ids: Int64, metric: Metric
+    query: Float32, rows: Int64, full: StoredVectors, ids: Int64, metric: Metric
 ) -> npt.NDArray[np.float64]:
     """Return the scores of rows (c,) for a query (d,)."""
     scores = np.empty(len(rows))

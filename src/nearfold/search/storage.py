@@ -27,13 +27,13 @@ from nearfold._utils.schema import Count, FileName, Positive, checked_json, enco
 from nearfold.codecs.codec import Pipeline
 from nearfold.errors import FileError
 from nearfold.folds.fold import read_safetensors, safetensors_bytes
-from nearfold.search.candidates import Reduced, reduced_from
+from nearfold.search.candidates import CandidateIndex, candidate_index_from
+from nearfold.search.consistency import check_fits, check_sample
+from nearfold.search.faiss_file import first_stage
 from nearfold.search.fingerprint import Fingerprint, check_fingerprint, fingerprint, stamp
-from nearfold.search.fits import check_fits, check_sample
-from nearfold.search.stored import first_stage
 from nearfold.search.vectors import Segment
 
-__all__ = ["MANIFEST", "Place", "SavedIndex", "VerifiedIndex", "read_index", "verify_index", "write_index"]
+__all__ = ["MANIFEST", "Place", "StoredIndex", "VerifiedIndex", "read_index", "verify_index", "write_index"]
 
 MANIFEST = "index.json"
 _FORMAT, _VERSION = "nearfold.index", 2
@@ -88,13 +88,13 @@ class Place(NamedTuple):
     digest: str
 
 
-class SavedIndex(NamedTuple):
+class StoredIndex(NamedTuple):
     """What a folder holds: a pipeline, settings, arrays, the first stage and segments of full vectors."""
 
     pipeline: Pipeline
     settings: dict[str, Any]
     arrays: dict[str, npt.NDArray[Any]]
-    reduced: Reduced
+    candidates: CandidateIndex
     segments: list[Segment]
     place: Place
 
@@ -330,7 +330,7 @@ def _open_own(path: Path) -> Any:
 
 def read_index(
     folder: str | os.PathLike[str], base: str | os.PathLike[str] | None = None, *, fetched: bool = False
-) -> SavedIndex:
+) -> StoredIndex:
     """Read an index that `write_index` wrote.
 
     Parameters
@@ -380,7 +380,7 @@ def _read(
     base: str | os.PathLike[str] | None,
     *,
     fetched: bool,
-) -> SavedIndex:
+) -> StoredIndex:
     parts = manifest.parts
     for name in (parts.pipeline, parts.rows):
         _part(home, manifest, name)
@@ -394,11 +394,11 @@ def _read(
         index = first_stage(kind, pipeline, content, len(centroids) if centroids.ndim == 2 else 0)
     with _naming(home / parts.rows):
         check_fits(pipeline, kind, arrays, int(index.ntotal), known)
-        reduced = reduced_from(pipeline, kind, index, arrays.get("centroids"))
+        candidates = candidate_index_from(pipeline, kind, index, arrays.get("centroids"))
         if known is not None:
-            check_sample(pipeline, reduced, arrays, known)
+            check_sample(pipeline, candidates, arrays, known)
     settings = msgspec.to_builtins(manifest.settings)
-    return SavedIndex(pipeline, settings, arrays, reduced, segments, Place(home.resolve(), digest))
+    return StoredIndex(pipeline, settings, arrays, candidates, segments, Place(home.resolve(), digest))
 
 
 @contextmanager
@@ -474,13 +474,13 @@ def verify_index(folder: str | os.PathLike[str], base: str | os.PathLike[str] | 
     """
     home = Path(folder)
     manifest, _ = _manifest(home)
-    saved = read_index(home, base, fetched=manifest.settings.fetched)
+    stored = read_index(home, base, fetched=manifest.settings.fetched)
     files, size, unverified = 1 + len(_PARTS), (home / MANIFEST).stat().st_size, 0
     size += sum(manifest.files[name][0] for name in msgspec.to_builtins(manifest.parts).values())
-    for segment in saved.segments:
+    for segment in stored.segments:
         if segment.known is None:
             unverified += 1
             continue
         check_fingerprint(Path(segment.path or ""), segment.known, full=True)
         files, size = files + 1, size + segment.known.stamp.bytes
-    return VerifiedIndex(int((~saved.arrays["removed"]).sum()), files, size, unverified)
+    return VerifiedIndex(int((~stored.arrays["removed"]).sum()), files, size, unverified)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from nearfold.codecs.codec import Pipeline
 from nearfold.codecs.quantizers.base import Codes
 from nearfold.errors import ParameterError
+from nearfold.search.candidates import add_to_lists
 
 __all__ = ["first_stage"]
 
@@ -160,19 +161,19 @@ def _inverted(pipeline: Pipeline, content: memoryview, lists: int) -> Any:
     sizes = _list_sizes(reader, lists)
     if int(sizes.sum()) != n:
         raise ValueError("the faiss file's lists hold another number of codes than it says")
+    codes, numbers, at = np.empty((n, size), np.uint8), np.empty(n, np.int64), 0
+    for length in sizes[sizes > 0].tolist():
+        codes[at : at + length] = reader.take("u1", length * size).reshape(-1, size)
+        numbers[at : at + length] = reader.take("<i8", length)
+        at += length
+    if n and (numbers.min() < 0 or numbers.max() >= n):
+        raise ValueError("the faiss file's lists name codes that are not there")
     seen = np.zeros(n, bool)
-    for chosen in np.flatnonzero(sizes).tolist():
-        codes = reader.take("u1", int(sizes[chosen]) * size).reshape(-1, size)
-        numbers = reader.take("<i8", len(codes))
-        if numbers.min() < 0 or numbers.max() >= n:
-            raise ValueError("the faiss file's lists name codes that are not there")
-        seen[numbers] = True
-        _check_finite(pipeline, codes)
-        own, named = np.ascontiguousarray(codes), np.array(numbers, np.int64)
-        index.invlists.add_entries(chosen, len(own), faiss.swig_ptr(named), faiss.swig_ptr(own))
+    seen[numbers] = True
     if reader.at != len(content) or not seen.all():
         raise ValueError("the faiss file's lists lack codes or hold some twice")
-    index.ntotal = n
+    _check_finite(pipeline, codes)
+    add_to_lists(index, np.repeat(np.arange(lists), sizes), numbers, codes)
     return index
 
 

@@ -9,20 +9,21 @@ import numpy.typing as npt
 
 from nearfold._utils.arrays import Float32
 from nearfold.codecs.codec import Pipeline
+from nearfold.codecs.quantizers.base import Codes
 from nearfold.codecs.quantizers.product import nearest_centroids
 from nearfold.errors import DataError
-from nearfold.search.bounds import Certificates
-from nearfold.search.candidates import InvertedLists, Reduced
+from nearfold.search.bounds import UpperBounds
+from nearfold.search.candidates import CandidateIndex, InvertedLists
 from nearfold.search.rerank import norms_of
-from nearfold.search.vectors import FullVectors, Segment
+from nearfold.search.vectors import Segment, StoredVectors
 
-__all__ = ["certificates_in", "check_fits", "check_sample"]
+__all__ = ["bounds_in", "check_fits", "check_sample"]
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-_PROOFS = ("back", "plane", "center", "rows")
+_BOUNDS = ("back", "plane", "center", "rows")
 
-# Rows whose codes, norms and certificates are made again at each load.
+# Rows whose codes, norms and bounds are computed again at each load.
 _SAMPLED = 16
 
 # How far numbers that other processors made may be off.
@@ -67,7 +68,7 @@ def check_fits(
         centroids = _array(arrays, "centroids", np.float32, (None, pipeline.sides.width))
         if not len(centroids):
             raise ValueError("centroids has none")
-    known |= _check_certificates(pipeline, kind, arrays, n)
+    known |= _check_bounds(pipeline, kind, arrays, n)
     known |= _check_rows(pipeline, arrays, n, segments)
     if unknown := sorted(arrays.keys() - known):
         raise ValueError(f"{unknown[0]} does not belong to an index of kind {kind}, {pipeline.metric}")
@@ -108,8 +109,8 @@ def _check_entries(arrays: Arrays, n: int, codes: int) -> set[str]:
     return {"entries"}
 
 
-def _check_certificates(pipeline: Pipeline, kind: str, arrays: Arrays, n: int) -> set[str]:
-    names = {f"certificates.{name}" for name in _PROOFS}
+def _check_bounds(pipeline: Pipeline, kind: str, arrays: Arrays, n: int) -> set[str]:
+    names = {f"certificates.{name}" for name in _BOUNDS}
     if not any(name.startswith("certificates.") for name in arrays):
         return set()
     if kind != "flat":
@@ -144,13 +145,15 @@ def _check_rows(pipeline: Pipeline, arrays: Arrays, n: int, segments: list[Segme
     return {"rows"}
 
 
-def certificates_in(pipeline: Pipeline, arrays: Arrays) -> Certificates | None:
-    """Return the certificates among an index's arrays, None where there are none."""
-    proofs = {name: arrays[f"certificates.{name}"] for name in _PROOFS if f"certificates.{name}" in arrays}
-    return Certificates(pipeline.metric, **proofs) if proofs else None
+def bounds_in(pipeline: Pipeline, arrays: Arrays) -> UpperBounds | None:
+    """Return the bounds among an index's arrays, None where there are none."""
+    held = {name: arrays[f"certificates.{name}"] for name in _BOUNDS if f"certificates.{name}" in arrays}
+    return UpperBounds(pipeline, **held) if held else None
 
 
-def check_sample(pipeline: Pipeline, reduced: Reduced, arrays: Arrays, segments: list[Segment]) -> None:
+def check_sample(
+    pipeline: Pipeline, candidates: CandidateIndex, arrays: Arrays, segments: list[Segment]
+) -> None:
     """Refuse parts that are of the right form and were made of other vectors than those at hand.
 
     What some rows' full vectors give is compared with what is held of them. Other processors may round
@@ -161,7 +164,7 @@ def check_sample(pipeline: Pipeline, reduced: Reduced, arrays: Arrays, segments:
     ----------
     pipeline, arrays, segments
         As for `check_fits`, which they must have passed.
-    reduced
+    candidates
         The first stage.
 
     Raises
@@ -173,10 +176,10 @@ def check_sample(pipeline: Pipeline, reduced: Reduced, arrays: Arrays, segments:
     if not len(alive):
         return
     rows = alive[np.unique(np.linspace(0, len(alive) - 1, _SAMPLED).astype(np.int64))]
-    full = FullVectors(pipeline.n_features, segments, None, arrays.get("rows"))
+    full = StoredVectors(pipeline.n_features, segments, None, arrays.get("rows"))
     vectors = full.take(rows, arrays["ids"][rows])
     entries = arrays["entries"][rows] if "entries" in arrays else rows
-    held = reduced.codes()[entries]
+    held = candidates.codes()[entries]
     try:
         images = pipeline.sides.base(vectors)
         made = pipeline.encode(vectors)
@@ -188,18 +191,18 @@ def check_sample(pipeline: Pipeline, reduced: Reduced, arrays: Arrays, segments:
     _check_most((own <= bits.min(axis=1)) | (own <= held.shape[1]), "the codes")
     if "norms" in arrays:
         _check_most(np.abs(norms - arrays["norms"][rows]) <= _CLOSE * norms, "norms")
-    if isinstance(reduced, InvertedLists):
-        there = reduced.lists_of(entries)
-        near = [nearest_centroids(each, reduced.centroids) for each in (images, pipeline.decode(held))]
+    if isinstance(candidates, InvertedLists):
+        there = candidates.lists_of(entries)
+        near = [nearest_centroids(each, candidates.centroids) for each in (images, pipeline.decode(held))]
         _check_most((there == near[0]) | (there == near[1]), "centroids")
-    if (certificates := certificates_in(pipeline, arrays)) is not None:
-        _check_proofs(certificates, vectors, pipeline.decode(held), rows)
+    if (bounds := bounds_in(pipeline, arrays)) is not None:
+        _check_rows_bounds(bounds, vectors, held, rows)
 
 
-def _check_proofs(
-    certificates: Certificates, vectors: Float32, decoded: Float32, rows: npt.NDArray[np.int64]
+def _check_rows_bounds(
+    bounds: UpperBounds, vectors: Float32, codes: Codes, rows: npt.NDArray[np.int64]
 ) -> None:
-    made, held = certificates.of(vectors, decoded), certificates.rows[rows]
+    made, held = bounds.of(vectors, codes), bounds.rows[rows]
     size = np.sqrt(2 * made[:, 2:])
     close = np.abs(made - held) <= _CLOSE * np.concatenate([size, size, made[:, 2:]], axis=1)
     _check_most(close.all(axis=1), "certificates")
