@@ -1,4 +1,4 @@
-"""Whether the parts of an index that was read fit each other, in one place."""
+"""Checks that the parts of an index that was read belong together."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def check_fits(
 
     Parameters
     ----------
-    pipeline
+    pipeline : Pipeline
         What made the codes.
-    kind
-        "flat", "ivf" or "hnsw".
-    arrays
-        By name, as `SearchIndex.save` gives them.
-    codes
-        How many there are in the first stage.
-    segments
-        Of full vectors; None where a function gives them.
+    kind : {"flat", "ivf", "hnsw"}
+        How codes are searched.
+    arrays : dict of ndarrays
+        The arrays that `SearchIndex.save` wrote, by name.
+    codes : int
+        How many codes there are in the first stage.
+    segments : list of Segment, or None
+        The vectors; None where a function gives them.
 
     Raises
     ------
     ValueError
-        With what doesn't fit.
+        The parts don't belong together; the message says which.
     """
     ids = _array(arrays, "ids", np.int64, (None,))
     n = len(ids)
@@ -125,7 +125,7 @@ def _check_bounds(pipeline: Pipeline, kind: str, arrays: Arrays, n: int) -> set[
 
 
 def _check_rows(pipeline: Pipeline, arrays: Arrays, n: int, segments: list[Segment] | None) -> set[str]:
-    """Check that full vectors are as many and as wide as the rows that name them."""
+    """Check that vectors are as many and as wide as the rows that name them."""
     if segments is None:
         return {"rows"} if "rows" in arrays else set()
     for segment in segments:
@@ -137,11 +137,11 @@ def _check_rows(pipeline: Pipeline, arrays: Arrays, n: int, segments: list[Segme
     there = sum(segment.rows for segment in segments)
     if "rows" not in arrays:
         if there != n:
-            raise ValueError(f"there are {there} full vectors of {n} rows")
+            raise ValueError(f"there are {there} vectors of {n} rows")
         return set()
     rows = _array(arrays, "rows", np.int64, (n,))
     if n and (not 0 <= int(rows.min()) <= int(rows.max()) < there or len(np.unique(rows)) < n):
-        raise ValueError("rows names full vectors that are not there, or one twice")
+        raise ValueError("rows names vectors that are not there, or one twice")
     return {"rows"}
 
 
@@ -156,7 +156,7 @@ def check_sample(
 ) -> None:
     """Refuse parts that are of the right form and were made of other vectors than those at hand.
 
-    What some rows' full vectors give is compared with what is held of them. Other processors may round
+    What some rows' vectors give is compared with what is held of them. Other processors may round
     otherwise: a code is a row's where an eighth of its bits differ at most, or less than from other rows'
     codes, and a quarter of the rows may be off.
 
@@ -164,28 +164,28 @@ def check_sample(
     ----------
     pipeline, arrays, segments
         As for `check_fits`, which they must have passed.
-    candidates
+    candidates : CandidateIndex
         The first stage.
 
     Raises
     ------
     ValueError
-        With what was made of other vectors.
+        A part was made of other vectors; the message says which.
     """
     alive = np.flatnonzero(~arrays["removed"])
     if not len(alive):
         return
     rows = alive[np.unique(np.linspace(0, len(alive) - 1, _SAMPLED).astype(np.int64))]
-    full = StoredVectors(pipeline.n_features, segments, None, arrays.get("rows"))
-    vectors = full.take(rows, arrays["ids"][rows])
+    stored = StoredVectors(pipeline.n_features, segments, None, arrays.get("rows"))
+    vectors = stored.take(rows, arrays["ids"][rows])
     entries = arrays["entries"][rows] if "entries" in arrays else rows
     held = candidates.codes()[entries]
     try:
         images = pipeline.sides.base(vectors)
         made = pipeline.encode(vectors)
-        norms = norms_of(vectors, "full vectors")
+        norms = norms_of(vectors, "vectors")
     except DataError as error:
-        raise ValueError(f"full vectors can't be those that the codes were made of: {error}") from error
+        raise ValueError(f"vectors can't be those that the codes were made of: {error}") from error
     bits = np.bitwise_count(held[:, None] ^ made[None]).sum(axis=2)
     own = bits.diagonal()
     _check_most((own <= bits.min(axis=1)) | (own <= held.shape[1]), "the codes")

@@ -68,14 +68,14 @@ def first_stage(kind: str, pipeline: Pipeline, content: bytes, lists: int = 0) -
 
     Parameters
     ----------
-    kind
-        "flat", "ivf" or "hnsw".
-    pipeline
-        Whose codes they are.
-    content
+    kind : {"flat", "ivf", "hnsw"}
+        How codes are searched.
+    pipeline : Pipeline
+        What made the codes.
+    content : bytes
         What `faiss.write_index` wrote.
-    lists
-        Of ivf.
+    lists : int, default=0
+        How many inverted lists there are (ivf).
 
     Raises
     ------
@@ -203,15 +203,15 @@ def _graph(pipeline: Pipeline, content: memoryview) -> Any:
     offsets = reader.vector("<u8")
     neighbors = reader.vector("<i4")
     entry, top = reader.number("i"), reader.number("i")
-    effort = reader.number("i")
-    # Its own effort in searches, and a number that is out of use.
+    ef_construction = reader.number("i")
+    # Its ef_search, and a number that is out of use.
     reader.take("<i4", 2)
-    links = int(per_level[1]) // 2 if len(per_level) > 1 else 0
-    if not 1 <= links <= _MOST_LINKS or not np.array_equal(
-        per_level, np.concatenate([[0], links * np.arange(2, len(per_level) + 1)])
+    M = int(per_level[1]) // 2 if len(per_level) > 1 else 0
+    if not 1 <= M <= _MOST_LINKS or not np.array_equal(
+        per_level, np.concatenate([[0], M * np.arange(2, len(per_level) + 1)])
     ):
         raise ValueError("the faiss file's graph has no rule for how many links there are")
-    index = pipeline.quantizer.graph_index(links, pipeline.sides.score)
+    index = pipeline.quantizer.graph_index(M, pipeline.sides.score)
     n = _head(content, index).codes
     storage = content[reader.at :]
     codes = _codes(pipeline, storage)
@@ -225,7 +225,7 @@ def _graph(pipeline: Pipeline, content: memoryview) -> Any:
         for array, held in ((levels, hnsw.levels), (offsets, hnsw.offsets), (neighbors, hnsw.neighbors)):
             faiss.copy_array_to_vector(np.ascontiguousarray(array), held)
         hnsw.entry_point, hnsw.max_level = entry, top
-    index.hnsw.efConstruction = min(max(effort, 1), _MOST_LINKS)
+    index.hnsw.efConstruction = min(max(ef_construction, 1), _MOST_LINKS)
     index.ntotal = n
     return index
 

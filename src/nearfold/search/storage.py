@@ -3,7 +3,7 @@
 The manifest names the files of one generation, with checksums. A writer makes the next generation's
 files under names that nothing has, replaces the manifest, and removes those of the last generation that are
 as it was recorded when they were written. A reader that meets files being removed reads the manifest again.
-Full vectors are never written twice: segments keep their files.
+Vectors are never written twice: segments keep their files.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Place(NamedTuple):
 
 
 class StoredIndex(NamedTuple):
-    """What a folder holds: a pipeline, settings, arrays, the first stage and segments of full vectors."""
+    """What a folder holds: a pipeline, settings, arrays, the first stage and segments of vectors."""
 
     pipeline: Pipeline
     settings: dict[str, Any]
@@ -100,18 +100,18 @@ class StoredIndex(NamedTuple):
 
 
 class VerifiedIndex(NamedTuple):
-    """What an index in a folder holds, every byte of which was compared with its manifest's checksums.
+    """An index in a folder, every byte of which was compared with the checksums of its manifest.
 
     Parameters
     ----------
-    vectors
-        That can be found.
-    files
-        That were read in full.
-    bytes
-        Of those files.
-    unverified
-        Files of vectors that an earlier nearfold recorded no checksum of.
+    vectors : int
+        How many vectors can be found.
+    files : int
+        How many files were read in full.
+    bytes : int
+        The size of those files.
+    unverified : int
+        How many files of vectors an earlier nearfold recorded no checksum of.
     """
 
     vectors: int
@@ -133,26 +133,26 @@ def write_index(
 
     Parameters
     ----------
-    folder
-        Made if missing; an index there is replaced.
-    pipeline
+    folder : str or path
+        The folder, which is made if it is missing; an index there is replaced.
+    pipeline : Pipeline
         What makes the codes.
-    settings
-        Anything JSON can hold.
-    arrays
-        By name.
-    index
-        A faiss index.
-    segments
-        Of full vectors; those in memory are written, those in files are named.
-    since
+    settings : dict
+        The settings of the index; anything that JSON can hold.
+    arrays : dict of ndarrays
+        The arrays of the index, by name.
+    index : faiss.Index
+        The codes.
+    segments : list of Segment
+        The vectors; those in memory are written, those in files are named.
+    since : Place, optional
         Where the index was read from or last written to: it must not have changed there meanwhile.
 
     Raises
     ------
     FileError
         Another process writes there, or another has written there since, the folder is that of another
-        table, a file of full vectors has changed, the disk is full, or the folder can't be written.
+        table, a file of vectors has changed, the disk is full, or the folder can't be written.
     """
     home = Path(folder)
     for name in _OTHERS:
@@ -335,17 +335,17 @@ def read_index(
 
     Parameters
     ----------
-    folder
-        Of the index.
-    base
-        Where the file of full vectors is now that is not in the folder.
-    fetched
-        Whether full vectors come from a function: then no files of them are opened.
+    folder : str or path
+        The folder of the index.
+    base : str or path, optional
+        Where the file of vectors that is not in the folder is now.
+    fetched : bool, default=False
+        Whether vectors come from a function: then no files of them are opened.
 
     Raises
     ------
     FileError
-        There is none, or a file is missing, damaged or changed, full vectors included; or the manifest
+        There is none, or a file is missing, damaged or changed, vectors included; or the manifest
         names a file outside of the folder that is not the one it was made of.
     """
     home = Path(folder)
@@ -411,7 +411,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _segments(home: Path, manifest: _Manifest, base: str | os.PathLike[str] | None) -> list[Segment]:
-    """Open the files of full vectors."""
+    """Open the files of vectors."""
     outside = [entry for entry in manifest.segments if Path(entry.path).name != entry.path]
     if base is not None and len(outside) != 1:
         raise FileError(f"{home}: names {len(outside)} files outside of it, so that base can't stand for one")
@@ -451,20 +451,20 @@ def _segment_path(home: Path, entry: _SegmentEntry, base: str | os.PathLike[str]
         )
     if entry.known is None or now != entry.known.stamp:
         raise FileError(
-            f"{path}: the index's full vectors lie outside of its folder and were moved, touched or "
+            f"{path}: the index's vectors lie outside of its folder and were moved, touched or "
             f"changed since it was made; say that this is the file, by base=... or --base"
         )
     return path
 
 
 def verify_index(folder: str | os.PathLike[str], base: str | os.PathLike[str] | None = None) -> VerifiedIndex:
-    """Check every file of an index by its full digest, files of full vectors included.
+    """Check every file of an index by its full digest, files of vectors included.
 
     Parameters
     ----------
-    folder
-        Of the index.
-    base
+    folder : str or path
+        The folder of the index.
+    base : str or path, optional
         As for `read_index`.
 
     Raises
