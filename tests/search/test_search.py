@@ -249,6 +249,11 @@ def test_vectors_of_any_kind_are_searched_alike(
         for index in (built, SearchIndex.load(tmp_path / "ix"), added):
             np.testing.assert_array_equal(index.search(asked, 10).ids, wanted.ids)
     assert len(list((tmp_path / "ix").glob("vectors*"))) == 1
+    with h5py.File(tmp_path / "two.h5", "w") as file:
+        file["other"], file["wanted"] = base[::-1], base
+    index = SearchIndex.build(pipeline, open_source(tmp_path / "two.h5", "wanted"))
+    index.save(tmp_path / "ix")
+    np.testing.assert_array_equal(SearchIndex.load(tmp_path / "ix").search(queries, 10).ids, wanted.ids)
     fetched = SearchIndex.build(pipeline, parquet, fetch=lambda ids: base[ids])
     np.testing.assert_array_equal(fetched.search(queries, 10).ids, wanted.ids)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nearfold.cli.options import AsJson, Quiet
+from nearfold.cli.options import AsJson, Column, Quiet
 from nearfold.cli.paths import Mark
 
 __all__ = ["index"]
@@ -47,18 +47,20 @@ def index(
         bool,
         typer.Option(help="Keep 12 more bytes a vector, with which `search --certified` proves results."),
     ] = False,
+    column: Column = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Encode vectors and make an index of the codes, to be searched by `nearfold search`."""
     from nearfold.cli.console import print_json, print_mapping, showing_progress
     from nearfold.codecs.codec import Pipeline
+    from nearfold.io.vectors import open_source
     from nearfold.search.index import SearchIndex
 
     with showing_progress(quiet or as_json):
         built = SearchIndex.build(
             Pipeline.load(pipeline),
-            base,
+            open_source(base, column),
             kind=kind.value,
             certify=certify,
             M=M,

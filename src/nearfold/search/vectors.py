@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -36,7 +37,7 @@ _GAP_BYTES, _MOST_JOINED = 8192, 512
 _FEW = 4
 
 Fetch: TypeAlias = Callable[[Int64], npt.ArrayLike]
-"""Returns the vectors of the ids given, shape (n, d), in their order."""
+"""A function that takes ids (n,) and returns their vectors (n, d), in the same order."""
 
 
 class _Rows:
@@ -278,9 +279,7 @@ class Segment(NamedTuple):
         return taken[back]
 
 
-def segments_of(
-    X: Any, column: str | None = None, *, fetched: bool = False, copy: bool = False
-) -> list[Segment]:
+def segments_of(X: Any, *, fetched: bool = False, copy: bool = False) -> list[Segment]:
     """Return any vectors as segments, the files of a folder as one each.
 
     Files that single rows can be read from stay where they are. Others are read into memory.
@@ -289,8 +288,6 @@ def segments_of(
     ----------
     X : Source, path, URL or array-like
         As for `as_source`; but an array keeps its dtype.
-    column : str, optional
-        As for `as_source`.
     fetched : bool, default=False
         Whether the vectors are only passed through once, and so need no memory.
     copy : bool, default=False
@@ -306,7 +303,7 @@ def segments_of(
     if not isinstance(X, str | os.PathLike | Source):
         array = as_vectors(X, min_rows=0, finite=False).copy() if copy else as_rows(X)
         return [Segment(len(array), array, owned=copy)]
-    return [_segment_of(part, fetched=fetched) for part in as_source(X, column).parts]
+    return [_segment_of(part, fetched=fetched) for part in as_source(X).parts]
 
 
 def _segment_of(part: Source, *, fetched: bool) -> Segment:
@@ -314,11 +311,12 @@ def _segment_of(part: Source, *, fetched: bool) -> Segment:
     if fetched:
         return Segment(part.layout.rows, None, part, part.path)
     if part.random_access and "://" not in part.path and Path(part.path).exists():
-        segment = Segment.of_file(part.path)
-        first = np.zeros(1, np.int64)
-        # A file of several columns may be opened anew at another than the caller chose.
-        if segment.rows == part.layout.rows and np.array_equal(segment.take(first), part.take(first)):
-            return segment
+        # A file of several columns may not open without a name, or at another column than the caller's; an
+        # index that is loaded again has only the path.
+        with suppress(FileError):
+            segment, first = Segment.of_file(part.path), np.zeros(1, np.int64)
+            if segment.rows == part.layout.rows and np.array_equal(segment.take(first), part.take(first)):
+                return segment
     needed = 4 * part.layout.rows * part.layout.n_features
     if needed > memory_budget():
         raise FileError(
