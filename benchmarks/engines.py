@@ -22,10 +22,10 @@ __all__ = ["Engine", "K", "of_faiss", "of_hnswlib", "of_nearfold", "of_svs", "of
 Search = Callable[[Float32, int], Any]
 
 K = 10
-EFFORTS = (10, 12, 14, 16, 18, 20, 22, 25, 28, 32, 36, 40, 45, 50, 57, 64, 80, 100, 128)
-PROBES = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64)
-CONSTRUCTION = 200
-LINKS = 16
+EF_SEARCH = (10, 12, 14, 16, 18, 20, 22, 25, 28, 32, 36, 40, 45, 50, 57, 64, 80, 100, 128)
+NPROBE = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64)
+EF_CONSTRUCTION = 200
+M = 16
 
 
 class Engine(NamedTuple):
@@ -52,7 +52,7 @@ def of_faiss(base: Float32, threads: int) -> Iterator[Engine]:
         index = faiss.index_factory(d, factory, inner)
         graph = faiss.downcast_index(index)
         if hasattr(graph, "hnsw"):
-            graph.hnsw.efConstruction = CONSTRUCTION
+            graph.hnsw.efConstruction = EF_CONSTRUCTION
         index.train(base)
         index.add(base)
         seconds = time.perf_counter() - began
@@ -61,8 +61,8 @@ def of_faiss(base: Float32, threads: int) -> Iterator[Engine]:
             group, name, size, seconds, settings, lambda q, s: index.search(q, K, params=parameters(s))[1]
         )
 
-    def follow(effort: int) -> Any:
-        return faiss.SearchParametersHNSW(efSearch=effort)
+    def follow(setting: int) -> Any:
+        return faiss.SearchParametersHNSW(efSearch=setting)
 
     def refined(times: int) -> Callable[[int], Any]:
         def parameters(probes: int) -> Any:
@@ -72,30 +72,30 @@ def of_faiss(base: Float32, threads: int) -> Iterator[Engine]:
         return parameters
 
     yield built("faiss Flat", "faiss Flat", "Flat", (0,), lambda _: None)
-    yield built("faiss HNSW", f"faiss HNSW{LINKS}", f"HNSW{LINKS},Flat", EFFORTS, follow)
-    yield built("faiss HNSW", f"faiss HNSW{2 * LINKS}", f"HNSW{2 * LINKS},Flat", EFFORTS, follow)
-    yield built("faiss HNSW,SQ8", f"faiss HNSW{LINKS},SQ8", f"HNSW{LINKS},SQ8", EFFORTS, follow)
+    yield built("faiss HNSW", f"faiss HNSW{M}", f"HNSW{M},Flat", EF_SEARCH, follow)
+    yield built("faiss HNSW", f"faiss HNSW{2 * M}", f"HNSW{2 * M},Flat", EF_SEARCH, follow)
+    yield built("faiss HNSW,SQ8", f"faiss HNSW{M},SQ8", f"HNSW{M},SQ8", EF_SEARCH, follow)
     product = f"IVF{lists},PQ{d // 4}x4fs,RFlat"
-    yield built("faiss IVF-PQ", f"faiss {product}", product, PROBES, refined(10))
+    yield built("faiss IVF-PQ", f"faiss {product}", product, NPROBE, refined(10))
     one_bit = f"IVF{lists},RaBitQ,Refine(SQ8)"
-    yield built("faiss IVF-RaBitQ", f"faiss {one_bit}", one_bit, PROBES, refined(10))
+    yield built("faiss IVF-RaBitQ", f"faiss {one_bit}", one_bit, NPROBE, refined(10))
 
 
 def of_hnswlib(base: Float32, threads: int) -> Iterator[Engine]:
-    for links in (LINKS, 2 * LINKS):
+    for links in (M, 2 * M):
         began = time.perf_counter()
         index = hnswlib.Index("ip", base.shape[1])
-        index.init_index(len(base), links, CONSTRUCTION)
+        index.init_index(len(base), links, EF_CONSTRUCTION)
         index.set_num_threads(threads)
         index.add_items(base)
         seconds = time.perf_counter() - began
 
-        def search(queries: Float32, effort: int, index: Any = index) -> Any:
-            index.set_ef(effort)
+        def search(queries: Float32, setting: int, index: Any = index) -> Any:
+            index.set_ef(setting)
             return index.knn_query(queries, K)[0]
 
         size = index.index_file_size() / len(base)
-        yield Engine("hnswlib", f"hnswlib M={links}", size, seconds, EFFORTS, search)
+        yield Engine("hnswlib", f"hnswlib M={links}", size, seconds, EF_SEARCH, search)
 
 
 def of_usearch(base: Float32, threads: int) -> Iterator[Engine]:
@@ -105,18 +105,18 @@ def of_usearch(base: Float32, threads: int) -> Iterator[Engine]:
             ndim=base.shape[1],
             metric="cos",
             dtype=kind,
-            connectivity=LINKS,
-            expansion_add=CONSTRUCTION,
+            connectivity=M,
+            expansion_add=EF_CONSTRUCTION,
         )
         index.add(np.arange(len(base)), base, threads=threads)
         seconds = time.perf_counter() - began
 
-        def search(queries: Float32, effort: int, index: Any = index) -> Any:
-            index.expansion_search = effort
+        def search(queries: Float32, setting: int, index: Any = index) -> Any:
+            index.expansion_search = setting
             return index.search(queries, K, threads=threads).keys
 
         size = index.serialized_length / len(base)
-        yield Engine(f"usearch {kind}", f"usearch {kind}", size, seconds, EFFORTS, search)
+        yield Engine(f"usearch {kind}", f"usearch {kind}", size, seconds, EF_SEARCH, search)
 
 
 def of_svs(base: Float32, threads: int, scratch: Path) -> Iterator[Engine]:
@@ -145,15 +145,13 @@ def of_svs(base: Float32, threads: int, scratch: Path) -> Iterator[Engine]:
         coded = svs.Vamana.build(
             _GRAPH, np.rint(images * scale).astype(np.int8), svs.DistanceType.MIP, num_threads=threads
         )
-        for depth in (16, 20, 30, 50):
+        for n in (16, 20, 30, 50):
 
-            def search(
-                queries: Float32, effort: int, A: Float32 = A, index: Any = coded, depth: int = depth
-            ) -> Any:
+            def search(queries: Float32, setting: int, A: Float32 = A, index: Any = coded, n: int = n) -> Any:
                 asked = queries @ A.T
                 asked *= 127 / np.abs(asked).max()
-                index.search_window_size = max(effort, depth)
-                found = index.search(np.rint(asked).astype(np.int8), depth)[0].astype(np.int64)
+                index.search_window_size = max(setting, n)
+                found = index.search(np.rint(asked).astype(np.int8), n)[0].astype(np.int64)
                 scores = np.empty(found.shape, np.float32)
                 faiss.fvec_inner_products_by_idx(
                     *(faiss.swig_ptr(array) for array in (scores, queries, base, found)), d, *found.shape
@@ -161,18 +159,18 @@ def of_svs(base: Float32, threads: int, scratch: Path) -> Iterator[Engine]:
                 order = np.argpartition(-scores, K - 1, axis=1)[:, :K]
                 return np.take_along_axis(found, order, 1)
 
-            size = width + 4 * (2 * LINKS + 1)
+            size = width + 4 * (2 * M + 1)
             yield Engine(
                 "LeanVec's parts",
-                f"LeanVec's parts, {width} dims, {depth} re-ranked",
+                f"LeanVec's parts, {width} dims, {n} candidates",
                 size,
                 0.0,
-                EFFORTS,
+                EF_SEARCH,
                 search,
             )
 
 
-_GRAPH = svs.VamanaBuildParameters(alpha=0.95, graph_max_degree=2 * LINKS, window_size=CONSTRUCTION)
+_GRAPH = svs.VamanaBuildParameters(alpha=0.95, graph_max_degree=2 * M, window_size=EF_CONSTRUCTION)
 
 
 def _vamana(group: str, name: str, loader: Any, threads: int, scratch: Path) -> Engine:
@@ -184,11 +182,11 @@ def _vamana(group: str, name: str, loader: Any, threads: int, scratch: Path) -> 
     index.save(*(str(folder / part) for part in ("config", "graph", "data")))
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / index.size
 
-    def search(queries: Float32, effort: int) -> Any:
-        index.search_window_size = effort
+    def search(queries: Float32, setting: int) -> Any:
+        index.search_window_size = setting
         return index.search(queries, K)[0]
 
-    return Engine(group, name, size, seconds, EFFORTS, search)
+    return Engine(group, name, size, seconds, EF_SEARCH, search)
 
 
 def of_nearfold(base: Float32, threads: int, specs: Sequence[str], scratch: Path) -> Iterator[Engine]:
@@ -198,18 +196,29 @@ def of_nearfold(base: Float32, threads: int, specs: Sequence[str], scratch: Path
     np.save(saved, base)
     fitter = CodecFitter(base)
     for spec in specs:
-        name, kind, *depths = spec.split("/")
+        name, kind, *candidates = spec.split("/")
         began = time.perf_counter()
         codec = fitter.fit(name)
-        index = SearchIndex.build(codec, saved, kind=kind, links=LINKS)
+        index = SearchIndex.build(codec, saved, kind=kind, M=M)
         seconds = time.perf_counter() - began
         folder = scratch / f"{name}-{kind}"
         index.save(folder)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / len(base)
-        efforts = {"flat": (1,), "hnsw": EFFORTS, "ivf": PROBES}[kind]
-        for depth in map(int, depths):
+        parameter, settings = {
+            "flat": (None, (1,)),
+            "hnsw": ("ef_search", EF_SEARCH),
+            "ivf": ("nprobe", NPROBE),
+        }[kind]
+        for n in map(int, candidates):
 
-            def search(queries: Float32, effort: int, index: SearchIndex = index, depth: int = depth) -> Any:
-                return index.search(queries, K, depth=depth, effort=effort).ids
+            def search(
+                queries: Float32,
+                setting: int,
+                index: SearchIndex = index,
+                n: int = n,
+                parameter: str | None = parameter,
+            ) -> Any:
+                breadth: dict[str, Any] = {} if parameter is None else {parameter: setting}
+                return index.search(queries, K, n_candidates=n, **breadth).ids
 
-            yield Engine("nearfold", f"{name} {kind}, {depth} re-ranked", size, seconds, efforts, search)
+            yield Engine("nearfold", f"{name} {kind}, {n} candidates", size, seconds, settings, search)

@@ -254,7 +254,7 @@ def threads_change(counts: Counts, codec: Codec, rounds: int) -> None:
                 index.add(X[:20] * 0.5 + 7, ids)
                 index.remove(ids)
             else:
-                lost += not (index.search(X[:50], 1, depth=20).ids[:, 0] == own).all()
+                lost += not (index.search(X[:50], 1, n_candidates=20).ids[:, 0] == own).all()
         return lost
 
     counts.told("searches of 4 threads beside one that changes", 4 * rounds, together(work, 5))

@@ -189,8 +189,8 @@ def mutate(folder: Path, others: Path, rng: random.Random) -> None:
 def use(folder: Path) -> None:
     """Load an index, search and change it; what it answers must be what an index can answer."""
     index = SearchIndex.load(folder)
-    for depth in (None, 0):
-        found = index.search(X[:3], 4, depth=depth)
+    for n_candidates in (None, 0):
+        found = index.search(X[:3], 4, n_candidates=n_candidates)
         assert np.isin(found.ids, np.append(index.ids, -1)).all(), "an id that is not in the index"
     index.add(X[:2])
     index.remove(index.ids[:2])

@@ -21,10 +21,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nearfold import Codec, SearchIndex, fit_codec
+from nearfold import Codec, SearchIndex, SearchResult, fit_codec
 from nearfold._utils.arrays import Metric
 from nearfold.errors import DataError
-from nearfold.search.results import Found
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -134,14 +133,16 @@ class Changes(RuleBasedStateMachine):
         self.index.save(self.folder / "index")
         self.index = SearchIndex.load(self.folder / "index")
 
-    @rule(k=st.integers(1, 40), depth=st.none() | st.integers(0, 120), effort=st.none() | st.integers(1, 40))
-    def search(self, k: int, depth: int | None, effort: int | None) -> None:
-        found = self.index.search(QUERIES, k, depth=depth, effort=effort)
-        self.checked(found, k, scored=depth != 0)
+    @rule(k=st.integers(1, 40), n=st.none() | st.integers(0, 120), breadth=st.none() | st.integers(1, 40))
+    def search(self, k: int, n: int | None, breadth: int | None) -> None:
+        name = {"flat": None, "ivf": "nprobe", "hnsw": "ef_search"}[self.index.kind]
+        settings = {} if name is None else {name: breadth}
+        found = self.index.search(QUERIES, k, n_candidates=n, **settings)
+        self.checked(found, k, scored=n != 0)
 
     @rule(k=st.integers(1, 40))
     def search_everything(self, k: int) -> None:
-        found = self.index.search(QUERIES, k, depth=max(1, len(self.known)))
+        found = self.index.search(QUERIES, k, n_candidates=max(1, len(self.known)))
         self.checked(found, k, nearest=True)
         if self.certify:
             self.checked(self.index.search(QUERIES, k, certified=True), k, nearest=True)
@@ -153,7 +154,7 @@ class Changes(RuleBasedStateMachine):
             assert len(self.index) == len(self.known)
             assert self.index.ids.tolist() == list(self.known)
 
-    def checked(self, found: Found, k: int, *, scored: bool = True, nearest: bool = False) -> None:
+    def checked(self, found: SearchResult, k: int, *, scored: bool = True, nearest: bool = False) -> None:
         there = min(k, len(self.known))
         assert found.ids.shape == found.scores.shape == (len(QUERIES), k)
         assert (found.ids[:, there:] == -1).all()

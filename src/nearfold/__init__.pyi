@@ -50,6 +50,7 @@ from .sample import load_sample as load_sample
 from .scan.checkpoint import ScanCheckpoint as ScanCheckpoint
 from .scan.moments import Moments as Moments
 from .search.index import SearchIndex as SearchIndex
+from .search.results import SearchResult as SearchResult
 from .verification import verify as verify
 
 __version__: str
@@ -84,6 +85,7 @@ __all__ = [
     "RandomProjection",
     "ScanCheckpoint",
     "SearchIndex",
+    "SearchResult",
     "Spectrum",
     "Sweep",
     "SweepPoint",

@@ -86,11 +86,11 @@ def test_an_index_names_file_and_row(
             continue  # A fold may leave nothing of a row: zero rows are let in.
         X[700] = value
         np.save(tmp_path / "x.npy", X)
-        for given, name in ((tmp_path / "x.npy", "x.npy"), (X, "vectors")):
+        for given, name in ((tmp_path / "x.npy", "x.npy"), (X, "X")):
             with pytest.raises(DataError, match=rf"{name}.*row 700\b"):
                 SearchIndex.build(codec, given)
         built = SearchIndex.build(codec, X[:600])
-        with pytest.raises(DataError, match=r"vectors.*row 100\b"):
+        with pytest.raises(DataError, match=r"X.*row 100\b"):
             built.add(X[600:])
         with pytest.raises(DataError, match=r"queries.*row 700\b"):
             built.search(X)

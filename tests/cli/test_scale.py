@@ -116,7 +116,7 @@ def test_options_that_do_not_fit(parts: Path, run: Run, monkeypatch: pytest.Monk
         (("apply", "f", "parts", "-o", "z", "--format", "txt"), ".txt can't be written"),
         (("apply", "f", "parts", "-o", "z", "--scheduler", "tcp://127.0.0.1:9"), "no Dask scheduler answers"),
         (("drift", "f", "parts/0.parquet"), "give at least 500"),
-        (("update", "f", "later.npy", "--checkpoint", "copy", "-o", "g"), "not a scan"),
+        (("update", "f", "later.npy", "--checkpoint", "copy", "-o", "g"), "not the checkpoint of a scan"),
     ):
         if arguments[0] != "fit" and not (parts.parent / "f").exists():
             fitted(run)

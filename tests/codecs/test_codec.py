@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from nearfold import Codec, NearFold, NearfoldWarning, config_context, fit_codec, load, open_source
+from nearfold import Codec, Encoder, NearFold, NearfoldWarning, config_context, fit_codec, load, open_source
 from nearfold._utils.arrays import Metric
 from nearfold.codecs.fitting import CodecFitter
 from nearfold.codecs.quantizers.product import opq_rotation
@@ -158,10 +158,12 @@ def test_files_of_other_kinds_are_told_apart(sample: Vectors, tmp_path: Path) ->
     fold, pipe = tmp_path / "fold.safetensors", tmp_path / "pipe.safetensors"
     NearFold(8, n_steps=5).fit(sample).encoder_.save(fold)
     fit_codec(sample, "NearFold16,SQ8").save(pipe)
-    with pytest.raises(FileError, match="an encoder alone"):
+    with pytest.raises(FileError, match="holds a linear fold, not a codec"):
         Codec.load(fold)
     with pytest.raises(FileError, match="holds a codec"):
-        load(pipe)
+        Encoder.load(pipe)
+    assert isinstance(load(fold), Encoder)
+    assert isinstance(load(pipe), Codec)
     whole = pipe.read_bytes()
     for cut in range(0, len(whole), len(whole) // 15):
         pipe.write_bytes(whole[:cut])

@@ -52,7 +52,7 @@ def test_what_faiss_wrote_is_put_together_as_it_was(spec: str, kinds: str, tmp_p
         index = SearchIndex.build(codec, X, kind=kind)
         index.save(tmp_path / kind)
         again = SearchIndex.load(tmp_path / kind)
-        wrote, read = (faiss.serialize_index(each._reduced.index).tobytes() for each in (index, again))
+        wrote, read = (faiss.serialize_index(each._candidates.index).tobytes() for each in (index, again))
         assert wrote == read, kind
 
 
@@ -217,7 +217,7 @@ def test_vectors_that_an_earlier_version_listed_are_never_removed(tmp_path: Path
     shutil.copytree(kept, tmp_path / "i")
     index = SearchIndex.load(tmp_path / "i")
     index.save(tmp_path / "i")
-    SearchIndex.build(index.codec, index._full.segments[0].take(np.arange(400))).save(tmp_path / "i")
+    SearchIndex.build(index.codec, index._vectors.segments[0].take(np.arange(400))).save(tmp_path / "i")
     assert (tmp_path / "i" / "vectors-000001-0.npy").read_bytes() == (
         kept / "vectors-000001-0.npy"
     ).read_bytes()

@@ -9,9 +9,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pytest
 
-from nearfold import Codec, Encoder, SearchIndex, fit_codec
+from nearfold import Codec, Encoder, SearchIndex, config_context, fit_codec, open_source
 from nearfold._utils.arrays import Metric
 from nearfold.codecs.projections import SharedProjection
 from nearfold.codecs.quantizers.floats import Floats
@@ -39,6 +40,11 @@ def codec(base: Vectors) -> Codec:
     return fit_codec(base, "NearFold48,SQ8")
 
 
+def breadth(kind: str, value: int | None) -> dict[str, int | None]:
+    """Return the parameter by which a kind of index searches more thoroughly."""
+    return {"ivf": {"nprobe": value}, "hnsw": {"ef_search": value}}.get(kind, {})
+
+
 def overlap(found: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]) -> float:
     pairs = zip(found, truth, strict=True)
     return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in pairs]))
@@ -50,7 +56,7 @@ def test_reranking_everything_is_exact_search(
     base: Vectors, queries: Vectors, metric: Metric, kind: str
 ) -> None:
     index = SearchIndex.build(fit_codec(base, "NearFold48,SQ8", metric=metric), base, kind=kind)
-    found = index.search(queries, 10, depth=len(base), effort=len(base))
+    found = index.search(queries, 10, n_candidates=len(base), **breadth(kind, len(base)))
     truth = exact(base, queries, 10, metric)
     # A graph by inner product may leave some rows unreachable.
     assert overlap(found.ids, truth) > (0.9 if kind == "hnsw" else 0.9999)
@@ -82,7 +88,7 @@ def test_every_kind_with_every_quantiser_finds_or_says_why_not(
         return
     truth = exact(base, queries, 5, "cosine")
     least = 0.6 if spec == "Binary" else 0.9
-    assert overlap(index.search(queries, 5, depth=100, effort=200).ids, truth) > least
+    assert overlap(index.search(queries, 5, n_candidates=100, **breadth(kind, 200)).ids, truth) > least
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
@@ -100,15 +106,18 @@ def test_vectors_come_and_go(codec: Codec, base: Vectors, kind: str, tmp_path: P
     index.remove(np.arange(5000, 5900))
     assert len(index) == 150
     assert set(index.ids) == {*range(50, 100), *range(5900, 6000)}
-    assert (index.search(base[900:1000], 1, effort=150).ids[:, 0] == np.arange(5900, 6000)).mean() > 0.95
+    assert (
+        index.search(base[900:1000], 1, **breadth(kind, 150)).ids[:, 0] == np.arange(5900, 6000)
+    ).mean() > 0.95
     index.add(base[1100:1101])
-    assert index.search(base[1100:1101], 1, effort=150).ids[0, 0] == 6000
+    assert index.search(base[1100:1101], 1, **breadth(kind, 150)).ids[0, 0] == 6000
     index.save(tmp_path / "ix")
     again = SearchIndex.load(tmp_path / "ix")
     for asked in (index, again):
         assert len(asked) == 151
         np.testing.assert_array_equal(
-            asked.search(base[:50], 5, effort=150).ids, index.search(base[:50], 5, effort=150).ids
+            asked.search(base[:50], 5, **breadth(kind, 150)).ids,
+            index.search(base[:50], 5, **breadth(kind, 150)).ids,
         )
 
 
@@ -134,20 +143,20 @@ def test_an_addition_refused_midway_leaves_nothing_behind(
     # Without a fold a zero row has no direction to encode.
     codec = fit_codec(base, "SQ8")
     index = SearchIndex.build(codec, base[:500], kind=kind, certify=certify)
-    before = index.search(queries, 10, depth=50, effort=500)
+    before = index.search(queries, 10, n_candidates=50, **breadth(kind, 500))
     refused = base[500:900].copy()
     refused[350] = 0
     with pytest.raises(DataError, match="zero"):
         index.add(refused)
     assert len(index) == 500
-    kept = index.search(queries, 10, depth=50, effort=500)
+    kept = index.search(queries, 10, n_candidates=50, **breadth(kind, 500))
     assert overlap(kept.ids, before.ids) > 0.99
     index.add(base[500:900])
     index.save(tmp_path / "index")
     again = SearchIndex.load(tmp_path / "index")
     assert len(again) == 900
     for held in (index, again):
-        found = held.search(base[:900], 1, depth=50, effort=900)
+        found = held.search(base[:900], 1, n_candidates=50, **breadth(kind, 900))
         assert (found.ids[:, 0] == np.arange(900)).mean() > 0.99
     if certify:
         truth = exact(base[:900], queries, 10, "cosine")
@@ -159,8 +168,8 @@ def test_codes_alone_read_no_full_vectors(codec: Codec, base: Vectors, queries: 
         raise AssertionError("full vectors were read")
 
     index = SearchIndex.build(codec, base, fetch=never)
-    found = index.search(queries, 10, depth=0)
-    assert (found.read == 0).all()
+    found = index.search(queries, 10, n_candidates=0)
+    assert (found.n_read == 0).all()
     assert overlap(found.ids, exact(base, queries, 10, "cosine")) > 0.6
 
 
@@ -222,10 +231,82 @@ def test_full_vectors_come_from_formats_with_single_rows(
     np.testing.assert_array_equal(SearchIndex.load(tmp_path / "ix").search(queries, 10).ids, known.ids)
 
 
-def test_full_vectors_of_other_formats_are_refused(codec: Codec, base: Vectors, tmp_path: Path) -> None:
+def test_vectors_of_any_kind_are_searched_alike(
+    codec: Codec, base: Vectors, queries: Vectors, tmp_path: Path
+) -> None:
+    (tmp_path / "parts").mkdir()
+    for name, rows in (("a.npy", base[:600]), ("b.parquet", base[600:601]), ("c.npy", base[601:])):
+        written(tmp_path / "parts" / name, rows)
+    parquet, asked = written(tmp_path / "base.parquet", base), written(tmp_path / "queries.parquet", queries)
+    frame = pd.DataFrame({"vector": list(base)})
+    wanted = SearchIndex.build(codec, base).search(queries, 10)
+    for X in (parquet, parquet.as_uri(), open_source(parquet), tmp_path / "parts", frame, frame["vector"]):
+        built = SearchIndex.build(codec, X, kind="flat")
+        built.save(tmp_path / "ix")
+        added = SearchIndex.build(codec, base[:10])
+        added.remove(np.arange(10))
+        added.add(X, np.arange(len(base)))
+        for index in (built, SearchIndex.load(tmp_path / "ix"), added):
+            np.testing.assert_array_equal(index.search(asked, 10).ids, wanted.ids)
+    assert len(list((tmp_path / "ix").glob("vectors*"))) == 1
+    with h5py.File(tmp_path / "two.h5", "w") as file:
+        file["other"], file["wanted"] = base[::-1], base
+    index = SearchIndex.build(codec, open_source(tmp_path / "two.h5", "wanted"))
+    index.save(tmp_path / "ix")
+    np.testing.assert_array_equal(SearchIndex.load(tmp_path / "ix").search(queries, 10).ids, wanted.ids)
+    fetched = SearchIndex.build(codec, parquet, fetch=lambda ids: base[ids])
+    np.testing.assert_array_equal(fetched.search(queries, 10).ids, wanted.ids)
+
+
+def test_files_without_single_rows_must_fit_the_budget(codec: Codec, base: Vectors, tmp_path: Path) -> None:
     path = written(tmp_path / "base.parquet", base)
-    with pytest.raises(FileError, match=r"base\.parquet: single rows can't be read"):
+    with (
+        config_context(memory=base.nbytes - 1),
+        pytest.raises(FileError, match=r"base\.parquet: single rows can't be read"),
+    ):
         SearchIndex.build(codec, path)
+
+
+def test_many_small_additions_leave_few_segments(codec: Codec, base: Vectors, tmp_path: Path) -> None:
+    index = SearchIndex.build(codec, base[:100])
+    for start in range(100, 1400, 20):
+        part = base[start : start + 20].copy()
+        index.add(part)
+        part[:] = np.nan
+    assert len(index._vectors.segments) < 8
+    index.save(tmp_path / "ix")
+    for held in (index, SearchIndex.load(tmp_path / "ix")):
+        assert held.search(base, 1).ids[:, 0].tolist() == list(range(1400))
+
+
+@pytest.mark.parametrize("memory", [None, 1])
+def test_a_proof_needs_no_codes_in_memory(
+    base: Vectors, queries: Vectors, memory: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nearfold.search.bounds._BLOCK", 100)
+    index = SearchIndex.build(fit_codec(base, "NearFold72,F16"), base[:1000], certify=True)
+    with config_context(memory=memory):
+        for rows in (1000, 1050, 1400):
+            index.add(base[len(index) : rows])
+            found = index.search(queries, 10, certified=True).ids
+            assert overlap(found, exact(base[:rows], queries, 10, "cosine")) == 1
+    assert index._bounds is not None
+    assert len(index._bounds._decoded) == (14 if memory is None else 0)
+    decoded = []
+    monkeypatch.setattr(Codec, "decode", lambda *_: decoded.append(1))
+    if memory is None:
+        index.search(queries, 10, certified=True)
+        assert not decoded
+
+
+def test_parameters_of_other_kinds_are_refused(codec: Codec, base: Vectors) -> None:
+    index = SearchIndex.build(codec, base[:300], kind="hnsw", M=4, ef_construction=20)
+    assert index._candidates.index.hnsw.efConstruction == 20
+    assert index._candidates.index.hnsw.nb_neighbors(1) == 4
+    with pytest.raises(ParameterError, match="nprobe is for indexes of kind ivf"):
+        index.search(base[:2], nprobe=3)
+    index.remove(np.arange(200))
+    assert index._candidates.index.hnsw.efConstruction == 20
 
 
 def test_a_users_file_in_an_indexs_folder_is_never_removed(
@@ -263,9 +344,9 @@ def test_certified_search_is_exact_and_need_not_read_everything(
     truth[truth == 3] = 9999
     found = SearchIndex.load(tmp_path / "ix").search(queries, 10, certified=True)
     assert overlap(found.ids, truth) == 1.0
-    assert found.read.max() <= len(base)
+    assert found.n_read.max() <= len(base)
     if spec.endswith("F16"):
-        assert found.read.mean() < len(base) / 2
+        assert found.n_read.mean() < len(base) / 2
     with pytest.raises(ParameterError, match="certif"):
         SearchIndex.build(index.codec, base).search(queries, 10, certified=True)
 
@@ -416,18 +497,18 @@ def test_recall_stays_as_rows_go_and_come(rng: np.random.Generator, kind: str, b
         assert found > recall(flat, base[left], left, queries) - 0.05
     if kind == "ivf":
         # Lists grow with what they hold.
-        assert len(index._reduced.centroids) > 100  # type: ignore[attr-defined]
+        assert len(index._candidates.centroids) > 100  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("effort", [None, 1])
+@pytest.mark.parametrize("least", [None, 1])
 @pytest.mark.parametrize("kind", ["ivf", "hnsw"])
 def test_whoever_asks_where_all_was_removed_is_answered(
-    rng: np.random.Generator, kind: str, effort: int | None
+    rng: np.random.Generator, kind: str, least: int | None
 ) -> None:
     base, which = clustered(rng, 2000)
     index = SearchIndex.build(fit_codec(base, "PCA16,SQ8"), base, kind=kind)
     index.remove(np.flatnonzero(which < 9))
-    found = index.search(base[which < 9][:100], 10, effort=effort)
+    found = index.search(base[which < 9][:100], 10, **breadth(kind, least))
     assert (which[found.ids] >= 9).all()
     assert (found.ids >= 0).all()
 
@@ -459,11 +540,11 @@ def test_an_emptied_index_finds_nothing_and_takes_new_rows(
     index.remove(index.ids)
     index.save(tmp_path / "ix")
     for held in (index, SearchIndex.load(tmp_path / "ix")):
-        for depth in (None, 0, 1000):
-            found = held.search(base[:2], 3, depth=depth)
+        for n_candidates in (None, 0, 1000):
+            found = held.search(base[:2], 3, n_candidates=n_candidates)
             assert found.ids.tolist() == [[-1] * 3] * 2
             assert np.isneginf(found.scores).all()
-            assert found.read.tolist() == [0, 0]
+            assert found.n_read.tolist() == [0, 0]
         if certify:
             assert (held.search(base[:2], 3, certified=True).ids == -1).all()
         held.add(base[:600])
@@ -511,7 +592,7 @@ def test_the_last_of_equal_rows_keeps_their_code(base: Vectors, kind: str) -> No
     index.remove(np.setdiff1d(np.arange(300), np.arange(50)[np.arange(50) != 18]))
     ids = np.append(np.setdiff1d(np.arange(50), 18), 300)
     assert index.ids.tolist() == ids.tolist()
-    assert index.search(base[ids % 282], 1, depth=5).ids[:, 0].tolist() == ids.tolist()
+    assert index.search(base[ids % 282], 1, n_candidates=5).ids[:, 0].tolist() == ids.tolist()
     if kind == "flat":
         assert index.search(base[ids % 282], 1, certified=True).ids[:, 0].tolist() == ids.tolist()
 
@@ -548,10 +629,10 @@ def test_odd_queries_are_answered_or_refused(codec: Codec, base: Vectors) -> Non
         index.search(np.zeros((1, 96)), 5)
     with pytest.raises(ParameterError, match="fewer at a time"):
         index.search(base[:4], 1 << 60)
-    for links in (0, 1, 1 << 20):
-        with pytest.raises(ParameterError, match="links"):
-            SearchIndex.build(codec, base[:300], kind="hnsw", links=links)
-    asked = index.search(base[:2], 10_000, depth=1 << 40)
+    for M in (0, 1, 1 << 20):
+        with pytest.raises(ParameterError, match="M="):
+            SearchIndex.build(codec, base[:300], kind="hnsw", M=M)
+    asked = index.search(base[:2], 10_000, n_candidates=1 << 40)
     assert ((asked.ids >= 0).sum(axis=1) == 300).all()
 
 
@@ -591,7 +672,7 @@ def test_what_float32_cant_tell_apart_float64_does(rng: np.random.Generator, met
     for asked in (rows[:10], rows[:10] * np.float32(1.01)):
         scores = all_scores(asked, rows, metric)
         best = -np.sort(-scores, axis=1)[:, :10]
-        for found in (index.search(asked, 10, depth=300), index.search(asked, 10, certified=True)):
+        for found in (index.search(asked, 10, n_candidates=300), index.search(asked, 10, certified=True)):
             np.testing.assert_allclose(
                 -np.sort(-np.take_along_axis(scores, found.ids, 1), axis=1), best, rtol=1e-14
             )
@@ -610,6 +691,6 @@ def test_a_base_that_turned_into_nan_is_told(codec: Codec, base: Vectors) -> Non
     held = base[:300].copy()
     index = SearchIndex.build(codec, held)
     held[:] = np.nan
-    for settings in ({}, {"depth": 300}):
+    for settings in ({}, {"n_candidates": 300}):
         with pytest.raises(DataError, match="built with"):
             index.search(base[:3], 5, **settings)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`nearfold index`: make vectors searchable by a codec's codes."""
+"""`nearfold index`: encode vectors and make them searchable."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nearfold.cli.options import AsJson, Quiet
+from nearfold.cli.options import AsJson, Column, Quiet
 from nearfold.cli.paths import Mark
 
 __all__ = ["index"]
@@ -27,8 +27,8 @@ def index(
     base: Annotated[
         str,
         typer.Argument(
-            help="Vectors: a .npy, .fvecs, .bvecs, HDF5 or Lance file. It stays where it is, and is read for "
-            "re-ranking.",
+            help="The vectors: a file, a folder or a URL. Local .npy, .fvecs, .bvecs, HDF5 and Lance files "
+            "stay where they are and are read for re-ranking; others' vectors are copied into the index.",
             metavar="BASE",
         ),
         Mark.reads,
@@ -37,20 +37,33 @@ def index(
     kind: Annotated[
         Kind, typer.Option(help="Look at every code, at lists of them, or follow a graph.")
     ] = Kind.flat,
+    M: Annotated[int, typer.Option("--M", help="Links of each vertex of the graph (kind hnsw).", min=2)] = 16,
+    ef_construction: Annotated[
+        int, typer.Option(help="Candidates kept while a vertex is linked (kind hnsw).", min=1)
+    ] = 100,
     certify: Annotated[
         bool,
         typer.Option(help="Keep 12 more bytes a vector, with which `search --certified` proves results."),
     ] = False,
+    column: Column = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Encode vectors and make an index of the codes, to be searched by `nearfold search`."""
     from nearfold.cli.console import print_json, print_mapping, showing_progress
     from nearfold.codecs.codec import Codec
+    from nearfold.io.vectors import open_source
     from nearfold.search.index import SearchIndex
 
     with showing_progress(quiet or as_json):
-        built = SearchIndex.build(Codec.load(codec), base, kind=kind.value, certify=certify)
+        built = SearchIndex.build(
+            Codec.load(codec),
+            open_source(base, column),
+            kind=kind.value,
+            certify=certify,
+            M=M,
+            ef_construction=ef_construction,
+        )
         built.save(out)
     size = sum(path.stat().st_size for path in out.iterdir())
     results = {

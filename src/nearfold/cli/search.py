@@ -1,4 +1,4 @@
-"""`nearfold search`: the nearest vectors of queries, by codes first and full vectors second."""
+"""`nearfold search`: find the nearest vectors of queries."""
 
 from __future__ import annotations
 
@@ -19,17 +19,24 @@ def search(
         typer.Argument(help="A folder that `index` made, or a codec with --base.", metavar="INDEX"),
         Mark.reads,
     ],
-    queries: Annotated[str, typer.Argument(help="Vectors to ask with.", metavar="QUERIES"), Mark.reads],
+    queries: Annotated[
+        str, typer.Argument(help="The queries: a file, a folder or a URL.", metavar="QUERIES"), Mark.reads
+    ],
     k: Annotated[int, typer.Option("-k", help="Neighbours of each query.", min=1)] = 10,
-    rerank: Annotated[
+    n_candidates: Annotated[
         int | None,
-        typer.Option(help="Candidates that full vectors put in order: 5 k unless given, 0 for none.", min=0),
+        typer.Option(
+            "--candidates",
+            help="Candidates that the vectors put in order: 5 k unless given, 0 to search by codes alone.",
+            min=0,
+        ),
     ] = None,
-    effort: Annotated[
-        int | None, typer.Option(help="Lists to look into (ivf), candidates kept on the way (hnsw).", min=1)
+    nprobe: Annotated[int | None, typer.Option(help="Lists to look into (kind ivf).", min=1)] = None,
+    ef_search: Annotated[
+        int | None, typer.Option(help="Candidates kept while following the graph (kind hnsw).", min=1)
     ] = None,
     certified: Annotated[
-        bool, typer.Option("--certified", help="Read on until the nearest are proven.")
+        bool, typer.Option("--certified", help="Read vectors until the nearest are proven.")
     ] = False,
     base: Annotated[
         str | None,
@@ -55,7 +62,7 @@ def search(
     from nearfold.codecs.codec import Codec
     from nearfold.errors import ParameterError
     from nearfold.search.index import SearchIndex
-    from nearfold.search.table import write_found
+    from nearfold.search.table import write_results
 
     if base is None and index.is_file():
         raise ParameterError(f"{index}: is a file; with a codec, name the vectors to search in by --base")
@@ -67,13 +74,15 @@ def search(
         else:
             opened = SearchIndex.build(Codec.load(index), base, certify=certified)
         asked = read_queries(queries, column, directions=opened.codec.metric == "cosine")
-        found = opened.search(asked, k, depth=rerank, effort=effort, certified=certified)
+        result = opened.search(
+            asked, k, n_candidates=n_candidates, nprobe=nprobe, ef_search=ef_search, certified=certified
+        )
     if out is not None:
-        write_found(found, out)
-    read = {"mean": float(found.read.mean()), "most": int(found.read.max())}
-    results = {"queries": len(asked), "k": k, "read": read, "out": None if out is None else str(out)}
+        write_results(result, out)
+    read = {"mean": float(result.n_read.mean()), "max": int(result.n_read.max())}
+    results = {"queries": len(asked), "k": k, "n_read": read, "out": None if out is None else str(out)}
     if as_json:
-        lists = {"ids": found.ids.tolist(), "scores": found.scores.tolist()} if out is None else {}
+        lists = {"ids": result.ids.tolist(), "scores": result.scores.tolist()} if out is None else {}
         print_json({**results, **lists})
         return
     if out is None:
@@ -82,9 +91,9 @@ def search(
         from nearfold.cli.console import output
 
         table = Table("query", "ids, nearest first", box=None, pad_edge=False)
-        for number, ids in enumerate(found.ids):
+        for number, ids in enumerate(result.ids):
             table.add_row(str(number), " ".join(str(i) for i in ids if i >= 0))
         output().print(table)
         return
-    results["read"] = f"{read['mean']:.1f} full vectors a query, {read['most']} at most"
+    results["n_read"] = f"{read['mean']:.1f} vectors a query, {read['max']} at most"
     print_mapping(results)

@@ -20,7 +20,7 @@ from nearfold.codecs.projections import DualProjection, Projection, SharedProjec
 from nearfold.codecs.quantizers.base import Codes, Quantizer, Tensors, faiss_ready
 from nearfold.codecs.quantizers.registry import parse_quantizer
 from nearfold.errors import FileError, ParameterError
-from nearfold.folds.fold import FORMAT_VERSION, Fold, FoldFile, read_fold_file, safetensors_bytes
+from nearfold.folds.fold import FORMAT_VERSION, Fold, FoldFile, other_kind, read_fold_file, safetensors_bytes
 from nearfold.folds.loading import fold_of
 from nearfold.folds.origin import checked_facts, checked_name, checked_parameters, sealed
 from nearfold.version import __version__
@@ -237,7 +237,7 @@ class Codec:
         if content.format_name == FIRST_FORMAT:
             content = _renamed(content)
         if content.format_name != cls.format_name:
-            raise FileError(f"{path}: holds an encoder alone; give a codec, which `plan` or `fit` wrote")
+            raise other_kind(path, content.format_name, "a codec")
         settings = checked_values(
             content.origin["parameters"],
             _Settings,

@@ -18,11 +18,12 @@ from nearfold.errors import ParameterError
 from nearfold.folds.encoder import Encoder
 from nearfold.folds.fold import Fold
 from nearfold.io.held import held_rows
+from nearfold.io.npy import HeldSource
 from nearfold.methods.base import sample_rows
 from nearfold.methods.nearfold import NearFold
 from nearfold.methods.registry import METHODS, make
 from nearfold.scan.scan import Blocks
-from nearfold.scan.scanner import scan_array
+from nearfold.scan.scanning import scan_source
 
 __all__ = ["CodecFitter", "fit_codec"]
 
@@ -133,7 +134,7 @@ class CodecFitter:
         """Blocks, and what they are centred on."""
         learner = NearFold(1, metric=self._metric, random_state=self._seed)
         request = learner.scan_request(len(self._base), 1)
-        scan, anchors = scan_array(self._base, request)
+        scan, anchors, *_ = scan_source(HeldSource("X", self._base), request)
         assert anchors is not None
         centered = self._metric == "l2"
         return scan.blocks(anchors), scan.mean.astype(np.float32) if centered else None

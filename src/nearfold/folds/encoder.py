@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from nearfold._utils.arrays import Float32, Metric, as_rows
 from nearfold.errors import DataError, FileError
-from nearfold.folds.fold import FORMAT_VERSION, Fold, FoldFile, frozen_array, read_fold_file
+from nearfold.folds.fold import FORMAT_VERSION, Fold, FoldFile, frozen_array, other_kind, read_fold_file
 
 __all__ = ["FORMAT_VERSION", "Encoder"]
 
@@ -112,7 +112,7 @@ class Encoder(Fold):
         """Return the encoder that a file's content describes; raises as `load`."""
         tensors = content.tensors
         if content.format_name != cls.format_name:
-            raise FileError(f"{path}: holds a non-linear fold; read it with nearfold.load")
+            raise other_kind(path, content.format_name, "a linear fold")
         if not {"weight"} <= tensors.keys() <= {"weight", "bias"}:
             raise FileError(f"{path}: holds tensors {sorted(tensors)}, an encoder has weight and maybe bias")
         for name, rank in (("weight", 2), ("bias", 1)):

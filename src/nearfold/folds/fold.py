@@ -44,6 +44,7 @@ __all__ = [
     "FoldFile",
     "fold_checksum",
     "frozen_array",
+    "other_kind",
     "read_fold_file",
     "read_metadata",
     "read_safetensors",
@@ -267,6 +268,26 @@ def frozen_array(array: npt.NDArray[Any], name: str) -> Float32:
     return copied
 
 
+_KINDS = {
+    "nearfold.encoder": "a linear fold",
+    "nearfold.mlp": "a non-linear fold",
+    "nearfold.codec": "a codec",
+    # As codecs were first called.
+    "nearfold.pipeline": "a codec",
+    "nearfold.scan": "the checkpoint of a scan",
+}
+
+
+def other_kind(path: str | os.PathLike[str], format_name: str, wanted: str) -> FileError:
+    """Return the error of a file of nearfold that holds something else than what is wanted."""
+    held = _KINDS.get(format_name)
+    if held is None:
+        return FileError(
+            f"{path}: holds {format_name!r:.60}, which this version does not know; upgrade nearfold"
+        )
+    return FileError(f"{path}: holds {held}, not {wanted}; nearfold.load reads whatever nearfold wrote")
+
+
 class FoldFile(NamedTuple):
     """What a file of `Fold.save` holds, its metadata checked and its tensors not yet."""
 
@@ -295,6 +316,8 @@ def read_fold_file(path: str | os.PathLike[str]) -> FoldFile:
     name = metadata.get("format", "")
     if not name.startswith("nearfold."):
         raise FileError(f"{path}: a safetensors file, but not a nearfold encoder; give one that `fit` wrote")
+    if name == "nearfold.scan":
+        raise other_kind(path, name, "a fold or a codec")
     version = metadata.get("format_version", "")
     if not _NUMBER.fullmatch(version) or int(version) > FORMAT_VERSION:
         raise FileError(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from nearfold.errors import FileError
 from nearfold.folds.encoder import Encoder
-from nearfold.folds.fold import Fold, FoldFile, read_fold_file
+from nearfold.folds.fold import Fold, FoldFile, other_kind, read_fold_file
 from nearfold.folds.mlp import MLPEncoder
 
 __all__ = ["fold_of", "load"]
@@ -30,10 +29,6 @@ def load(path: str | os.PathLike[str]) -> Fold:
 
 def fold_of(path: Path, content: FoldFile) -> Fold:
     """Return the fold that a file's content describes; raises as `load`."""
-    if content.format_name in ("nearfold.codec", "nearfold.pipeline"):
-        raise FileError(
-            f"{path}: holds a codec, not a fold alone; inspect, apply, index and Codec.load take it"
-        )
     if content.format_name not in _KINDS:
-        raise FileError(f"{path}: holds a fold of kind {content.format_name!r}; upgrade nearfold")
+        raise other_kind(path, content.format_name, "a fold alone")
     return _KINDS[content.format_name].from_file(path, content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from nearfold._utils.arrays import Float32, Metric, as_rows
 from nearfold.errors import DataError, FileError
-from nearfold.folds.fold import Fold, FoldFile, frozen_array
+from nearfold.folds.fold import Fold, FoldFile, frozen_array, other_kind, read_fold_file
 
 __all__ = ["MLPEncoder"]
 
@@ -125,6 +126,29 @@ class MLPEncoder(Fold):
         for number, (weight, bias) in enumerate(self.layers):
             tensors |= {f"layers.{number}.weight": weight, f"layers.{number}.bias": bias}
         return tensors
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> MLPEncoder:
+        """Read what `save` wrote; nothing in the file is executed.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+
+        Returns
+        -------
+        MLPEncoder
+
+        Raises
+        ------
+        FileError
+            It is missing, truncated, damaged, of another kind, or written by a later format version.
+        """
+        content = read_fold_file(path)
+        if content.format_name != cls.format_name:
+            raise other_kind(path, content.format_name, "a non-linear fold")
+        return cls.from_file(Path(path), content)
 
     @classmethod
     def from_file(cls, path: Path, content: FoldFile) -> MLPEncoder:

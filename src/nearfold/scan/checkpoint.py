@@ -16,7 +16,7 @@ from nearfold._utils.arrays import Metric
 from nearfold._utils.files import held_file, replacing
 from nearfold._utils.schema import Count, Positive, Sha256, checked_json, checked_values
 from nearfold.errors import DataError, FileError
-from nearfold.folds.fold import read_metadata, read_safetensors, safetensors_bytes
+from nearfold.folds.fold import other_kind, read_metadata, read_safetensors, safetensors_bytes
 from nearfold.folds.origin import sealed
 from nearfold.io.base import Source
 from nearfold.io.vectors import checked_chunks
@@ -196,6 +196,9 @@ class _Asked(msgspec.Struct, frozen=True):
 
 def _checked_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[_Metadata, Request]:
     if metadata.get("format") != SCAN_FORMAT:
+        held = metadata.get("format", "")
+        if held.startswith("nearfold."):
+            raise other_kind(path, held, "the checkpoint of a scan")
         raise FileError(f"{path}: a safetensors file, but not a scan; give one that `fit --checkpoint` wrote")
     if metadata.get("format_version") != str(_VERSION):
         raise FileError(f"{path}: a scan of another format version; upgrade nearfold")

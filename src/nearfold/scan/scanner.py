@@ -8,22 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from nearfold._utils.arrays import Float32, check_directions, check_finite, chunk_rows, normalize_rows
-from nearfold._utils.progress import stage
-from nearfold._utils.sampling import sampled_rows
+from nearfold._utils.arrays import Float32, check_finite, normalize_rows
 from nearfold._utils.threads import blas_threads, dealt_work
 from nearfold.errors import DataError
 from nearfold.scan.moments import RunningMoments, summed
 from nearfold.scan.neighbors import NeighborSearch
-from nearfold.scan.scan import Anchors, Kept, Request, Scan, anchors_of, numbers_of, prepared
+from nearfold.scan.scan import Anchors, Kept, Request, Scan, numbers_of
 
-__all__ = ["Scanner", "scan_array"]
+__all__ = ["Scanner"]
 
 # Rows carried along are looked through once this many times those needed are held.
 _SLACK = 2.0
-
-# Rows of an array that anchors are compared with first.
-_SAMPLE = 2048
 
 # Rows that are summed, or not, together: enough for a product to run at full speed.
 _BLOCK = 1024
@@ -37,12 +32,6 @@ def _summed_blocks(first_row: int, n: int, stride: int) -> Iterable[tuple[int, i
     for block in range(first_row // _BLOCK, (first_row + n - 1) // _BLOCK + 1):
         if block % stride == 0:
             yield max(0, block * _BLOCK - first_row), min(n, (block + 1) * _BLOCK - first_row)
-
-
-def _array_chunks(X: Float32) -> Iterable[Float32]:
-    """Yield views of an array, enough of them for all threads to have some."""
-    step = max(256, min(chunk_rows(X.shape[1], 16 << 20), -(-len(X) // (4 * blas_threads()))))
-    return (X[start : start + step] for start in range(0, len(X), step))
 
 
 class Scanner:
@@ -165,37 +154,3 @@ class Scanner:
         width = self._kept[0].vectors.shape[1]
         self._kept = [Kept.gathered(self._kept, numbers_of(found), width)]
         return Scan(self._rows, moments, found, self._kept[0], self._shift)
-
-
-def scan_array(X: Float32, request: Request) -> tuple[Scan, Anchors | None]:
-    """Scan an array of shape (n, d) and return what was found, and the anchors drawn.
-
-    Raises
-    ------
-    DataError
-        A row is not finite, or is zero where rows are normalised.
-    """
-    anchors = None
-    if request.n_anchors:
-        source = X if request.queries is None else request.queries
-        rows = sampled_rows(len(source), request.n_anchors, request.seed)
-        sample = X[sampled_rows(len(X), _SAMPLE, request.seed + 1)]
-        try:
-            anchors = anchors_of(source[rows], None if request.queries is not None else rows, request, sample)
-        except DataError:
-            # Named by the user's number, not by that among those drawn.
-            if request.normalize:
-                check_directions(source, "X" if request.queries is None else "queries")
-                check_directions(X, "X")
-            raise
-    # The rows are at hand: those that are neighbours need not be carried along.
-    scanner, first_row = Scanner(request, anchors, carry=False), 0
-    with stage("scan", len(X)) as advance, scanner:
-        for chunk in _array_chunks(X):
-            scanner.see(chunk, first_row)
-            first_row += len(chunk)
-            advance(len(chunk))
-    scan = scanner.result()
-    if len(needed := scan.needed()):
-        scan = scan.filled([Kept(needed, prepared(X[needed], request, scan.shift))])
-    return scan, anchors

@@ -1,4 +1,4 @@
-"""The first stage: a faiss index of codes, flat, in inverted lists, or as a graph."""
+"""The first stage of a search: a faiss index of codes, flat, in inverted lists, or as a graph."""
 
 from __future__ import annotations
 
@@ -19,7 +19,16 @@ from nearfold.codecs.quantizers.product import Product, nearest_centroids
 from nearfold.errors import ParameterError
 from nearfold.search.groups import distinct_rows
 
-__all__ = ["KINDS", "IndexKind", "Reduced", "living", "reduced_from", "reduced_index"]
+__all__ = [
+    "KINDS",
+    "CandidateIndex",
+    "IndexKind",
+    "InvertedLists",
+    "add_to_lists",
+    "candidate_index",
+    "candidate_index_from",
+    "nearest_entries",
+]
 
 Int64 = npt.NDArray[np.int64]
 
@@ -31,21 +40,19 @@ KINDS: tuple[str, ...] = get_args(IndexKind)
 _ROWS_A_LIST = 64
 _LEAST_A_LIST = 8
 _LEAST_PROBES = 32
-_LINKS = 16
-_BUILD_EFFORT = 100
 
 # Codes that lists are made anew from, at most, and that are decoded at a time.
 _SAMPLE = 1 << 16
 
 
-class Reduced(ABC):
-    """Codes under numbers 0, 1, ... in the order added; each code should be there once.
+class CandidateIndex(ABC):
+    """Codes under the numbers 0, 1, ... in the order in which they are added; each code should be there once.
 
     Parameters
     ----------
-    codec
+    codec : Codec
         What turns vectors into codes.
-    index
+    index : faiss.Index
         The faiss index that holds them.
     """
 
@@ -60,37 +67,41 @@ class Reduced(ABC):
 
     @abstractmethod
     def add(self, images: Float32, codes: Codes) -> None:
-        """Add images of base vectors (n, width) and their codes (n, bytes)."""
+        """Add the projections of base vectors (n, width) and their codes (n, bytes)."""
 
     @abstractmethod
     def codes(self) -> Codes:
         """Return all codes, shape (n, bytes); to be read while nothing is added."""
 
     @abstractmethod
-    def search(self, images: Float32, depth: int, effort: int) -> Int64:
-        """Return each query's `depth` nearest numbers, nearest first, -1 where there are fewer.
+    def search(self, images: Float32, n_candidates: int, breadth: int) -> Int64:
+        """Return the numbers of each query's nearest codes, nearest first, -1 where there are fewer.
 
         Parameters
         ----------
-        images
-            Of the queries, shape (q, width).
-        depth
-            At least 1.
-        effort
-            Lists to look into, or candidates to keep in the graph; no matter for flat.
+        images : ndarray of shape (q, width), float32
+            The projections of the queries.
+        n_candidates : int
+            How many numbers to return, at least 1.
+        breadth : int
+            nprobe of inverted lists, or ef_search of a graph; a flat index has no use for it.
+
+        Returns
+        -------
+        ndarray of shape (q, n_candidates), int64
         """
 
     @abstractmethod
-    def search_all(self, images: Float32, depth: int) -> Int64:
-        """Return the same from a look at every code."""
+    def search_all(self, images: Float32, n_candidates: int) -> Int64:
+        """Return the same as `search`, after a look at every code."""
 
-    def default_effort(self, depth: int) -> int:
-        """Return the effort where the caller names none."""
-        return depth
+    def default_breadth(self, n_candidates: int) -> int:
+        """Return the breadth of a search for which the caller names none."""
+        return n_candidates
 
     @property
-    def most_effort(self) -> int:
-        """The effort from which on a look at every code is better."""
+    def full_breadth(self) -> int:
+        """The breadth from which on a look at every code is better."""
         return len(self)
 
     @property
@@ -99,7 +110,7 @@ class Reduced(ABC):
         return False
 
     @abstractmethod
-    def rebuilt(self, numbers: Int64) -> Reduced:
+    def rebuilt(self, numbers: Int64) -> CandidateIndex:
         """Return one of the same kind that holds some of the codes, numbered anew."""
 
 
@@ -112,7 +123,7 @@ def _viewed(index: Any) -> Codes:
     return codes
 
 
-class Flat(Reduced):
+class Flat(CandidateIndex):
     """Every code is looked at."""
 
     kind = "flat"
@@ -126,18 +137,18 @@ class Flat(Reduced):
         if len(codes):
             self.index.add_sa_codes(np.ascontiguousarray(codes))
 
-    def search(self, images: Float32, depth: int, effort: int) -> Int64:  # noqa: ARG002
+    def search(self, images: Float32, n_candidates: int, breadth: int) -> Int64:  # noqa: ARG002
         """Return each query's nearest numbers; see the base class."""
-        return self.search_all(images, depth)
+        return self.search_all(images, n_candidates)
 
-    def search_all(self, images: Float32, depth: int) -> Int64:
+    def search_all(self, images: Float32, n_candidates: int) -> Int64:
         """Return each query's nearest numbers; see the base class."""
-        found: Int64 = self.index.search(self._codec.quantizer.prepare_queries(images), depth)[1]
-        return found
+        numbers: Int64 = self.index.search(self._codec.quantizer.prepare_queries(images), n_candidates)[1]
+        return numbers
 
     @property
-    def most_effort(self) -> int:
-        """No effort: every search looks at every code."""
+    def full_breadth(self) -> int:
+        """Zero: every search looks at every code."""
         return 0
 
     def rebuilt(self, numbers: Int64) -> Flat:
@@ -148,7 +159,7 @@ class Flat(Reduced):
         return fresh
 
 
-class InvertedLists(Reduced):
+class InvertedLists(CandidateIndex):
     """Codes in lists by their nearest centroid; the lists nearest a query are looked into."""
 
     kind = "ivf"
@@ -185,13 +196,7 @@ class InvertedLists(Reduced):
             return
         lists = nearest_centroids(np.ascontiguousarray(images), self.centroids)
         first = len(self)
-        for chosen in np.unique(lists):
-            rows = np.flatnonzero(lists == chosen)
-            numbers, own = (first + rows).astype(np.int64), np.ascontiguousarray(codes[rows])
-            self.index.invlists.add_entries(
-                int(chosen), len(rows), faiss.swig_ptr(numbers), faiss.swig_ptr(own)
-            )
-        self.index.ntotal += len(codes)
+        add_to_lists(self.index, lists, first + np.arange(len(codes)), codes)
 
     def codes(self) -> Codes:
         """Return all codes, gathered from the lists; see the base class."""
@@ -213,36 +218,36 @@ class InvertedLists(Reduced):
                 lists[faiss.rev_swig_ptr(held.get_ids(chosen), n)] = chosen
         return lists[numbers]
 
-    def search(self, images: Float32, depth: int, effort: int) -> Int64:
+    def search(self, images: Float32, n_candidates: int, breadth: int) -> Int64:
         """Return each query's nearest numbers; see the base class."""
-        probes = min(effort, len(self.centroids))
-        distances, lists = self._coarse.search(np.ascontiguousarray(images), probes)
+        nprobe = min(breadth, len(self.centroids))
+        distances, lists = self._coarse.search(np.ascontiguousarray(images), nprobe)
         asked = np.ascontiguousarray(self._codec.quantizer.prepare_queries(images))
-        found = np.empty((len(images), depth), np.int64)
-        scores = np.empty((len(images), depth), np.float32)
+        numbers = np.empty((len(images), n_candidates), np.int64)
+        scores = np.empty((len(images), n_candidates), np.float32)
         # faiss's wrapper in Python has no parameters here; setting them on the index would be seen by
         # searches in other threads.
         self.index.search_preassigned_c(
             len(images),
             faiss.swig_ptr(asked),
-            depth,
-            *(faiss.swig_ptr(array) for array in (lists, distances, scores, found)),
+            n_candidates,
+            *(faiss.swig_ptr(array) for array in (lists, distances, scores, numbers)),
             False,
-            faiss.SearchParametersIVF(nprobe=probes),
+            faiss.SearchParametersIVF(nprobe=nprobe),
         )
-        return found
+        return numbers
 
-    def search_all(self, images: Float32, depth: int) -> Int64:
+    def search_all(self, images: Float32, n_candidates: int) -> Int64:
         """Return each query's nearest numbers in all lists; see the base class."""
-        return self.search(images, depth, len(self.centroids))
+        return self.search(images, n_candidates, len(self.centroids))
 
-    def default_effort(self, depth: int) -> int:  # noqa: ARG002
+    def default_breadth(self, n_candidates: int) -> int:  # noqa: ARG002
         """Return the number of lists that holds a sixteenth of the codes, or more where lists are few."""
         return max(_LEAST_PROBES, len(self.centroids) // 16)
 
     @property
-    def most_effort(self) -> int:
-        """All lists."""
+    def full_breadth(self) -> int:
+        """The number of all lists."""
         return len(self.centroids)
 
     @property
@@ -271,7 +276,7 @@ def _parts(rows: int) -> Iterator[slice]:
     return (slice(start, start + _SAMPLE) for start in range(0, rows, _SAMPLE))
 
 
-class Graph(Reduced):
+class Graph(CandidateIndex):
     """A hierarchical navigable small world over codes (Malkov and Yashunin, arXiv 1603.09320)."""
 
     kind = "hnsw"
@@ -292,22 +297,22 @@ class Graph(Reduced):
         """Return all codes; see the base class."""
         return _viewed(self._storage)
 
-    def search(self, images: Float32, depth: int, effort: int) -> Int64:
+    def search(self, images: Float32, n_candidates: int, breadth: int) -> Int64:
         """Return each query's nearest numbers; see the base class."""
         asked = self._codec.quantizer.prepare_queries(images)
-        params = faiss.SearchParametersHNSW(efSearch=max(effort, depth))
-        found: Int64 = self.index.search(asked, depth, params=params)[1]
-        return found
+        params = faiss.SearchParametersHNSW(efSearch=max(breadth, n_candidates))
+        numbers: Int64 = self.index.search(asked, n_candidates, params=params)[1]
+        return numbers
 
-    def search_all(self, images: Float32, depth: int) -> Int64:
+    def search_all(self, images: Float32, n_candidates: int) -> Int64:
         """Return each query's nearest numbers without the graph; see the base class."""
-        found: Int64 = self._storage.search(self._codec.quantizer.prepare_queries(images), depth)[1]
-        return found
+        numbers: Int64 = self._storage.search(self._codec.quantizer.prepare_queries(images), n_candidates)[1]
+        return numbers
 
     def rebuilt(self, numbers: Int64) -> Graph:
         """Return a graph made anew, of some of the codes; see the base class."""
-        links = self.index.hnsw.nb_neighbors(1)
-        fresh = _graph(self._codec, links)
+        hnsw = self.index.hnsw
+        fresh = _graph(self._codec, hnsw.nb_neighbors(1), hnsw.efConstruction)
         codes = self.codes()
         for part in _parts(len(numbers)):
             kept = codes[numbers[part]]
@@ -315,31 +320,50 @@ class Graph(Reduced):
         return fresh
 
 
-def _graph(codec: Codec, links: int) -> Graph:
-    index = codec.quantizer.graph_index(links, codec.projection.score)
-    index.hnsw.efConstruction = _BUILD_EFFORT
+def add_to_lists(index: Any, lists: Int64, numbers: Int64, codes: Codes) -> None:
+    """Add codes (n, bytes) under numbers (n,) to the lists (n,) of a faiss index of inverted lists."""
+    # faiss's own form of such codes: the number of the list in as few bytes as do, and the code behind it.
+    size = int(index.coarse_code_size())
+    prefixed = np.empty((len(codes), size + codes.shape[1]), np.uint8)
+    prefixed[:, :size] = lists.astype("<i8").view(np.uint8).reshape(-1, 8)[:, :size]
+    prefixed[:, size:] = codes
+    index.add_sa_codes(prefixed, numbers)
+
+
+def _graph(codec: Codec, M: int, ef_construction: int) -> Graph:
+    index = codec.quantizer.graph_index(M, codec.projection.score)
+    index.hnsw.efConstruction = ef_construction
     return Graph(codec, index)
 
 
-def reduced_index(
-    codec: Codec, kind: str, sample: Float32, rows: int, *, links: int = _LINKS, seed: int = 0
-) -> Reduced:
+def candidate_index(
+    codec: Codec,
+    kind: str,
+    sample: Float32,
+    rows: int,
+    *,
+    M: int,
+    ef_construction: int,
+    seed: int = 0,
+) -> CandidateIndex:
     """Return an empty first stage.
 
     Parameters
     ----------
-    codec
+    codec : Codec
         What turns vectors into codes.
-    kind
-        "flat", "ivf" or "hnsw".
-    sample
-        Some base vectors, shape (s, d): inverted lists are made from them.
-    rows
+    kind : {"flat", "ivf", "hnsw"}
+        How codes are searched.
+    sample : ndarray of shape (s, d), float32
+        Some base vectors: inverted lists are made from them.
+    rows : int
         How many vectors are expected; about 4 sqrt(rows) lists are made.
-    links
-        Of a graph's vertices, half of them on the lowest level.
-    seed
-        Of the lists.
+    M : int
+        How many links a vertex of a graph has on each level; on the lowest it has twice as many.
+    ef_construction : int
+        How many candidates are kept while the links of a vertex are chosen.
+    seed : int, default=0
+        The seed of the lists.
 
     Raises
     ------
@@ -355,67 +379,74 @@ def reduced_index(
         different = images[distinct_rows(codec.quantizer.encode(images))]
         return InvertedLists.of_sample(codec, different, rows, seed)
     if kind == "hnsw":
-        return _graph(codec, links)
+        return _graph(codec, M, ef_construction)
     raise ParameterError(f"index kind {kind!r} is unknown; use one of {', '.join(KINDS)}")
 
 
-def living(
-    reduced: Reduced,
-    dead: npt.NDArray[np.bool_],
+def nearest_entries(
+    index: CandidateIndex,
+    hidden: npt.NDArray[np.bool_],
     images: Float32,
-    depth: int,
-    effort: int | None,
+    n_candidates: int,
+    breadth: int | None,
     least: int,
 ) -> Int64:
-    """Return each query's nearest numbers among those that are not dead, nearest first.
+    """Return each query's nearest numbers among those that are not hidden, nearest first.
 
     Parameters
     ----------
-    reduced
-        The first stage, which still finds dead ones.
-    dead
-        Whether each number is, shape (n,).
-    images
-        Of queries, shape (q, width).
-    depth
-        How many to return.
-    effort
-        As for `Reduced.search`; None for the usual, which is raised until `depth` are found.
-    least
-        How many must be found, whatever the effort: it is raised for queries that it doesn't do for.
+    index : CandidateIndex
+        The first stage, which still finds hidden ones.
+    hidden : ndarray of shape (n,), bool
+        Whether each number must not be found.
+    images : ndarray of shape (q, width), float32
+        The projections of the queries.
+    n_candidates : int
+        How many numbers to return.
+    breadth : int or None
+        As for `CandidateIndex.search`; None for the default, which is raised until enough are found.
+    least : int
+        How many must be found in any case: a breadth that was given is raised for queries that find fewer.
 
     Returns
     -------
-    ndarray of shape (q, depth), or (q, living) where those are less; -1 where there are fewer.
+    ndarray of shape (q, min(n_candidates, those not hidden)), int64
+        With -1 where fewer were found.
     """
-    gone = int(dead.sum())
-    total, alive = len(dead), len(dead) - gone
-    wanted = min(depth, alive)
-    least = wanted if effort is None else min(least, alive)
-    found = np.full((len(images), wanted), -1, np.int64)
+    n_hidden = int(hidden.sum())
+    total, there = len(hidden), len(hidden) - n_hidden
+    wanted = min(n_candidates, there)
+    least = wanted if breadth is None else min(least, there)
+    nearest = np.full((len(images), wanted), -1, np.int64)
     pending = np.arange(len(images) if wanted else 0)
-    # Look deeper by the share of dead ones, and further where that falls short.
-    more = min(total, wanted + gone * wanted // total + 8) if gone else wanted
-    tried = reduced.default_effort(more) if effort is None else effort
+    # Ask for more by the share of hidden ones, and for more again where that falls short.
+    more = min(total, wanted + n_hidden * wanted // total + 8) if n_hidden else wanted
+    tried = index.default_breadth(more) if breadth is None else breadth
     while len(pending):
-        everything = tried >= reduced.most_effort
+        everything = tried >= index.full_breadth
         asked = images[pending]
-        numbers = reduced.search_all(asked, more) if everything else reduced.search(asked, more, tried)
-        if gone:
-            numbers[dead[np.maximum(numbers, 0)]] = -1
+        numbers = index.search_all(asked, more) if everything else index.search(asked, more, tried)
+        if n_hidden:
+            numbers[hidden[np.maximum(numbers, 0)]] = -1
             order = np.argsort(numbers < 0, axis=1, kind="stable")
             numbers = np.take_along_axis(numbers, order, 1)[:, :wanted]
-        found[pending] = numbers
+        nearest[pending] = numbers
         lacking = (numbers[:, :least] < 0).any(axis=1)
-        if everything and (more == total or not gone):
+        if everything and (more == total or not n_hidden):
             break
         pending = pending[lacking]
-        more, tried = min(total, 2 * more) if gone else more, 2 * tried
-    return found
+        more, tried = min(total, 2 * more) if n_hidden else more, 2 * tried
+    return nearest
 
 
-def reduced_from(codec: Codec, kind: str, index: Any, centroids: Float32 | None) -> Reduced:
-    """Return the first stage around a faiss index that was read; raises ValueError where it is none."""
+def candidate_index_from(codec: Codec, kind: str, index: Any, centroids: Float32 | None) -> CandidateIndex:
+    """Return the first stage around a faiss index that was read.
+
+    Raises
+    ------
+    ValueError
+        The kind is unknown, or lists have no centroids.
+    """
     if kind == "flat":
         return Flat(codec, index)
     if kind == "hnsw":

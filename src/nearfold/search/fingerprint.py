@@ -1,4 +1,4 @@
-"""By what a file of full vectors is known again: its size and time, some of its bytes, all of them."""
+"""What tells whether a file of vectors is the same as before: its size and time, some bytes, all of them."""
 
 from __future__ import annotations
 

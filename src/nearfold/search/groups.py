@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold.codecs.quantizers.base import Codes
+from nearfold.search.growing import Growing
 
-__all__ = ["Groups", "Living", "distinct_rows"]
+__all__ = ["Groups", "Searchable", "distinct_rows"]
 
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
@@ -21,23 +22,23 @@ UInt64 = npt.NDArray[np.uint64]
 _FIRST_SIZE = 1 << 10
 
 
-class Living(NamedTuple):
-    """What can be found: which entries have rows that are not removed, and which rows those are.
+class Searchable(NamedTuple):
+    """What a search can find: the entries whose rows are not all removed, and the rows of each.
 
     Parameters
     ----------
-    dead
-        Whether each entry has none, shape (entries,).
-    starts, rows
+    hidden : ndarray of shape (entries,), bool
+        Whether all rows of an entry are removed.
+    starts, rows : ndarrays of shape (entries + 1,) and (n_rows,), int64, or None
         Entry e has rows[starts[e] : starts[e + 1]]; None for both where row i has entry i alone.
-    alive
-        How many rows there are.
+    n_rows : int
+        How many rows are not removed.
     """
 
-    dead: npt.NDArray[np.bool_]
+    hidden: npt.NDArray[np.bool_]
     starts: Int64 | None
     rows: Int64 | None
-    alive: int
+    n_rows: int
 
     def sizes(self, entries: Int64) -> Int64:
         """Return how many rows each entry has, 0 for -1; any shape."""
@@ -77,12 +78,12 @@ class Groups:
 
     Parameters
     ----------
-    rows
-        How many there are.
-    entry_of
-        Of each row, shape (rows,); None where row i has entry i.
-    entries
-        How many entries there are; None for one a row.
+    rows : int
+        How many rows there are.
+    entry_of : ndarray of shape (rows,), int64, optional
+        The entry of each row. By default row i has entry i.
+    entries : int, optional
+        How many entries there are. By default as many as rows.
 
     Raises
     ------
@@ -91,7 +92,7 @@ class Groups:
     """
 
     def __init__(self, rows: int, entry_of: Int64 | None = None, entries: int | None = None) -> None:
-        self.rows, self.entry_of = rows, entry_of
+        self.rows = rows
         self.entries = rows if entries is None else entries
         if entry_of is not None and (
             entry_of.shape != (rows,)
@@ -101,18 +102,24 @@ class Groups:
             raise ValueError("rows and the codes that they share don't fit together")
         if entry_of is None and self.entries != rows:
             raise ValueError(f"there are {self.entries} codes of {rows} rows")
+        self._entry_of = None if entry_of is None else Growing(entry_of)
         self._keys: _KeyTable | None = None
+
+    @property
+    def entry_of(self) -> Int64 | None:
+        """The entry of each row, shape (rows,); None where row i has entry i."""
+        return None if self._entry_of is None else self._entry_of.array
 
     def matched(self, codes: Codes, held: Codes | None, expected: int = 0) -> tuple[Int64, Int64]:
         """Return the entries of new rows by their codes (n, bytes), and which of them bring a new one.
 
         Parameters
         ----------
-        codes
-            Of rows that are not counted yet; those with a new code get entries behind the last.
-        held
+        codes : ndarray of shape (n, bytes), uint8
+            The codes of rows that are not counted yet; those with a new code get entries behind the last.
+        held : ndarray of shape (entries, bytes), uint8, or None
             The codes of all entries, needed where `forget` was called since; None where it was not.
-        expected
+        expected : int, default=0
             How many rows will come in all, these among them.
         """
         if self._keys is None:
@@ -134,10 +141,10 @@ class Groups:
     def append(self, entries: Int64, fresh: int) -> None:
         """Count rows, whose entries `matched` returned, `fresh` of them new."""
         n = len(entries)
-        if self.entry_of is None and (fresh < n or self.entries != self.rows):
-            self.entry_of = np.arange(self.rows)
-        if self.entry_of is not None:
-            self.entry_of = np.concatenate([self.entry_of, entries])
+        if self._entry_of is None and (fresh < n or self.entries != self.rows):
+            self._entry_of = Growing(np.arange(self.rows))
+        if self._entry_of is not None:
+            self._entry_of.append(entries)
         self.rows += n
         self.entries += fresh
 
@@ -148,20 +155,19 @@ class Groups:
     def skip_to(self, entries: int) -> None:
         """Count entries that have no rows, where an addition was cut off."""
         if entries != self.entries:
-            self.entry_of = np.arange(self.rows) if self.entry_of is None else self.entry_of
+            self._entry_of = self._entry_of or Growing(np.arange(self.rows))
             self.entries = entries
         self.forget()
 
-    def living(self, removed: npt.NDArray[np.bool_]) -> Living:
+    def searchable(self, removed: npt.NDArray[np.bool_]) -> Searchable:
         """Return what can be found where some rows, shape (rows,), are removed."""
-        alive = int(len(removed) - removed.sum())
         if self.entry_of is None:
-            return Living(removed, None, None, alive)
+            return Searchable(removed, None, None, int(len(removed) - removed.sum()))
         rows = np.flatnonzero(~removed)
         entries = self.entry_of[rows]
         sizes = np.bincount(entries, minlength=self.entries)
         starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        return Living(sizes == 0, starts, rows[np.argsort(entries, kind="stable")], alive)
+        return Searchable(sizes == 0, starts, rows[np.argsort(entries, kind="stable")], len(rows))
 
     def kept(self, rows: Int64) -> tuple[Groups, Int64]:
         """Return the groups of some rows alone, numbered anew, and which entries those have."""

@@ -1,4 +1,4 @@
-"""What users search with: codes in memory, full vectors on disk, ids of their own."""
+"""A search index: codes in memory, vectors in memory or in files, and ids of the user's own."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ from nearfold._utils.sampling import sampled_rows
 from nearfold.codecs.codec import Codec
 from nearfold.codecs.quantizers.base import faiss_ready
 from nearfold.errors import DataError, FileError, ParameterError
-from nearfold.search.bounds import Certificates, certified_candidates
-from nearfold.search.candidates import InvertedLists, Reduced, living, reduced_index
-from nearfold.search.fits import certificates_in
-from nearfold.search.groups import Groups, Living
+from nearfold.io.base import Source
+from nearfold.io.vectors import as_source, read_source
+from nearfold.search.bounds import UpperBounds, proven_candidates
+from nearfold.search.candidates import CandidateIndex, InvertedLists, candidate_index, nearest_entries
+from nearfold.search.consistency import bounds_in
+from nearfold.search.groups import Groups, Searchable
 from nearfold.search.locking import ReadersOneWriter
 from nearfold.search.rerank import best, exact_scores_of, norms_of, settled
-from nearfold.search.results import Found, named, nothing, whole_numbers
+from nearfold.search.results import SearchResult, empty_result, named
+from nearfold.search.rows import Rows
 from nearfold.search.storage import Place, read_index, write_index
-from nearfold.search.vectors import Fetch, FullVectors, Segment
+from nearfold.search.vectors import Fetch, Segment, StoredVectors, segments_of
 
-__all__ = ["Found", "SearchIndex"]
+__all__ = ["SearchIndex", "SearchResult"]
 
 Int64 = npt.NDArray[np.int64]
 
@@ -48,29 +51,45 @@ _LARGE = 1e30
 
 
 class SearchIndex:
-    """Two-stage search; make one with `build` or `load`.
+    """An index that searches in two stages: codes give candidates, and the vectors themselves order them.
 
-    Any number of threads may search at once; `add`, `remove` and `save` wait for them and for each other.
+    Make one with `SearchIndex.build` or `SearchIndex.load`. Any number of threads may search it at once;
+    `add`, `remove` and `save` wait for them and for each other.
+
+    Parameters
+    ----------
+    codec : Codec
+        What turns vectors into codes.
+    candidates : CandidateIndex
+        The first stage, which holds the codes.
+    vectors : StoredVectors
+        The vectors, for the second stage.
+    rows : Rows
+        The id of each row, whether it was removed, and its norm.
+    bounds : UpperBounds, optional
+        What a certified search needs.
+    entry_of : ndarray of shape (n,), int64, optional
+        The code of each row, where rows share some.
+
+    See Also
+    --------
+    SearchResult : What `search` returns.
     """
 
     def __init__(
         self,
         codec: Codec,
-        reduced: Reduced,
-        full: FullVectors,
-        ids: Int64,
+        candidates: CandidateIndex,
+        vectors: StoredVectors,
+        rows: Rows,
         *,
-        norms: Float32 | None = None,
-        certificates: Certificates | None = None,
-        removed: npt.NDArray[np.bool_] | None = None,
+        bounds: UpperBounds | None = None,
         entry_of: Int64 | None = None,
     ) -> None:
         self.codec = codec
-        self._reduced, self._full, self._ids = reduced, full, ids
-        self._norms, self._certificates = norms, certificates
-        self._removed = np.zeros(len(ids), bool) if removed is None else removed
-        self._groups = Groups(len(ids), entry_of, len(reduced))
-        self._known: Living | None = None
+        self._candidates, self._vectors, self._rows, self._bounds = candidates, vectors, rows, bounds
+        self._groups = Groups(len(rows), entry_of, len(candidates))
+        self._known: Searchable | None = None
         self._lock = ReadersOneWriter()
         self._place: Place | None = None
 
@@ -78,222 +97,262 @@ class SearchIndex:
     def build(
         cls,
         codec: Codec,
-        vectors: npt.ArrayLike | str | os.PathLike[str],
+        X: Any,
         *,
         ids: npt.ArrayLike | None = None,
         kind: str = "flat",
         fetch: Fetch | None = None,
         certify: bool = False,
-        links: int = 16,
+        M: int = 16,
+        ef_construction: int = 100,
     ) -> SearchIndex:
         """Encode vectors and make them searchable.
 
         Parameters
         ----------
-        codec
-            From `fit_codec`, `plan` or `Codec.load`.
-        vectors
-            Shape (n, d), any real dtype; or the path of a file, which is then read for re-ranking and
-            never copied.
-        ids
-            Whole numbers, one a vector, each once; None for 0, 1, ...
-        kind
-            "flat" looks at every code, "ivf" at some lists of them, "hnsw" follows a graph.
-        fetch
-            Called with ids, returns their vectors: full vectors are then not kept here. None to keep
-            the array, or to read the file.
-        certify
-            Keep 12 more bytes a vector, with which `search` can prove its results.
-        links
-            Of hnsw.
+        codec : Codec
+            What encodes the vectors, from `fit_codec`, `plan` or `Codec.load`.
+        X : array-like, data frame, path, URL or Source
+            The vectors to search in, of shape (n, d) and any real dtype. Local files of .npy, .fvecs, HDF5 or
+            Lance, and folders of them, stay where they are, and are read for re-ranking. Other files and
+            URLs are read into memory, unless there is a `fetch`; `save` then writes the vectors.
+        ids : array-like of shape (n,), int, optional
+            The ids of the vectors, whole numbers, each of them once. The default is 0, 1, ...
+        kind : {"flat", "ivf", "hnsw"}, default="flat"
+            How codes are searched: "flat" looks at every code, "ivf" at some of many lists of codes, and
+            "hnsw" follows a graph.
+        fetch : callable, optional
+            A function that takes ids (m,) and returns their vectors (m, d), as a database would. The index
+            then keeps no vectors.
+        certify : bool, default=False
+            Whether to keep 12 more bytes a vector, with which `search` can prove its results. Needs the
+            kind "flat".
+        M : int, default=16
+            The links of each vertex of the graph (hnsw), from 2 to 1,024; twice as many on the lowest level.
+        ef_construction : int, default=100
+            How many candidates are kept while a vertex is linked (hnsw). More take longer to build.
+
+        Returns
+        -------
+        SearchIndex
 
         Raises
         ------
         DataError
-            Vectors don't fit the codec, or ids don't fit the vectors.
+            The vectors don't fit the codec, or the ids don't fit the vectors.
         ParameterError
-            The kind is unknown or doesn't go with the codec.
+            A parameter is out of range, or the kind is unknown or doesn't go with the codec.
         FileError
-            A file can't be read, or not row by row.
+            A file can't be read, or can't be read row by row and needs more than the memory budget.
+
+        Examples
+        --------
+        >>> import nearfold as nf
+        >>> X = nf.load_sample().vectors[:1000]
+        >>> index = nf.SearchIndex.build(nf.fit_codec(X, "PCA32,SQ8"), X)
+        >>> index.search(X[:2], k=3).ids[:, 0].tolist()
+        [0, 1]
         """
-        if isinstance(vectors, str | os.PathLike):
-            segment = Segment.of_file(os.fspath(vectors))
-        else:
-            array = np.asarray(vectors)
-            if array.ndim != 2:
-                array = as_vectors(vectors)
-            segment = Segment(len(array), array)
-        check_positive("links", links)
-        if not 2 <= links <= _MOST_LINKS:
-            raise ParameterError(f"links={links} must be from 2 to {_MOST_LINKS}")
-        sample_rows = sampled_rows(segment.rows, _SAMPLE, 0)
-        sample = segment.checked(sample_rows)
-        check_tiny(sample, codec.metric, segment.path or "vectors")
-        _check_numbers(sample, codec.metric, segment.path or "vectors", sample_rows)
+        for name, value in (("M", M), ("ef_construction", ef_construction)):
+            check_positive(name, value)
+        if not 2 <= M <= _MOST_LINKS:
+            raise ParameterError(f"M={M} must be from 2 to {_MOST_LINKS}")
+        segments = segments_of(X, fetched=fetch is not None)
+        samples = _samples(segments, codec.metric)
+        sample = np.concatenate([vectors for *_, vectors in samples])
+        total = sum(segment.rows for segment in segments)
         try:
-            reduced = reduced_index(codec, kind, sample, segment.rows, links=links)
+            candidates = candidate_index(codec, kind, sample, total, M=M, ef_construction=ef_construction)
         except DataError:
-            segment.check_directions(sample, sample_rows)
+            for segment, rows, vectors in samples:
+                segment.check_directions(vectors, rows)
             raise
         if certify and kind != "flat":
             raise ParameterError(f"certify needs index kind flat: {kind} doesn't look at every code")
-        certificates = Certificates.fit(codec, sample) if certify else None
-        cosine = codec.metric == "cosine"
-        full = FullVectors(codec.n_features, [], fetch)
-        empty = np.empty(0, np.int64)
-        norms = np.empty(0, np.float32) if cosine else None
-        index = cls(codec, reduced, full, empty, norms=norms, certificates=certificates)
-        index._append(segment, ids)
+        norms = np.empty(0, np.float32) if codec.metric == "cosine" else None
+        index = cls(
+            codec,
+            candidates,
+            StoredVectors(codec.n_features, [], fetch),
+            Rows(np.empty(0, np.int64), np.empty(0, bool), norms),
+            bounds=UpperBounds.fit(codec, sample) if certify else None,
+        )
+        index._append(segments, ids)
         # Codes are looked for by their keys again only where more are added.
         index._groups.forget()
         return index
 
     def __len__(self) -> int:
         """Return how many vectors can be found."""
-        return int(len(self._ids) - self._removed.sum())
+        return self._rows.n_alive
 
     @property
     def kind(self) -> str:
-        """Flat, ivf or hnsw."""
-        return self._reduced.kind
+        """How codes are searched: "flat", "ivf" or "hnsw"."""
+        return self._candidates.kind
 
     @property
     def ids(self) -> Int64:
-        """The ids of all vectors that can be found, in the order added."""
-        return self._ids[~self._removed]
+        """The ids of all vectors that can be found, shape (n,), int64, in the order of their addition."""
+        return self._rows.ids[~self._rows.removed]
 
     def search(
         self,
-        queries: npt.ArrayLike,
+        queries: Any,
         k: int = 10,
         *,
-        depth: int | None = None,
-        effort: int | None = None,
+        n_candidates: int | None = None,
+        nprobe: int | None = None,
+        ef_search: int | None = None,
         certified: bool = False,
-    ) -> Found:
+    ) -> SearchResult:
         """Return each query's k nearest vectors.
 
         Parameters
         ----------
-        queries
-            Shape (q, d), any real dtype.
-        k
-            Neighbours.
-        depth
-            Candidates that the reduced index gives and that are put in order by full vectors; 0 to
-            search by codes alone, without reading any. None for 5 k.
-        effort
-            Lists to look into (ivf) or candidates kept while following the graph (hnsw).
-        certified
-            Read full vectors until the k nearest are proven; needs an index built with `certify`.
+        queries : array-like, data frame, path, URL or Source
+            The queries, of shape (n_queries, d) and any real dtype.
+        k : int, default=10
+            How many vectors to return for each query.
+        n_candidates : int, optional
+            How many candidates the codes give, which the vectors themselves put in order; 0 searches by
+            codes alone and reads no vectors. The default is 5 k.
+        nprobe : int, optional
+            How many lists to look into; only for the kind "ivf". The default is a sixteenth of the lists,
+            or 32 where those are more. It is raised for queries that find fewer than k vectors.
+        ef_search : int, optional
+            How many candidates to keep while following the graph; only for the kind "hnsw". The default
+            is `n_candidates`. It is raised for queries that find fewer than k vectors.
+        certified : bool, default=False
+            Whether to read vectors until the k nearest are proven. Needs an index that was built with
+            `certify`. The other parameters then have no effect.
+
+        Returns
+        -------
+        SearchResult
+            With the arrays ids, scores and n_read.
 
         Raises
         ------
         DataError
-            Queries don't fit the codec.
+            The queries don't fit the codec.
         ParameterError
-            A parameter is out of range, or the index holds no certificates.
+            A parameter is out of range or belongs to another kind, or the index was built without
+            `certify`.
+        FileError
+            A file of vectors has changed since the index was opened, or queries can't be read.
         """
         check_positive("k", k)
-        wanted = 5 * k if depth is None else depth
-        check_positive("depth", wanted, zero=True)
-        if effort is not None:
-            check_positive("effort", effort)
-        asked = self._checked(queries, "queries")
+        wanted = 5 * k if n_candidates is None else n_candidates
+        check_positive("n_candidates", wanted, zero=True)
+        breadth = self._breadth(nprobe, ef_search)
+        asked = self._checked_queries(queries)
         if len(asked) * k > _MOST_RESULTS:
             raise ParameterError(
                 f"k={k} of {len(asked)} queries are more results than memory holds; ask for fewer at a time"
             )
         with self._lock.reading():
-            if certified and self._certificates is None:
-                raise ParameterError("the index holds no certificates; build it with certify=True")
-            known = self._living()
-            if not known.alive or not len(asked):
-                return nothing(len(asked), k)
+            if certified and self._bounds is None:
+                raise ParameterError("the index can't prove results; build it with certify=True")
+            if not len(self) or not len(asked):
+                return empty_result(len(asked), k)
             if certified:
                 return self._certified(asked, k)
-            step = max(1, _CANDIDATES_AT_ONCE // min(known.alive, max(k, wanted)))
+            step = max(1, _CANDIDATES_AT_ONCE // min(len(self), max(k, wanted)))
             parts = [
-                self._found(asked[start : start + step], k, wanted, effort, known)
+                self._nearest(asked[start : start + step], k, wanted, breadth)
                 for start in range(0, len(asked), step)
             ]
-            return parts[0] if len(parts) == 1 else Found(*map(np.concatenate, zip(*parts, strict=True)))
+            if len(parts) == 1:
+                return parts[0]
+            return SearchResult(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def add(self, vectors: npt.ArrayLike, ids: npt.ArrayLike | None = None) -> None:
-        """Add vectors (n, d), under ids of their own (None: from one past the largest on).
+    def add(self, X: Any, ids: npt.ArrayLike | None = None) -> None:
+        """Add vectors.
+
+        Parameters
+        ----------
+        X : array-like, data frame, path, URL or Source
+            The vectors, of shape (n, d), as for `build`. An array is copied.
+        ids : array-like of shape (n,), int, optional
+            Their ids. By default they count on from the largest id.
 
         Raises
         ------
         DataError
-            They don't fit the codec, or an id is there already.
+            The vectors don't fit the codec, or an id is there already. Nothing is added then.
+        FileError
+            A file can't be read. Nothing is added then.
         """
-        array = self._checked(vectors, "vectors")
+        segments = segments_of(X, fetched=self._vectors.fetch is not None, copy=True)
         with self._lock.writing():
-            self._append(Segment(len(array), array), ids)
+            self._append(segments, ids)
 
     def remove(self, ids: npt.ArrayLike) -> None:
-        """Remove vectors by id.
+        """Remove vectors.
 
         Once half of what the index holds is removed, it is made anew from what is left.
 
+        Parameters
+        ----------
+        ids : array-like of shape (m,), int
+            The ids of the vectors.
+
         Raises
         ------
         DataError
-            An id is not there; nothing is removed then.
+            An id is not there. Nothing is removed then.
         """
-        wanted = np.unique(whole_numbers(ids))
         with self._lock.writing():
-            held = np.flatnonzero(~self._removed)
-            rows = held[np.isin(self._ids[held], wanted)]
-            if len(rows) < len(wanted):
-                absent = np.setdiff1d(wanted, self._ids[rows])
-                raise DataError(f"id {absent[0]} is not in the index; remove ids that it holds")
-            self._removed[rows] = True
+            self._rows.remove(self._rows.numbers_of(ids))
             self._known = None
-            if 2 * self._removed.sum() > len(self._ids):
+            if 2 * len(self) < len(self._rows):
                 self._compact()
 
     def _compact(self) -> None:
-        """Make the reduced index anew from the codes that are left."""
-        rows = np.flatnonzero(~self._removed)
+        """Make the first stage anew from the codes that are left."""
+        rows = np.flatnonzero(~self._rows.removed)
         groups, entries = self._groups.kept(rows)
-        fresh = self._reduced.rebuilt(entries)
-        if self._full.fetch is None:
-            self._full.keep(rows)
-        if self._norms is not None:
-            self._norms = self._norms[rows]
-        if self._certificates is not None:
-            self._certificates.rows = self._certificates.rows[rows]
-        self._reduced, self._groups, self._known = fresh, groups, None
-        self._ids, self._removed = self._ids[rows], np.zeros(len(rows), bool)
+        fresh = self._candidates.rebuilt(entries)
+        if self._vectors.fetch is None:
+            self._vectors.keep(rows)
+        if self._bounds is not None:
+            self._bounds.keep(rows)
+        self._candidates, self._groups, self._known = fresh, groups, None
+        self._rows = self._rows.kept(rows)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write to a folder, atomically: who loads it sees the old index or the new one.
+        """Write the index to a folder, atomically: who loads it sees the old index or the new one.
 
-        Full vectors in files stay there; those in memory are written into the folder. An index that was
-        loaded from the folder, or saved there before, is only written over what it was then.
+        Vectors in files stay there; those in memory are written into the folder. An index that was loaded
+        from the folder, or saved there before, only replaces what it was then.
+
+        Parameters
+        ----------
+        folder : str or path
+            The folder, which is made if it is missing.
 
         Raises
         ------
         FileError
-            Another process writes there, or has saved there since: load the index again. Or a file of full
+            Another process writes there, or has saved there since: load the index again. Or a file of
             vectors has changed, the folder holds another table, the disk is full, or it can't be written.
         """
         with self._lock.writing():
-            arrays: dict[str, npt.NDArray[Any]] = {"ids": self._ids, "removed": self._removed}
-            if self._norms is not None:
-                arrays["norms"] = self._norms
-            if self._full.rows is not None:
-                arrays["rows"] = self._full.rows
+            arrays: dict[str, npt.NDArray[Any]] = {"ids": self._rows.ids, "removed": self._rows.removed}
+            if self._rows.norms is not None:
+                arrays["norms"] = self._rows.norms
+            if self._vectors.rows is not None:
+                arrays["rows"] = self._vectors.rows
             if self._groups.entry_of is not None:
                 arrays["entries"] = self._groups.entry_of
-            if isinstance(self._reduced, InvertedLists):
-                arrays["centroids"] = self._reduced.centroids
-            if self._certificates is not None:
-                arrays |= {f"certificates.{name}": a for name, a in self._certificates.arrays().items()}
-            settings = {"kind": self.kind, "fetched": self._full.fetch is not None}
-            index, segments = self._reduced.index, self._full.segments
-            self._full.segments, self._place = write_index(
+            if isinstance(self._candidates, InvertedLists):
+                arrays["centroids"] = self._candidates.centroids
+            if self._bounds is not None:
+                arrays |= {f"certificates.{name}": a for name, a in self._bounds.arrays().items()}
+            settings = {"kind": self.kind, "fetched": self._vectors.fetch is not None}
+            index, segments = self._candidates.index, self._vectors.segments
+            self._vectors.segments, self._place = write_index(
                 folder, self.codec, settings, arrays, index, segments, self._place
             )
 
@@ -305,18 +364,22 @@ class SearchIndex:
         fetch: Fetch | None = None,
         base: str | os.PathLike[str] | None = None,
     ) -> SearchIndex:
-        """Read what `save` wrote.
+        """Read an index that `save` wrote.
 
         Parameters
         ----------
-        folder
-            Of the index.
-        fetch
+        folder : str or path
+            The folder of the index.
+        fetch : callable, optional
             As for `build`; needed where the index was built with one.
-        base
-            The file of full vectors that the index was built with, where it is not in the folder and was
-            moved or touched since. A file outside of the folder that is not given is only opened where its
-            size and time are those of then, so that an index from a stranger opens no file of yours.
+        base : str or path, optional
+            The file of vectors that the index was built with, where it is not in the folder and was moved
+            or touched since. A file outside of the folder that is not given is only opened where its size
+            and time are those of then, so that an index from a stranger opens no file of yours.
+
+        Returns
+        -------
+        SearchIndex
 
         Raises
         ------
@@ -325,32 +388,41 @@ class SearchIndex:
         ParameterError
             The index was built with `fetch`, and none is given.
         """
-        saved = read_index(folder, base, fetched=fetch is not None)
-        codec = saved.codec
-        if saved.settings.get("fetched") and fetch is None:
+        stored = read_index(folder, base, fetched=fetch is not None)
+        codec, arrays = stored.codec, stored.arrays
+        if stored.settings.get("fetched") and fetch is None:
             raise ParameterError(f"{folder}: was built with fetch; give the function that fetches vectors")
         try:
-            arrays = saved.arrays
-            full = FullVectors(codec.n_features, saved.segments, fetch, arrays.get("rows"))
             loaded = cls(
                 codec,
-                saved.reduced,
-                full,
-                arrays["ids"],
-                norms=arrays.get("norms"),
-                certificates=certificates_in(codec, arrays),
-                removed=arrays["removed"],
+                stored.candidates,
+                StoredVectors(codec.n_features, stored.segments, fetch, arrays.get("rows")),
+                Rows(arrays["ids"], arrays["removed"], arrays.get("norms")),
+                bounds=bounds_in(codec, arrays),
                 entry_of=arrays.get("entries"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise FileError(f"{folder}: not a usable index: {error}") from error
-        loaded._place = saved.place
+        loaded._place = stored.place
         return loaded
 
-    def _checked(self, vectors: npt.ArrayLike, name: str) -> Float32:
-        """Return vectors (n, d) if the index can take them or search for them."""
-        checked = as_vectors(vectors, name, min_rows=0)
-        return self._fitting(checked, name)
+    def _breadth(self, nprobe: int | None, ef_search: int | None) -> int | None:
+        """Return the parameter of the index's own kind, if it is given, and refuse that of another."""
+        breadth = None
+        for name, value, kind in (("nprobe", nprobe, "ivf"), ("ef_search", ef_search, "hnsw")):
+            if value is None:
+                continue
+            check_positive(name, value)
+            if kind != self.kind:
+                raise ParameterError(f"{name} is for indexes of kind {kind}; this one is of kind {self.kind}")
+            breadth = value
+        return breadth
+
+    def _checked_queries(self, queries: Any) -> Float32:
+        """Return queries (n_queries, d) as float32 if the index can search for them."""
+        if isinstance(queries, str | os.PathLike | Source):
+            return self._fitting(read_source(as_source(queries)), "queries")
+        return self._fitting(as_vectors(queries, "queries", min_rows=0), "queries")
 
     def _fitting(self, checked: Float32, name: str, rows: Int64 | None = None) -> Float32:
         """Return finite vectors if the index can take them or search for them; `rows` are their numbers."""
@@ -362,94 +434,83 @@ class SearchIndex:
         _check_numbers(checked, self.codec.metric, name, rows)
         return checked
 
-    def _numbers(self, n: int, ids: npt.ArrayLike | None) -> Int64:
-        """Return the ids of n new vectors."""
-        if ids is None and n:
-            last = int(self._ids.max(initial=-1))
-            if last + n > np.iinfo(np.int64).max:
-                raise DataError("the largest id is too near 2^63 to count on from it; give ids")
-            return last + 1 + np.arange(n)
-        numbers = whole_numbers(() if ids is None else ids)
-        if numbers.shape != (n,):
-            raise DataError(f"ids has shape {numbers.shape} for {n} vectors; give one id for each")
-        if len(np.unique(numbers)) < n or np.isin(numbers, self.ids).any():
-            raise DataError("ids has an id that is there already; give each vector an id of its own")
-        return numbers
-
-    def _append(self, segment: Segment, ids: npt.ArrayLike | None) -> None:
-        """Add a segment's vectors."""
-        n = segment.rows
-        numbers = self._numbers(n, ids)
-        step = chunk_rows(self.codec.n_features, _CHUNK_BYTES)
-        pieces: list[Float32] = []
-        proofs: list[Float32] = []
-        groups = self._groups
-        before = groups.rows
-        held = None if groups.knows_codes else self._reduced.codes()
+    def _append(self, segments: list[Segment], ids: npt.ArrayLike | None) -> None:
+        """Add the vectors of segments: all, or none where one is refused."""
+        total = sum(segment.rows for segment in segments)
+        numbers = self._rows.new_ids(total, ids)
+        before = len(self._rows)
+        kept: list[Segment] = []
         try:
-            with stage("index", n) as advance:
-                for start in range(0, n, step):
-                    rows = np.arange(start, min(n, start + step))
-                    vectors = self._fitting(segment.checked(rows), segment.path or "vectors", rows)
+            with stage("index", total) as advance:
+                for segment in segments:
+                    first = len(self._rows) - before
                     try:
-                        images = self.codec.projection.project(vectors)
-                    except DataError:
-                        # Named by the user's number, not by that in this piece.
-                        segment.check_directions(vectors, rows)
-                        raise
-                    codes = self.codec.quantizer.encode(images)
-                    if self.codec.metric == "cosine":
-                        pieces.append(norms_of(vectors, "vectors"))
-                    if self._certificates is not None:
-                        proofs.append(self._certificates.of(vectors, self.codec.decode(codes)))
-                    entries, fresh = groups.matched(codes, held, n)
-                    if len(fresh) < len(codes):
-                        images, codes = images[fresh], codes[fresh]
-                    self._reduced.add(images, codes)
-                    groups.append(entries, len(fresh))
-                    advance(len(rows))
+                        for rows, vectors in segment.chunks(chunk_rows(self.codec.n_features, _CHUNK_BYTES)):
+                            self._append_chunk(segment, rows, vectors, numbers[first + rows], total)
+                            advance(len(rows))
+                    finally:
+                        if done := len(self._rows) - before - first:
+                            kept.append(segment.first(done))
         finally:
-            # Codes can't be taken out again: where a later row was refused, those before it are removed ones.
-            done = groups.rows - before
-            if done < n:
-                groups.skip_to(len(self._reduced))
+            if len(self._rows) < before + total:
+                # Codes can't be taken out again: rows before the one that was refused count as removed.
+                self._rows.drop_from(before)
+                self._groups.skip_to(len(self._candidates))
             self._known = None
-            self._ids = np.concatenate([self._ids, numbers if done == n else np.full(done, -1)])
-            self._removed = np.concatenate([self._removed, np.full(done, done < n)])
-            if self._norms is not None:
-                self._norms = np.concatenate([self._norms, *pieces])[: len(self._ids)]
-            if self._certificates is not None:
-                self._certificates.append(proofs, len(self._ids))
-            if self._full.fetch is None and done:
-                self._full.append(segment.first(done))
-        if self._reduced.outgrown:
-            self._reduced = self._reduced.rebuilt(np.arange(len(self._reduced)))
+            if self._vectors.fetch is None:
+                for segment in kept:
+                    self._vectors.append(segment)
+        if self._candidates.outgrown:
+            self._candidates = self._candidates.rebuilt(np.arange(len(self._candidates)))
 
-    def _living(self) -> Living:
+    def _append_chunk(self, segment: Segment, rows: Int64, vectors: Float32, ids: Int64, total: int) -> None:
+        """Add some rows of a segment, of `total` that are expected in all."""
+        vectors = self._fitting(vectors, segment.name, rows)
+        try:
+            images = self.codec.projection.project(vectors)
+        except DataError:
+            # Named by the user's number, not by that in this chunk.
+            segment.check_directions(vectors, rows)
+            raise
+        codes = self.codec.quantizer.encode(images)
+        norms = norms_of(vectors, segment.name) if self.codec.metric == "cosine" else None
+        numbers = None if self._bounds is None else self._bounds.of(vectors, codes)
+        held = None if self._groups.knows_codes else self._candidates.codes()
+        entries, fresh = self._groups.matched(codes, held, total)
+        if len(fresh) < len(codes):
+            images, codes = images[fresh], codes[fresh]
+        self._candidates.add(images, codes)
+        self._groups.append(entries, len(fresh))
+        self._rows.append(ids, norms)
+        if self._bounds is not None and numbers is not None:
+            self._bounds.append(numbers)
+
+    def _searchable(self) -> Searchable:
         """Return what can be found; writers forget it, and readers make it again."""
         known = self._known
         if known is None:
-            known = self._known = self._groups.living(self._removed)
+            known = self._known = self._groups.searchable(self._rows.removed)
         return known
 
-    def _found(self, queries: Float32, k: int, depth: int, effort: int | None, known: Living) -> Found:
-        """Return what a search finds in two stages; at least one vector is there."""
+    def _nearest(self, queries: Float32, k: int, n_candidates: int, breadth: int | None) -> SearchResult:
+        """Return the result of a search in two stages; at least one vector is there."""
         directed = self._directed(queries)
-        if depth and max(k, depth) >= known.alive:
+        if n_candidates and max(k, n_candidates) >= len(self):
             # All are candidates: no look at codes can add any.
-            rows = np.flatnonzero(~self._removed)
+            rows = np.flatnonzero(~self._rows.removed)
             candidates = np.broadcast_to(rows, (len(queries), len(rows)))
             return self._best(queries, candidates, self._exact(directed, candidates), k)
+        known = self._searchable()
         images = faiss_ready(self.codec.projection.project_queries(directed), "queries")
-        entries = living(self._reduced, known.dead, images, max(k, depth), effort, k)
-        if not depth:
+        entries = nearest_entries(self._candidates, known.hidden, images, max(k, n_candidates), breadth, k)
+        if not n_candidates:
             return self._by_codes(known.expanded(entries, k), k)
         candidates = known.first(entries)
         scores = self._exact(directed, candidates)
         if (known.sizes(entries) > 1).any():
             # The nearest entries are opened, as judged by one row of each.
             nearest, _ = best(entries, scores, entries.shape[1])
-            others = known.expanded(nearest, max(k, depth), skip=1)
+            others = known.expanded(nearest, max(k, n_candidates), skip=1)
             candidates = np.concatenate([candidates, others], axis=1)
             scores = np.concatenate([scores, self._exact(directed, others)], axis=1)
         return self._best(queries, candidates, scores, k)
@@ -459,32 +520,48 @@ class SearchIndex:
         return normalize_rows(queries, "queries") if self.codec.metric == "cosine" else queries
 
     def _exact(self, directed: Float32, candidates: Int64) -> Float32:
-        return exact_scores_of(directed, candidates, self._full, self._ids, self._norms, self.codec.metric)
+        return exact_scores_of(
+            directed, candidates, self._vectors, self._rows.ids, self._rows.norms, self.codec.metric
+        )
 
-    def _best(self, queries: Float32, candidates: Int64, scores: Float32, k: int) -> Found:
+    def _best(self, queries: Float32, candidates: Int64, scores: Float32, k: int) -> SearchResult:
         """Return the k best of candidates that were read."""
-        rows, top = settled(queries, candidates, scores, k, self._full, self._ids, self.codec.metric)
-        return named(self._ids, rows, top, k, (candidates >= 0).sum(axis=1))
+        rows, top = settled(queries, candidates, scores, k, self._vectors, self._rows.ids, self.codec.metric)
+        return named(self._rows.ids, rows, top, k, (candidates >= 0).sum(axis=1))
 
-    def _by_codes(self, rows: Int64, k: int) -> Found:
+    def _by_codes(self, rows: Int64, k: int) -> SearchResult:
         """Return rows in the order of their codes, with scores falling by rank alone."""
         ranks = -np.arange(rows.shape[1], dtype=np.float32)
         scores = np.where(rows < 0, -np.inf, ranks[None]).astype(np.float32)
-        return named(self._ids, rows, scores, k, np.zeros(len(rows), np.int64))
+        return named(self._rows.ids, rows, scores, k, np.zeros(len(rows), np.int64))
 
-    def _certified(self, queries: Float32, k: int) -> Found:
-        assert self._certificates is not None
+    def _certified(self, queries: Float32, k: int) -> SearchResult:
+        assert self._bounds is not None
         directed = self._directed(queries)
-        candidates, scores = certified_candidates(
+        candidates, scores = proven_candidates(
             directed,
             k,
-            self._certificates,
-            self.codec.decode(self._reduced.codes()),
+            self._bounds,
+            self._candidates.codes(),
             self._groups.entry_of,
             lambda part, chosen: self._exact(directed[part], chosen),
-            self._removed,
+            self._rows.removed,
         )
         return self._best(queries, candidates, scores, k)
+
+
+def _samples(segments: list[Segment], metric: Metric) -> list[tuple[Segment, Int64, Float32]]:
+    """Return numbers and checked vectors of some rows of each segment, drawn from all of them."""
+    starts = np.cumsum([0, *(segment.rows for segment in segments)])
+    chosen = sampled_rows(int(starts[-1]), _SAMPLE, 0)
+    parts = []
+    for segment, first, last in zip(segments, starts, starts[1:], strict=False):
+        rows = chosen[(chosen >= first) & (chosen < last)] - first
+        part = segment.checked(rows)
+        check_tiny(part, metric, segment.name)
+        _check_numbers(part, metric, segment.name, rows)
+        parts.append((segment, rows, part))
+    return parts
 
 
 def _check_numbers(vectors: Float32, metric: Metric, name: str, rows: Int64 | None = None) -> None:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from nearfold._utils.arrays import Float32, Metric, row_norms
 from nearfold.errors import DataError
-from nearfold.search.vectors import FullVectors
+from nearfold.search.vectors import StoredVectors
 
 __all__ = ["best", "exact_scores_of", "norms_of", "rounding", "settled"]
 
@@ -24,7 +24,7 @@ _LEAST_SCORE = np.float32(1e-30)
 def exact_scores_of(
     queries: Float32,
     candidates: Int64,
-    full: FullVectors,
+    stored: StoredVectors,
     ids: Int64,
     norms: Float32 | None,
     metric: Metric,
@@ -33,20 +33,22 @@ def exact_scores_of(
 
     Parameters
     ----------
-    queries
-        Shape (q, d); of norm 1 for cosine.
-    candidates
-        Row numbers, shape (q, c), -1 for none.
-    full, ids
-        The vectors, and the id of each row.
-    norms
-        Of the rows, for cosine; None otherwise.
-    metric
-        Scores are cosine, -|q - b|^2 or <q, b>.
+    queries : ndarray of shape (q, d), float32
+        The queries; of norm 1 for cosine.
+    candidates : ndarray of shape (q, c), int64
+        Row numbers, -1 for none.
+    stored : StoredVectors
+        The vectors.
+    ids : ndarray of shape (n,), int64
+        The id of each row.
+    norms : ndarray of shape (n,), float32, or None
+        The norms of the rows, for cosine; None otherwise.
+    metric : {"cosine", "l2", "ip"}
+        Scores are the cosine, -|q - b|^2 or <q, b>.
     """
     missing = candidates < 0
     rows = np.where(missing, 0, candidates)
-    array = full.lone_array
+    array = stored.lone_array
     scores = np.empty(rows.shape, np.float32)
     step = max(1, _BYTES // (4 * queries.shape[1] * max(1, rows.shape[1])))
     # faiss reads the rows where they are; gathering them first would take several times as long.
@@ -55,7 +57,7 @@ def exact_scores_of(
         asked, wanted = queries[start : start + step], rows[start : start + step]
         if array is None:
             taken, wanted = np.unique(wanted, return_inverse=True)
-            vectors = full.take(taken, ids[taken])
+            vectors = stored.take(taken, ids[taken])
         else:
             vectors = array
         wanted = np.ascontiguousarray(wanted.reshape(len(asked), -1))
@@ -73,7 +75,7 @@ def exact_scores_of(
         scores /= norms[rows]
     if not np.isfinite(scores).all():
         raise DataError(
-            "full vectors hold NaN or numbers whose products leave float32's range, as those that the index "
+            "vectors hold NaN or numbers whose products leave float32's range, as those that the index "
             "was made of did not; give it the vectors it was built with"
         )
     scores[missing] = -np.inf
@@ -85,7 +87,7 @@ def settled(
     candidates: Int64,
     scores: Float32,
     k: int,
-    full: FullVectors,
+    stored: StoredVectors,
     ids: Int64,
     metric: Metric,
 ) -> tuple[Int64, Float32]:
@@ -95,13 +97,13 @@ def settled(
 
     Parameters
     ----------
-    queries
-        As they were asked, shape (q, d).
-    candidates, scores
+    queries : ndarray of shape (q, d), float32
+        The queries as the user gave them.
+    candidates, scores : ndarrays of shape (q, c), int64 and float32
         As `exact_scores_of` takes and returns them, each row number once a query.
-    k
+    k : int
         How many to return.
-    full, ids, metric
+    stored, ids, metric
         As for `exact_scores_of`.
     """
     rows, top = best(candidates, scores, k)
@@ -119,7 +121,7 @@ def settled(
     close = scores >= lowest[:, None]
     for i in np.flatnonzero((close.sum(axis=1) > k) & ~np.isneginf(bar)):
         chosen = candidates[i, close[i]]
-        again = _in_float64(queries[i], chosen, full, ids, metric)
+        again = _in_float64(queries[i], chosen, stored, ids, metric)
         order = np.argsort(-again, kind="stable")[:k]
         rows[i], top[i] = chosen[order], again[order]
     return rows, top
@@ -132,7 +134,7 @@ def rounding(n_features: int) -> float:
 
 
 def _in_float64(
-    query: Float32, rows: Int64, full: FullVectors, ids: Int64, metric: Metric
+    query: Float32, rows: Int64, stored: StoredVectors, ids: Int64, metric: Metric
 ) -> npt.NDArray[np.float64]:
     """Return the scores of rows (c,) for a query (d,)."""
     scores = np.empty(len(rows))
@@ -140,7 +142,7 @@ def _in_float64(
     step = max(1, _BYTES // (8 * len(query)))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        vectors = full.take(rows[part], ids[rows[part]]).astype(np.float64)
+        vectors = stored.take(rows[part], ids[rows[part]]).astype(np.float64)
         if metric == "l2":
             vectors -= asked
             scores[part] = -np.einsum("cd,cd->c", vectors, vectors)

@@ -10,42 +10,44 @@ import numpy.typing as npt
 from nearfold._utils.arrays import Float32
 from nearfold.errors import DataError
 
-__all__ = ["Found", "named", "nothing", "whole_numbers"]
+__all__ = ["SearchResult", "empty_result", "named", "whole_numbers"]
 
 Int64 = npt.NDArray[np.int64]
 
 
-class Found(NamedTuple):
-    """What a search found.
+class SearchResult(NamedTuple):
+    """The nearest vectors of each query.
 
     Parameters
     ----------
-    ids
-        Shape (q, k), nearest first; -1 where there are fewer than k vectors.
-    scores
-        In d dimensions, shape (q, k), float32: cosine, -|q - b|^2 or <q, b>, higher is nearer.
-    read
-        How many full vectors were read for each query, shape (q,).
+    ids : ndarray of shape (n_queries, k), int64
+        The ids of the vectors, nearest first; -1 where the index holds fewer than k vectors.
+    scores : ndarray of shape (n_queries, k), float32
+        The exact scores in all dimensions: the cosine, minus the squared distance (l2), or the inner
+        product (ip). A higher score is nearer. It is -inf where there is no vector. A search by codes alone
+        returns 0, -1, -2, ... in place of scores.
+    n_read : ndarray of shape (n_queries,), int64
+        How many vectors in all dimensions were read for each query.
     """
 
     ids: Int64
     scores: Float32
-    read: Int64
+    n_read: Int64
 
 
-def named(ids: Int64, rows: Int64, scores: Float32, k: int, read: Int64) -> Found:
+def named(ids: Int64, rows: Int64, scores: Float32, k: int, n_read: Int64) -> SearchResult:
     """Return rows under their ids, in k columns.
 
     Parameters
     ----------
-    ids
-        Of all rows, shape (n,).
-    rows, scores
-        Shape (q, c), nearest first; a score of -inf stands for no row.
-    k
-        Columns wanted.
-    read
-        As in `Found`.
+    ids : ndarray of shape (n,), int64
+        The ids of all rows.
+    rows, scores : ndarrays of shape (q, c), int64 and float32
+        Row numbers, nearest first, and their scores; a score of -inf stands for no row.
+    k : int
+        The number of columns of the result.
+    n_read : ndarray of shape (q,), int64
+        As in `SearchResult`.
     """
     named_ids = np.full((len(rows), k), -1, np.int64)
     padded = np.full((len(rows), k), -np.inf, np.float32)
@@ -53,19 +55,23 @@ def named(ids: Int64, rows: Int64, scores: Float32, k: int, read: Int64) -> Foun
     padded[:, :width] = scores[:, :width]
     known = ids[np.maximum(rows[:, :width], 0)]
     named_ids[:, :width] = np.where(np.isneginf(scores[:, :width]), -1, known)
-    return Found(named_ids, padded, read)
+    return SearchResult(named_ids, padded, n_read)
 
 
-def nothing(queries: int, k: int) -> Found:
-    """Return what is found where there is nothing."""
-    none = np.empty((queries, 0))
-    return named(
-        np.zeros(1, np.int64), none.astype(np.int64), none.astype(np.float32), k, np.zeros(queries, np.int64)
-    )
+def empty_result(n_queries: int, k: int) -> SearchResult:
+    """Return the result of a search that finds nothing."""
+    ids, scores = np.full((n_queries, k), -1, np.int64), np.full((n_queries, k), -np.inf, np.float32)
+    return SearchResult(ids, scores, np.zeros(n_queries, np.int64))
 
 
 def whole_numbers(ids: npt.ArrayLike) -> Int64:
-    """Return ids as int64, or refuse those that are no whole numbers from 0 on."""
+    """Return ids as int64.
+
+    Raises
+    ------
+    DataError
+        They are no whole numbers from 0 on in one dimension.
+    """
     numbers = np.asarray(ids)
     if numbers.shape == (0,):
         return np.empty(0, np.int64)

@@ -3,7 +3,7 @@
 The manifest names the files of one generation, with checksums. A writer makes the next generation's
 files under names that nothing has, replaces the manifest, and removes those of the last generation that are
 as it was recorded when they were written. A reader that meets files being removed reads the manifest again.
-Full vectors are never written twice: segments keep their files.
+Vectors are never written twice: segments keep their files.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from nearfold._utils.files import cause, checksum, held, open_regular, remove_be
 from nearfold._utils.schema import Count, FileName, Positive, checked_json, encoded
 from nearfold.codecs.codec import Codec
 from nearfold.errors import FileError
-from nearfold.folds.fold import read_safetensors, safetensors_bytes
-from nearfold.search.candidates import Reduced, reduced_from
+from nearfold.folds.fold import other_kind, read_metadata, read_safetensors, safetensors_bytes
+from nearfold.search.candidates import CandidateIndex, candidate_index_from
+from nearfold.search.consistency import check_fits, check_sample
+from nearfold.search.faiss_file import first_stage
 from nearfold.search.fingerprint import Fingerprint, check_fingerprint, fingerprint, stamp
-from nearfold.search.fits import check_fits, check_sample
-from nearfold.search.stored import first_stage
 from nearfold.search.vectors import Segment
 
-__all__ = ["MANIFEST", "Place", "SavedIndex", "VerifiedIndex", "read_index", "verify_index", "write_index"]
+__all__ = ["MANIFEST", "Place", "StoredIndex", "VerifiedIndex", "read_index", "verify_index", "write_index"]
 
 MANIFEST = "index.json"
 _FORMAT, _VERSION = "nearfold.index", 2
@@ -88,30 +88,30 @@ class Place(NamedTuple):
     digest: str
 
 
-class SavedIndex(NamedTuple):
-    """What a folder holds: a codec, settings, arrays, the first stage and segments of full vectors."""
+class StoredIndex(NamedTuple):
+    """What a folder holds: a codec, settings, arrays, the first stage and segments of vectors."""
 
     codec: Codec
     settings: dict[str, Any]
     arrays: dict[str, npt.NDArray[Any]]
-    reduced: Reduced
+    candidates: CandidateIndex
     segments: list[Segment]
     place: Place
 
 
 class VerifiedIndex(NamedTuple):
-    """What an index in a folder holds, every byte of which was compared with its manifest's checksums.
+    """An index in a folder, every byte of which was compared with the checksums of its manifest.
 
     Parameters
     ----------
-    vectors
-        That can be found.
-    files
-        That were read in full.
-    bytes
-        Of those files.
-    unverified
-        Files of vectors that an earlier nearfold recorded no checksum of.
+    vectors : int
+        How many vectors can be found.
+    files : int
+        How many files were read in full.
+    bytes : int
+        The size of those files.
+    unverified : int
+        How many files of vectors an earlier nearfold recorded no checksum of.
     """
 
     vectors: int
@@ -133,26 +133,26 @@ def write_index(
 
     Parameters
     ----------
-    folder
-        Made if missing; an index there is replaced.
-    codec
+    folder : str or path
+        The folder, which is made if it is missing; an index there is replaced.
+    codec : Codec
         What makes the codes.
-    settings
-        Anything JSON can hold.
-    arrays
-        By name.
-    index
-        A faiss index.
-    segments
-        Of full vectors; those in memory are written, those in files are named.
-    since
+    settings : dict
+        The settings of the index; anything that JSON can hold.
+    arrays : dict of ndarrays
+        The arrays of the index, by name.
+    index : faiss.Index
+        The codes.
+    segments : list of Segment
+        The vectors; those in memory are written, those in files are named.
+    since : Place, optional
         Where the index was read from or last written to: it must not have changed there meanwhile.
 
     Raises
     ------
     FileError
         Another process writes there, or another has written there since, the folder is that of another
-        table, a file of full vectors has changed, the disk is full, or the folder can't be written.
+        table, a file of vectors has changed, the disk is full, or the folder can't be written.
     """
     home = Path(folder)
     for name in _OTHERS:
@@ -308,6 +308,9 @@ def _pieces(segment: Segment) -> Iterator[bytes | memoryview]:
 
 def _manifest(home: Path) -> tuple[_Manifest, str]:
     """Return the manifest of an index, and its digest."""
+    if home.is_file():
+        held = read_metadata(home).get("format", "")
+        raise other_kind(home, held, "the folder of an index")
     path = home / MANIFEST
     try:
         with _open_own(path) as file:
@@ -330,22 +333,22 @@ def _open_own(path: Path) -> Any:
 
 def read_index(
     folder: str | os.PathLike[str], base: str | os.PathLike[str] | None = None, *, fetched: bool = False
-) -> SavedIndex:
+) -> StoredIndex:
     """Read an index that `write_index` wrote.
 
     Parameters
     ----------
-    folder
-        Of the index.
-    base
-        Where the file of full vectors is now that is not in the folder.
-    fetched
-        Whether full vectors come from a function: then no files of them are opened.
+    folder : str or path
+        The folder of the index.
+    base : str or path, optional
+        Where the file of vectors that is not in the folder is now.
+    fetched : bool, default=False
+        Whether vectors come from a function: then no files of them are opened.
 
     Raises
     ------
     FileError
-        There is none, or a file is missing, damaged or changed, full vectors included; or the manifest
+        There is none, or a file is missing, damaged or changed, vectors included; or the manifest
         names a file outside of the folder that is not the one it was made of.
     """
     home = Path(folder)
@@ -380,7 +383,7 @@ def _read(
     base: str | os.PathLike[str] | None,
     *,
     fetched: bool,
-) -> SavedIndex:
+) -> StoredIndex:
     parts = manifest.parts
     for name in (parts.codec, parts.rows):
         _part(home, manifest, name)
@@ -394,11 +397,11 @@ def _read(
         index = first_stage(kind, codec, content, len(centroids) if centroids.ndim == 2 else 0)
     with _naming(home / parts.rows):
         check_fits(codec, kind, arrays, int(index.ntotal), known)
-        reduced = reduced_from(codec, kind, index, arrays.get("centroids"))
+        candidates = candidate_index_from(codec, kind, index, arrays.get("centroids"))
         if known is not None:
-            check_sample(codec, reduced, arrays, known)
+            check_sample(codec, candidates, arrays, known)
     settings = msgspec.to_builtins(manifest.settings)
-    return SavedIndex(codec, settings, arrays, reduced, segments, Place(home.resolve(), digest))
+    return StoredIndex(codec, settings, arrays, candidates, segments, Place(home.resolve(), digest))
 
 
 @contextmanager
@@ -411,7 +414,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _segments(home: Path, manifest: _Manifest, base: str | os.PathLike[str] | None) -> list[Segment]:
-    """Open the files of full vectors."""
+    """Open the files of vectors."""
     outside = [entry for entry in manifest.segments if Path(entry.path).name != entry.path]
     if base is not None and len(outside) != 1:
         raise FileError(f"{home}: names {len(outside)} files outside of it, so that base can't stand for one")
@@ -451,20 +454,20 @@ def _segment_path(home: Path, entry: _SegmentEntry, base: str | os.PathLike[str]
         )
     if entry.known is None or now != entry.known.stamp:
         raise FileError(
-            f"{path}: the index's full vectors lie outside of its folder and were moved, touched or "
+            f"{path}: the index's vectors lie outside of its folder and were moved, touched or "
             f"changed since it was made; say that this is the file, by base=... or --base"
         )
     return path
 
 
 def verify_index(folder: str | os.PathLike[str], base: str | os.PathLike[str] | None = None) -> VerifiedIndex:
-    """Check every file of an index by its full digest, files of full vectors included.
+    """Check every file of an index by its full digest, files of vectors included.
 
     Parameters
     ----------
-    folder
-        Of the index.
-    base
+    folder : str or path
+        The folder of the index.
+    base : str or path, optional
         As for `read_index`.
 
     Raises
@@ -474,13 +477,13 @@ def verify_index(folder: str | os.PathLike[str], base: str | os.PathLike[str] | 
     """
     home = Path(folder)
     manifest, _ = _manifest(home)
-    saved = read_index(home, base, fetched=manifest.settings.fetched)
+    stored = read_index(home, base, fetched=manifest.settings.fetched)
     files, size, unverified = 1 + len(_PARTS), (home / MANIFEST).stat().st_size, 0
     size += sum(manifest.files[name][0] for name in msgspec.to_builtins(manifest.parts).values())
-    for segment in saved.segments:
+    for segment in stored.segments:
         if segment.known is None:
             unverified += 1
             continue
         check_fingerprint(Path(segment.path or ""), segment.known, full=True)
         files, size = files + 1, size + segment.known.stamp.bytes
-    return VerifiedIndex(int((~saved.arrays["removed"]).sum()), files, size, unverified)
+    return VerifiedIndex(int((~stored.arrays["removed"]).sum()), files, size, unverified)

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 
 from nearfold._utils.files import replacing
 from nearfold.io.lists import made_by
-from nearfold.search.index import Found
+from nearfold.search.results import SearchResult
 
-__all__ = ["write_found"]
+__all__ = ["write_results"]
 
 
-def write_found(found: Found, path: str | os.PathLike[str]) -> None:
+def write_results(result: SearchResult, path: str | os.PathLike[str]) -> None:
     """Write query number, rank (from 0), id and score of each result to a Parquet file, atomically.
 
     Raises
@@ -23,14 +23,14 @@ def write_found(found: Found, path: str | os.PathLike[str]) -> None:
     FileError
         The file can't be written.
     """
-    queries, k = found.ids.shape
-    there = found.ids.ravel() >= 0
+    queries, k = result.ids.shape
+    there = result.ids.ravel() >= 0
     table = pa.table(
         {
             "query": np.repeat(np.arange(queries), k)[there],
             "rank": np.tile(np.arange(k), queries)[there],
-            "id": found.ids.ravel()[there],
-            "score": found.scores.ravel()[there],
+            "id": result.ids.ravel()[there],
+            "score": result.scores.ravel()[there],
         }
     )
     table = table.replace_schema_metadata(made_by())

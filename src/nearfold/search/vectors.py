@@ -1,11 +1,12 @@
-"""Where full-precision vectors come from when candidates are put in order."""
+"""The vectors themselves, in memory or in files, by which candidates are put in order."""
 
 from __future__ import annotations
 
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -13,16 +14,18 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32, as_vectors, check_directions, check_finite
+from nearfold._utils.arrays import Float32, as_rows, as_vectors, check_directions, check_finite
+from nearfold._utils.config import memory_budget
 from nearfold._utils.files import cause, open_regular
 from nearfold.errors import DataError, FileError
 from nearfold.io.base import Source
 from nearfold.io.npy import read_header
-from nearfold.io.vectors import checked_rows, located, open_source
+from nearfold.io.vectors import as_source, checked_chunks, checked_rows, located, open_source, read_source
 from nearfold.search.fingerprint import Fingerprint, Stamp, stamp
+from nearfold.search.growing import Growing
 from nearfold.search.scattered import Scattered
 
-__all__ = ["Fetch", "FullVectors", "Segment"]
+__all__ = ["Fetch", "Segment", "StoredVectors", "segments_of"]
 
 Int64 = npt.NDArray[np.int64]
 
@@ -34,7 +37,7 @@ _GAP_BYTES, _MOST_JOINED = 8192, 512
 _FEW = 4
 
 Fetch: TypeAlias = Callable[[Int64], npt.ArrayLike]
-"""Returns the vectors of the ids given, shape (n, d), in their order."""
+"""A function that takes ids (n,) and returns their vectors (n, d), in the same order."""
 
 
 class _Rows:
@@ -130,24 +133,26 @@ def _changed(path: str) -> str:
 
 
 class Segment(NamedTuple):
-    """Full vectors that were added together.
+    """Vectors that lie together, in an array or in a file.
 
     Parameters
     ----------
-    rows
-        How many.
-    array
-        The vectors, shape (rows, d), in memory; None where a file is read.
-    source
-        An open file that single rows can be read from.
-    path
-        Where they are on disk; None for an array in memory, which `save` writes into the index's folder.
-    npy
+    rows : int
+        How many there are.
+    array : ndarray of shape (rows, d), optional
+        The vectors, in memory. None where a file is read.
+    source : Source, optional
+        The open file. Single rows can be read from it, unless the vectors are only passed through.
+    path : str, optional
+        Where the file is. None for an array in memory, which `save` writes into the index's folder.
+    npy : _Rows, optional
         The rows of an open .npy file, in place of `source`.
-    seen
+    seen : Stamp, optional
         What could be told of the file when it was opened.
-    known
+    known : Fingerprint, optional
         What the file was when it was saved with an index.
+    owned : bool, default=False
+        Whether the array is a copy that the index made, which it may join with others.
     """
 
     rows: int
@@ -157,6 +162,7 @@ class Segment(NamedTuple):
     npy: _Rows | None = None
     seen: Stamp | None = None
     known: Fingerprint | None = None
+    owned: bool = False
 
     @classmethod
     def of_file(cls, path: str, known: Fingerprint | None = None) -> Segment:
@@ -167,8 +173,6 @@ class Segment(NamedTuple):
         FileError
             It can't be read, or its format has no single rows.
         """
-        if "://" in path:
-            raise FileError(f"{path}: full vectors are read again and again; name a local file of them")
         if Path(path).suffix == ".npy":
             seen = stamp(Path(path))
             with open_regular(path) as file:
@@ -180,8 +184,7 @@ class Segment(NamedTuple):
         source = open_source(path)
         if not source.random_access:
             raise FileError(
-                f"{path}: single rows can't be read from this format; full vectors need .npy, .fvecs, "
-                f"HDF5 or Lance, or a function that fetches them"
+                f"{path}: single rows can't be read from this format; use .npy, .fvecs, HDF5 or Lance"
             )
         return cls(source.layout.rows, None, source, path, None, stamp(Path(path)), known)
 
@@ -214,7 +217,7 @@ class Segment(NamedTuple):
         taken = self.take(rows)
         if self.source is not None:
             return checked_rows(taken, rows, self.source)
-        name = self.path or "vectors"
+        name = self.name
         vectors = as_vectors(taken, name, min_rows=0, finite=False)
         try:
             check_finite(vectors, name)
@@ -222,6 +225,23 @@ class Segment(NamedTuple):
             bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
             check_finite(vectors[bad : bad + 1], name, int(rows[bad]))
         return vectors
+
+    def chunks(self, step: int) -> Iterator[tuple[Int64, Float32]]:
+        """Yield the numbers of about `step` rows at a time, and those rows; raises as `checked`."""
+        if self.source is None or self.source.random_access:
+            for start in range(0, self.rows, step):
+                rows = np.arange(start, min(self.rows, start + step))
+                yield rows, self.checked(rows)
+            return
+        first = 0
+        for chunk in checked_chunks(self.source, others=False, nbytes=4 * step * self.width):
+            yield np.arange(first, first + len(chunk.vectors)), chunk.vectors
+            first += len(chunk.vectors)
+
+    @property
+    def name(self) -> str:
+        """What errors call the vectors: their file, or X."""
+        return self.path or "X"
 
     def check_directions(self, vectors: Float32, rows: Int64) -> None:
         """Refuse a zero row among some that were taken, named by its file and its number there.
@@ -233,7 +253,7 @@ class Segment(NamedTuple):
         """
         for zero in np.flatnonzero(~vectors.any(axis=1))[:1]:
             row = int(rows[zero])
-            name, there = (self.path or "vectors", row) if self.source is None else located(self.source, row)
+            name, there = (self.name, row) if self.source is None else located(self.source, row)
             check_directions(vectors[zero : zero + 1], name, there)
 
     def take(self, rows: Int64) -> npt.NDArray[Any]:
@@ -259,40 +279,113 @@ class Segment(NamedTuple):
         return taken[back]
 
 
-class FullVectors:
-    """Full vectors by row number: segments one behind another, or a function of ids.
+def segments_of(X: Any, *, fetched: bool = False, copy: bool = False) -> list[Segment]:
+    """Return any vectors as segments, the files of a folder as one each.
+
+    Files that single rows can be read from stay where they are. Others are read into memory.
 
     Parameters
     ----------
-    n_features
-        d.
-    segments
-        In the order added.
-    fetch
-        Asked for ids, in place of all segments.
-    rows
-        Which of the segments' rows are still wanted, by number; None for all.
+    X : Source, path, URL or array-like
+        As for `as_source`; but an array keeps its dtype.
+    fetched : bool, default=False
+        Whether the vectors are only passed through once, and so need no memory.
+    copy : bool, default=False
+        Whether an array is copied, as float32.
+
+    Raises
+    ------
+    FileError
+        A file can't be read, or would have to be read into memory and is larger than the budget.
+    DataError
+        The array is not a table of vectors, or a row of a file that was read into memory is not finite.
+    """
+    if not isinstance(X, str | os.PathLike | Source):
+        array = as_vectors(X, min_rows=0, finite=False).copy() if copy else as_rows(X)
+        return [Segment(len(array), array, owned=copy)]
+    return [_segment_of(part, fetched=fetched) for part in as_source(X).parts]
+
+
+def _segment_of(part: Source, *, fetched: bool) -> Segment:
+    """Return one file as a segment."""
+    if fetched:
+        return Segment(part.layout.rows, None, part, part.path)
+    if part.random_access and "://" not in part.path and Path(part.path).exists():
+        # A file of several columns may not open without a name, or at another column than the caller's; an
+        # index that is loaded again has only the path.
+        with suppress(FileError):
+            segment, first = Segment.of_file(part.path), np.zeros(1, np.int64)
+            if segment.rows == part.layout.rows and np.array_equal(segment.take(first), part.take(first)):
+                return segment
+    needed = 4 * part.layout.rows * part.layout.n_features
+    if needed > memory_budget():
+        raise FileError(
+            f"{part.path}: single rows can't be read from it, and its {needed / 1e9:,.1f} GB of vectors are "
+            f"more than the memory budget; convert it to .npy, or give a function that fetches vectors"
+        )
+    return Segment(part.layout.rows, read_source(part), owned=True)
+
+
+class StoredVectors:
+    """Vectors by row number: segments one behind another, or a function of ids.
+
+    Parameters
+    ----------
+    n_features : int
+        The number of dimensions, d.
+    segments : list of Segment
+        The segments, in the order in which they were added.
+    fetch : callable, optional
+        A function that is asked for the vectors of ids, in place of all segments.
+    rows : ndarray of shape (n,), int64, optional
+        Which of the segments' rows are still wanted, by number. By default all are.
     """
 
     def __init__(
         self, n_features: int, segments: list[Segment], fetch: Fetch | None = None, rows: Int64 | None = None
     ) -> None:
-        self.n_features, self.segments, self.fetch, self.rows = n_features, segments, fetch, rows
+        self.n_features, self.fetch = n_features, fetch
+        self._rows = None if rows is None else Growing(rows)
+        self.segments = segments
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The segments, in order."""
+        return self._segments
+
+    @segments.setter
+    def segments(self, segments: list[Segment]) -> None:
+        self._segments = segments
+        self._starts = np.cumsum([0, *(segment.rows for segment in segments)])
+
+    @property
+    def rows(self) -> Int64 | None:
+        """Which of the segments' rows are still wanted, shape (n,); None for all."""
+        return None if self._rows is None else self._rows.array
 
     def append(self, segment: Segment) -> None:
-        """Add vectors behind the others."""
-        if self.rows is not None:
-            first = sum(held.rows for held in self.segments)
-            self.rows = np.concatenate([self.rows, np.arange(first, first + segment.rows)])
-        self.segments.append(segment)
+        """Add vectors behind the others.
+
+        A copy in memory is joined with those of similar size before it: a few segments remain, however
+        many were added, and each vector is copied a few times at most.
+        """
+        if self._rows is not None:
+            first = int(self._starts[-1])
+            self._rows.append(np.arange(first, first + segment.rows))
+        segments = [*self.segments, segment]
+        while len(segments) > 1 and _joinable(*segments[-2:]):
+            arrays = [each.array for each in segments[-2:] if each.array is not None]
+            joined = np.concatenate(arrays)
+            segments[-2:] = [Segment(len(joined), joined, owned=True)]
+        self.segments = segments
 
     def keep(self, rows: Int64) -> None:
         """Forget all rows but some, which are numbered anew in the order given."""
-        self.rows = rows if self.rows is None else self.rows[rows]
+        self._rows = Growing(rows if self.rows is None else self.rows[rows])
 
     @property
     def lone_array(self) -> Float32 | None:
-        """The vectors, where they are one float32 array that faiss can read rows of itself."""
+        """The vectors, where they are one float32 array whose rows faiss can read itself."""
         if self.fetch is None and self.rows is None and len(self.segments) == 1:
             array = self.segments[0].array
             if array is not None and array.dtype == np.float32 and array.flags.c_contiguous:
@@ -320,10 +413,13 @@ class FullVectors:
         if len(self.segments) == 1:
             return np.ascontiguousarray(self.segments[0].take(rows), np.float32)
         out = np.empty((len(rows), self.n_features), np.float32)
-        first = 0
-        for segment in self.segments:
-            inside = np.flatnonzero((rows >= first) & (rows < first + segment.rows))
-            if len(inside):
-                out[inside] = segment.take(rows[inside] - first)
-            first += segment.rows
+        owners = np.searchsorted(self._starts, rows, side="right") - 1
+        for owner in np.unique(owners).tolist():
+            inside = np.flatnonzero(owners == owner)
+            out[inside] = self.segments[owner].take(rows[inside] - self._starts[owner])
         return out
+
+
+def _joinable(before: Segment, after: Segment) -> bool:
+    """Return whether two copies in memory may be joined: the first is less than twice as long."""
+    return before.owned and after.owned and before.path is None and before.rows < 2 * after.rows

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from nearfold.codecs.codec import Codec
 from nearfold.codecs.quantizers.base import Codes
 from nearfold.errors import ParameterError
+from nearfold.search.candidates import add_to_lists
 
 __all__ = ["first_stage"]
 
@@ -67,14 +68,14 @@ def first_stage(kind: str, codec: Codec, content: bytes, lists: int = 0) -> Any:
 
     Parameters
     ----------
-    kind
-        "flat", "ivf" or "hnsw".
-    codec
-        Whose codes they are.
-    content
+    kind : {"flat", "ivf", "hnsw"}
+        How codes are searched.
+    codec : Codec
+        What made the codes.
+    content : bytes
         What `faiss.write_index` wrote.
-    lists
-        Of ivf.
+    lists : int, default=0
+        How many inverted lists there are (ivf).
 
     Raises
     ------
@@ -153,19 +154,19 @@ def _inverted(codec: Codec, content: memoryview, lists: int) -> Any:
     sizes = _list_sizes(reader, lists)
     if int(sizes.sum()) != n:
         raise ValueError("the faiss file's lists hold another number of codes than it says")
+    codes, numbers, at = np.empty((n, size), np.uint8), np.empty(n, np.int64), 0
+    for length in sizes[sizes > 0].tolist():
+        codes[at : at + length] = reader.take("u1", length * size).reshape(-1, size)
+        numbers[at : at + length] = reader.take("<i8", length)
+        at += length
+    if n and (numbers.min() < 0 or numbers.max() >= n):
+        raise ValueError("the faiss file's lists name codes that are not there")
     seen = np.zeros(n, bool)
-    for chosen in np.flatnonzero(sizes).tolist():
-        codes = reader.take("u1", int(sizes[chosen]) * size).reshape(-1, size)
-        numbers = reader.take("<i8", len(codes))
-        if numbers.min() < 0 or numbers.max() >= n:
-            raise ValueError("the faiss file's lists name codes that are not there")
-        seen[numbers] = True
-        codec.quantizer.check_codes(codes)
-        own, named = np.ascontiguousarray(codes), np.array(numbers, np.int64)
-        index.invlists.add_entries(chosen, len(own), faiss.swig_ptr(named), faiss.swig_ptr(own))
+    seen[numbers] = True
     if reader.at != len(content) or not seen.all():
         raise ValueError("the faiss file's lists lack codes or hold some twice")
-    index.ntotal = n
+    codec.quantizer.check_codes(codes)
+    add_to_lists(index, np.repeat(np.arange(lists), sizes), numbers, codes)
     return index
 
 
@@ -195,15 +196,15 @@ def _graph(codec: Codec, content: memoryview) -> Any:
     offsets = reader.vector("<u8")
     neighbors = reader.vector("<i4")
     entry, top = reader.number("i"), reader.number("i")
-    effort = reader.number("i")
-    # Its own effort in searches, and a number that is out of use.
+    ef_construction = reader.number("i")
+    # Its ef_search, and a number that is out of use.
     reader.take("<i4", 2)
-    links = int(per_level[1]) // 2 if len(per_level) > 1 else 0
-    if not 1 <= links <= _MOST_LINKS or not np.array_equal(
-        per_level, np.concatenate([[0], links * np.arange(2, len(per_level) + 1)])
+    M = int(per_level[1]) // 2 if len(per_level) > 1 else 0
+    if not 1 <= M <= _MOST_LINKS or not np.array_equal(
+        per_level, np.concatenate([[0], M * np.arange(2, len(per_level) + 1)])
     ):
         raise ValueError("the faiss file's graph has no rule for how many links there are")
-    index = codec.quantizer.graph_index(links, codec.projection.score)
+    index = codec.quantizer.graph_index(M, codec.projection.score)
     n = _head(content, index).codes
     storage = content[reader.at :]
     codes = _codes(codec, storage)
@@ -217,7 +218,7 @@ def _graph(codec: Codec, content: memoryview) -> Any:
         for array, held in ((levels, hnsw.levels), (offsets, hnsw.offsets), (neighbors, hnsw.neighbors)):
             faiss.copy_array_to_vector(np.ascontiguousarray(array), held)
         hnsw.entry_point, hnsw.max_level = entry, top
-    index.hnsw.efConstruction = min(max(effort, 1), _MOST_LINKS)
+    index.hnsw.efConstruction = min(max(ef_construction, 1), _MOST_LINKS)
     index.ntotal = n
     return index
 

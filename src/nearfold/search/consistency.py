@@ -1,4 +1,4 @@
-"""Whether the parts of an index that was read fit each other, in one place."""
+"""Checks that the parts of an index that was read belong together."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import numpy.typing as npt
 
 from nearfold._utils.arrays import Float32
 from nearfold.codecs.codec import Codec
+from nearfold.codecs.quantizers.base import Codes
 from nearfold.codecs.quantizers.product import nearest_centroids
 from nearfold.errors import DataError
-from nearfold.search.bounds import Certificates
-from nearfold.search.candidates import InvertedLists, Reduced
+from nearfold.search.bounds import UpperBounds
+from nearfold.search.candidates import CandidateIndex, InvertedLists
 from nearfold.search.rerank import norms_of
-from nearfold.search.vectors import FullVectors, Segment
+from nearfold.search.vectors import Segment, StoredVectors
 
-__all__ = ["certificates_in", "check_fits", "check_sample"]
+__all__ = ["bounds_in", "check_fits", "check_sample"]
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-_PROOFS = ("back", "plane", "center", "rows")
+_BOUNDS = ("back", "plane", "center", "rows")
 
-# Rows whose codes, norms and certificates are made again at each load.
+# Rows whose codes, norms and bounds are computed again at each load.
 _SAMPLED = 16
 
 # How far numbers that other processors made may be off.
@@ -34,21 +35,21 @@ def check_fits(codec: Codec, kind: str, arrays: Arrays, codes: int, segments: li
 
     Parameters
     ----------
-    codec
+    codec : Codec
         What made the codes.
-    kind
-        "flat", "ivf" or "hnsw".
-    arrays
-        By name, as `SearchIndex.save` gives them.
-    codes
-        How many there are in the first stage.
-    segments
-        Of full vectors; None where a function gives them.
+    kind : {"flat", "ivf", "hnsw"}
+        How codes are searched.
+    arrays : dict of ndarrays
+        The arrays that `SearchIndex.save` wrote, by name.
+    codes : int
+        How many codes there are in the first stage.
+    segments : list of Segment, or None
+        The vectors; None where a function gives them.
 
     Raises
     ------
     ValueError
-        With what doesn't fit.
+        The parts don't belong together; the message says which.
     """
     ids = _array(arrays, "ids", np.int64, (None,))
     n = len(ids)
@@ -65,7 +66,7 @@ def check_fits(codec: Codec, kind: str, arrays: Arrays, codes: int, segments: li
         centroids = _array(arrays, "centroids", np.float32, (None, codec.projection.width))
         if not len(centroids):
             raise ValueError("centroids has none")
-    known |= _check_certificates(codec, kind, arrays, n)
+    known |= _check_bounds(codec, kind, arrays, n)
     known |= _check_rows(codec, arrays, n, segments)
     if unknown := sorted(arrays.keys() - known):
         raise ValueError(f"{unknown[0]} does not belong to an index of kind {kind}, {codec.metric}")
@@ -106,8 +107,8 @@ def _check_entries(arrays: Arrays, n: int, codes: int) -> set[str]:
     return {"entries"}
 
 
-def _check_certificates(codec: Codec, kind: str, arrays: Arrays, n: int) -> set[str]:
-    names = {f"certificates.{name}" for name in _PROOFS}
+def _check_bounds(codec: Codec, kind: str, arrays: Arrays, n: int) -> set[str]:
+    names = {f"certificates.{name}" for name in _BOUNDS}
     if not any(name.startswith("certificates.") for name in arrays):
         return set()
     if kind != "flat":
@@ -122,7 +123,7 @@ def _check_certificates(codec: Codec, kind: str, arrays: Arrays, n: int) -> set[
 
 
 def _check_rows(codec: Codec, arrays: Arrays, n: int, segments: list[Segment] | None) -> set[str]:
-    """Check that full vectors are as many and as wide as the rows that name them."""
+    """Check that vectors are as many and as wide as the rows that name them."""
     if segments is None:
         return {"rows"} if "rows" in arrays else set()
     for segment in segments:
@@ -133,24 +134,24 @@ def _check_rows(codec: Codec, arrays: Arrays, n: int, segments: list[Segment] | 
     there = sum(segment.rows for segment in segments)
     if "rows" not in arrays:
         if there != n:
-            raise ValueError(f"there are {there} full vectors of {n} rows")
+            raise ValueError(f"there are {there} vectors of {n} rows")
         return set()
     rows = _array(arrays, "rows", np.int64, (n,))
     if n and (not 0 <= int(rows.min()) <= int(rows.max()) < there or len(np.unique(rows)) < n):
-        raise ValueError("rows names full vectors that are not there, or one twice")
+        raise ValueError("rows names vectors that are not there, or one twice")
     return {"rows"}
 
 
-def certificates_in(codec: Codec, arrays: Arrays) -> Certificates | None:
-    """Return the certificates among an index's arrays, None where there are none."""
-    proofs = {name: arrays[f"certificates.{name}"] for name in _PROOFS if f"certificates.{name}" in arrays}
-    return Certificates(codec.metric, **proofs) if proofs else None
+def bounds_in(codec: Codec, arrays: Arrays) -> UpperBounds | None:
+    """Return the bounds among an index's arrays, None where there are none."""
+    held = {name: arrays[f"certificates.{name}"] for name in _BOUNDS if f"certificates.{name}" in arrays}
+    return UpperBounds(codec, **held) if held else None
 
 
-def check_sample(codec: Codec, reduced: Reduced, arrays: Arrays, segments: list[Segment]) -> None:
+def check_sample(codec: Codec, candidates: CandidateIndex, arrays: Arrays, segments: list[Segment]) -> None:
     """Refuse parts that are of the right form and were made of other vectors than those at hand.
 
-    What some rows' full vectors give is compared with what is held of them. Other processors may round
+    What some rows' vectors give is compared with what is held of them. Other processors may round
     otherwise: a code is a row's where an eighth of its bits differ at most, or less than from other rows'
     codes, and a quarter of the rows may be off.
 
@@ -158,45 +159,45 @@ def check_sample(codec: Codec, reduced: Reduced, arrays: Arrays, segments: list[
     ----------
     codec, arrays, segments
         As for `check_fits`, which they must have passed.
-    reduced
+    candidates : CandidateIndex
         The first stage.
 
     Raises
     ------
     ValueError
-        With what was made of other vectors.
+        A part was made of other vectors; the message says which.
     """
     alive = np.flatnonzero(~arrays["removed"])
     if not len(alive):
         return
     rows = alive[np.unique(np.linspace(0, len(alive) - 1, _SAMPLED).astype(np.int64))]
-    full = FullVectors(codec.n_features, segments, None, arrays.get("rows"))
-    vectors = full.take(rows, arrays["ids"][rows])
+    stored = StoredVectors(codec.n_features, segments, None, arrays.get("rows"))
+    vectors = stored.take(rows, arrays["ids"][rows])
     entries = arrays["entries"][rows] if "entries" in arrays else rows
-    held = reduced.codes()[entries]
+    held = candidates.codes()[entries]
     try:
         images = codec.projection.project(vectors)
         made = codec.encode(vectors)
-        norms = norms_of(vectors, "full vectors")
+        norms = norms_of(vectors, "vectors")
     except DataError as error:
-        raise ValueError(f"full vectors can't be those that the codes were made of: {error}") from error
+        raise ValueError(f"vectors can't be those that the codes were made of: {error}") from error
     bits = np.bitwise_count(held[:, None] ^ made[None]).sum(axis=2)
     own = bits.diagonal()
     _check_most((own <= bits.min(axis=1)) | (own <= held.shape[1]), "the codes")
     if "norms" in arrays:
         _check_most(np.abs(norms - arrays["norms"][rows]) <= _CLOSE * norms, "norms")
-    if isinstance(reduced, InvertedLists):
-        there = reduced.lists_of(entries)
-        near = [nearest_centroids(each, reduced.centroids) for each in (images, codec.decode(held))]
+    if isinstance(candidates, InvertedLists):
+        there = candidates.lists_of(entries)
+        near = [nearest_centroids(each, candidates.centroids) for each in (images, codec.decode(held))]
         _check_most((there == near[0]) | (there == near[1]), "centroids")
-    if (certificates := certificates_in(codec, arrays)) is not None:
-        _check_proofs(certificates, vectors, codec.decode(held), rows)
+    if (bounds := bounds_in(codec, arrays)) is not None:
+        _check_rows_bounds(bounds, vectors, held, rows)
 
 
-def _check_proofs(
-    certificates: Certificates, vectors: Float32, decoded: Float32, rows: npt.NDArray[np.int64]
+def _check_rows_bounds(
+    bounds: UpperBounds, vectors: Float32, codes: Codes, rows: npt.NDArray[np.int64]
 ) -> None:
-    made, held = certificates.of(vectors, decoded), certificates.rows[rows]
+    made, held = bounds.of(vectors, codes), bounds.rows[rows]
     size = np.sqrt(2 * made[:, 2:])
     close = np.abs(made - held) <= _CLOSE * np.concatenate([size, size, made[:, 2:]], axis=1)
     _check_most(close.all(axis=1), "certificates")
