@@ -6,9 +6,8 @@ import pickle
 
 import pytest
 
-from nearfold import credentials
-from nearfold.credentials import redacted, redacted_values, remember
-from nearfold.errors import FileError, MissingExtraError
+from nearfold.errors import FileError, MissingExtraError, credentials
+from nearfold.errors.credentials import redacted, redacted_values, remember
 
 SECRET = "Tr0ub4dor"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nearfold.printable import printable
+from nearfold.errors.printable import printable
 
 
 @pytest.mark.parametrize("plain", ["a b.npy", "漢字 é", "[/b] [red]", "👩\u200d🔬"])

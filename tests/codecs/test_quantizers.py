@@ -7,13 +7,14 @@ import numpy.typing as npt
 import pytest
 
 from nearfold.codecs.quantizers.additive import Additive
-from nearfold.codecs.quantizers.base import Quantizer, QuantizerSpec, Score, filled
+from nearfold.codecs.quantizers.base import Quantizer, QuantizerSpec, filled
 from nearfold.codecs.quantizers.binary import Binary, sign_codebooks
 from nearfold.codecs.quantizers.codewords import decoded, first_codes, home_slices, refine
 from nearfold.codecs.quantizers.floats import Floats
 from nearfold.codecs.quantizers.product import Product
 from nearfold.codecs.quantizers.rabitq import RaBitQ, rabitq_bytes
 from nearfold.codecs.quantizers.scalar import Scalar
+from nearfold.codecs.tensors import Score
 from nearfold.errors import ParameterError
 
 Vectors = npt.NDArray[np.float32]

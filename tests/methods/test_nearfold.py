@@ -39,7 +39,7 @@ def test_thread_count_changes_rounding_only(
 
 @pytest.mark.parametrize(("rows", "stride"), [(300, 1), (65_535, 1), (65_536, 2), (1_000_000, 30)])
 def test_moments_of_many_rows_are_those_of_a_share(rows: int, stride: int) -> None:
-    assert NearFold(8).scan_request(rows, 8).stride == stride
+    assert NearFold(8).scan_spec(rows, 8).stride == stride
 
 
 def test_the_rate_is_the_root_of_the_loss_up_to_its_peak() -> None:

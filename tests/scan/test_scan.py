@@ -13,21 +13,21 @@ from nearfold._utils.arrays import METRICS, Metric, normalize_rows
 from nearfold._utils.sampling import sampled_rows
 from nearfold.errors import DataError
 from nearfold.io.npy import HeldSource
-from nearfold.scan.scan import Anchors, Request, Scan, anchors_of
+from nearfold.scan.scan import Anchors, Scan, ScanSpec, anchors_of
 from nearfold.scan.scanner import Scanner
 from nearfold.scan.scanning import scan_source
 
 
-def request(metric: Metric, queries: np.ndarray | None = None) -> Request:
-    return Request(metric, metric == "cosine", np.float32, 20, 6, queries=queries)
+def request(metric: Metric, queries: np.ndarray | None = None) -> ScanSpec:
+    return ScanSpec(metric, metric == "cosine", np.float32, 20, 6, queries=queries)
 
 
-def drawn(X: np.ndarray, wanted: Request) -> Anchors:
+def drawn(X: np.ndarray, wanted: ScanSpec) -> Anchors:
     rows = sampled_rows(len(X), wanted.n_anchors, wanted.seed)
     return anchors_of(X[rows], rows, wanted, X[np.isfinite(X).all(axis=1)][::2] + 0)
 
 
-def scanned(X: np.ndarray, wanted: Request, anchors: Anchors, first: int, stop: int, step: int) -> Scan:
+def scanned(X: np.ndarray, wanted: ScanSpec, anchors: Anchors, first: int, stop: int, step: int) -> Scan:
     scanner = Scanner(wanted, anchors)
     with scanner:
         for start in range(first, stop, step):

@@ -26,7 +26,7 @@ from nearfold.folds.fold import read_safetensors
 from nearfold.folds.origin import DIGEST, sealed
 from nearfold.io.npy import HeldSource
 from nearfold.scan.checkpoint import ScanCheckpoint
-from nearfold.scan.scan import Request
+from nearfold.scan.scan import ScanSpec
 from nearfold.scan.scanner import Scanner
 from nearfold.scan.scanning import scan_source
 
@@ -309,7 +309,7 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
 
 def test_marks_of_rows_that_are_not_kept_are_gone_on_with(rng: np.random.Generator, tmp_path: Path) -> None:
     X = np.repeat(rng.standard_normal((60, 8)).astype(np.float32), 5, axis=0)[rng.permutation(300)]
-    wanted = Request("cosine", normalize=True, products=np.float32, n_anchors=20, k=6)
+    wanted = ScanSpec("cosine", normalize=True, products=np.float32, n_anchors=20, k=6)
     whole, anchors, *_ = scan_source(HeldSource("X", X), wanted)
     early = Scanner(wanted, anchors, carry=False)
     with early:

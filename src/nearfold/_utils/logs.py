@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from nearfold._utils.warned import warn
-from nearfold.credentials import redacted_values
 from nearfold.errors import FileError
+from nearfold.errors.credentials import redacted_values
 
 __all__ = ["event", "logging_to"]
 

@@ -129,7 +129,7 @@ def update(
 
 def _check_asked(estimator: ScanFold, encoder: Encoder, state: ScanCheckpoint) -> None:
     """Refuse a scan in which an encoder's method does not find what it learns from."""
-    asked, have = estimator.scan_request(state.rows, encoder.n_components), state.request
+    asked, have = estimator.scan_spec(state.rows, encoder.n_components), state.request
     if (
         asked is None
         or asked.normalize != have.normalize

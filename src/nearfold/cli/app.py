@@ -37,9 +37,9 @@ from nearfold.cli import (
 from nearfold.cli.console import one_line
 from nearfold.cli.logged import log_to
 from nearfold.cli.paths import Mark, guarded
-from nearfold.credentials import redacted, remember, remember_environment
 from nearfold.errors import NearfoldError, NearfoldWarning
-from nearfold.printable import printable
+from nearfold.errors.credentials import redacted, remember, remember_environment
+from nearfold.errors.printable import printable
 from nearfold.version import __version__
 
 __all__ = ["app", "main"]

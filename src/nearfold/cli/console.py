@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nearfold._utils.progress import reporting
-from nearfold.credentials import redacted
-from nearfold.printable import printable
+from nearfold.errors.credentials import redacted
+from nearfold.errors.printable import printable
 from nearfold.version import __version__
 
 if TYPE_CHECKING:

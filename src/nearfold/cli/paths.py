@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from nearfold._utils.files import check_distinct, check_kept, check_name, keeping
-from nearfold.credentials import remember
 from nearfold.errors import ParameterError
+from nearfold.errors.credentials import remember
 
 __all__ = ["Mark", "guarded", "marks"]
 

@@ -17,8 +17,9 @@ from nearfold._utils.arrays import Float32, Metric, as_rows, check_products, chu
 from nearfold._utils.files import replacing
 from nearfold._utils.schema import checked_values
 from nearfold.codecs.projections import DualProjection, Projection, SharedProjection
-from nearfold.codecs.quantizers.base import Codes, Quantizer, Tensors, faiss_ready
+from nearfold.codecs.quantizers.base import Codes, Quantizer, faiss_ready
 from nearfold.codecs.quantizers.registry import parse_quantizer
+from nearfold.codecs.tensors import Tensors
 from nearfold.errors import FileError, ParameterError
 from nearfold.folds.fold import FORMAT_VERSION, Fold, FoldFile, other_kind, read_fold_file, safetensors_bytes
 from nearfold.folds.loading import fold_of

@@ -133,7 +133,7 @@ class CodecFitter:
     def _neighborhoods(self) -> tuple[Blocks, Float32 | None]:
         """Blocks, and what they are centred on."""
         learner = NearFold(1, metric=self._metric, random_state=self._seed)
-        request = learner.scan_request(len(self._base), 1)
+        request = learner.scan_spec(len(self._base), 1)
         scan, anchors, *_ = scan_source(HeldSource("X", self._base), request)
         assert anchors is not None
         centered = self._metric == "l2"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold._utils.arrays import Float32, Metric, as_vectors, normalize_rows
-from nearfold.codecs.quantizers.base import Score, exact_tensors
+from nearfold.codecs.tensors import Score, exact_tensors
 from nearfold.errors import DataError
 from nearfold.folds.encoder import Encoder
 from nearfold.folds.fold import Fold

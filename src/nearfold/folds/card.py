@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from nearfold._utils.files import open_regular
-from nearfold.credentials import redacted
 from nearfold.errors import FileError
-from nearfold.printable import printable
+from nearfold.errors.credentials import redacted
+from nearfold.errors.printable import printable
 
 __all__ = ["card_path", "card_text", "is_card"]
 

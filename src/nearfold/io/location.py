@@ -10,8 +10,8 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from nearfold._utils.extras import import_extra
 from nearfold._utils.files import cause, check_name, check_regular, open_regular
-from nearfold.credentials import remember
 from nearfold.errors import FileError
+from nearfold.errors.credentials import remember
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

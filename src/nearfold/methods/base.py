@@ -27,7 +27,7 @@ from nearfold.folds.encoder import Encoder
 from nearfold.folds.fold import Fold
 from nearfold.io.base import Source
 from nearfold.io.held import held_rows
-from nearfold.scan.scan import Request
+from nearfold.scan.scan import ScanSpec
 
 __all__ = [
     "AnyFold",
@@ -71,7 +71,7 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """Whether `metric` changes what is learned; where not, one fit serves every metric."""
         return False
 
-    def scan_request(self, rows: int, n_components: int) -> Request | None:  # noqa: ARG002
+    def scan_spec(self, rows: int, n_components: int) -> ScanSpec | None:  # noqa: ARG002
         """Return what to scan so many rows for, or None where the rows themselves are needed.
 
         Methods that return a request can learn from files of any size; see `ScanFold`.
@@ -85,7 +85,7 @@ class FoldEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
         Returns
         -------
-        Request or None
+        ScanSpec or None
 
         Raises
         ------

@@ -18,7 +18,7 @@ from nearfold.io.vectors import as_source, checked_chunks
 from nearfold.methods.base import check_rows_for_components
 from nearfold.methods.scanned import ScanFold
 from nearfold.scan.moments import Moments, Precision
-from nearfold.scan.scan import Anchors, Request, Scan
+from nearfold.scan.scan import Anchors, Scan, ScanSpec
 
 __all__ = ["MomentFold"]
 
@@ -57,7 +57,7 @@ class MomentFold(ScanFold):
         """Return whether the parameters leave the moments enough to learn from."""
         return True
 
-    def scan_request(self, rows: int, n_components: int) -> Request | None:
+    def scan_spec(self, rows: int, n_components: int) -> ScanSpec | None:
         """Return what to scan for, which is moments alone.
 
         Parameters
@@ -69,7 +69,7 @@ class MomentFold(ScanFold):
 
         Returns
         -------
-        Request or None
+        ScanSpec or None
             None where the parameters ask for the rows themselves.
 
         Raises
@@ -78,26 +78,26 @@ class MomentFold(ScanFold):
             There are fewer rows than reduced dimensions.
         """
         check_rows_for_components(rows, n_components)
-        return Request(self.metric, normalize=False, products=self._products)
+        return ScanSpec(self.metric, normalize=False, products=self._products)
 
     def learn_from_scan(
         self,
         scan: Scan,
         anchors: Anchors | None,  # noqa: ARG002
         n_components: int,
-        request: Request,  # noqa: ARG002
+        request: ScanSpec,  # noqa: ARG002
     ) -> Encoder:
         """Return the encoder that the moments of a scan lead to, and note what else was learned.
 
         Parameters
         ----------
         scan : Scan
-            Result of a scan for `scan_request`.
+            Result of a scan for `scan_spec`.
         anchors : Anchors or None
             Ignored: moments need none.
         n_components : int
             Number m of reduced dimensions.
-        request : Request
+        request : ScanSpec
             Ignored.
 
         Returns
@@ -143,7 +143,7 @@ class MomentFold(ScanFold):
                 f"{seen.n_features} features as input"
             )
         n_components = resolve_components(self.n_components, n_features)
-        self.scan_request(rows + (0 if seen is None else seen.count), n_components)
+        self.scan_spec(rows + (0 if seen is None else seen.count), n_components)
         if isinstance(X, str | os.PathLike | Source):
             self.n_features_in_ = n_features
         else:

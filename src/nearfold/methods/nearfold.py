@@ -23,7 +23,7 @@ from nearfold.methods.pca import leading_axes
 from nearfold.methods.scanned import ScanFold
 from nearfold.methods.training import train_on_blocks
 from nearfold.scan.moments import Moments
-from nearfold.scan.scan import Anchors, Request, Scan
+from nearfold.scan.scan import Anchors, Scan, ScanSpec
 
 __all__ = ["NearFold"]
 
@@ -208,14 +208,14 @@ class NearFold(ScanFold):
             raise DataError(f"queries has {held.shape[1]} dimensions where {source.path} has {width}")
         return self._fit_source(source, held, checkpoint)
 
-    def _request(self, rows: int, n_components: int, queries: Float32 | None) -> Request:
-        return self.scan_request(rows, n_components, queries)
+    def _request(self, rows: int, n_components: int, queries: Float32 | None) -> ScanSpec:
+        return self.scan_spec(rows, n_components, queries)
 
     @property
     def _fewer_anchors(self) -> bool:
         return self.n_anchors is None
 
-    def scan_request(self, rows: int, n_components: int, queries: Float32 | None = None) -> Request:
+    def scan_spec(self, rows: int, n_components: int, queries: Float32 | None = None) -> ScanSpec:
         """Return what to scan for, which is moments, and the neighbours of a sample.
 
         Parameters
@@ -229,7 +229,7 @@ class NearFold(ScanFold):
 
         Returns
         -------
-        Request
+        ScanSpec
 
         Raises
         ------
@@ -244,7 +244,7 @@ class NearFold(ScanFold):
             check_positive("n_anchors", self.n_anchors)
         check_positive("blocks_per_step", self.blocks_per_step)
         check_rows_for_components(rows, n_components)
-        return Request(
+        return ScanSpec(
             metric=self.metric,
             normalize=self.metric == "cosine",
             products=np.float32,
@@ -256,19 +256,19 @@ class NearFold(ScanFold):
         )
 
     def learn_from_scan(
-        self, scan: Scan, anchors: Anchors | None, n_components: int, request: Request
+        self, scan: Scan, anchors: Anchors | None, n_components: int, request: ScanSpec
     ) -> Encoder:
         """Return the encoder trained on the blocks that a scan found, and note the mean.
 
         Parameters
         ----------
         scan : Scan
-            Result of a scan for `scan_request`.
+            Result of a scan for `scan_spec`.
         anchors : Anchors
             Anchors whose neighbours the scan looked for.
         n_components : int
             Number m of reduced dimensions.
-        request : Request
+        request : ScanSpec
             What was asked of the scan.
 
         Returns

@@ -15,7 +15,7 @@ from nearfold.io.base import Source
 from nearfold.io.npy import HeldSource
 from nearfold.io.vectors import as_source
 from nearfold.methods.base import LinearFold
-from nearfold.scan.scan import Anchors, Request, Scan
+from nearfold.scan.scan import Anchors, Scan, ScanSpec
 from nearfold.scan.scanning import scan_source
 
 __all__ = ["ScanFold"]
@@ -65,7 +65,7 @@ class ScanFold(LinearFold):
 
     @abstractmethod
     def learn_from_scan(
-        self, scan: Scan, anchors: Anchors | None, n_components: int, request: Request
+        self, scan: Scan, anchors: Anchors | None, n_components: int, request: ScanSpec
     ) -> Encoder:
         """Return the encoder that a scan for `request` leads to."""
 
@@ -104,8 +104,8 @@ class ScanFold(LinearFold):
         rows: int,
         n_components: int,
         queries: Float32 | None,  # noqa: ARG002
-    ) -> Request | None:
-        return self.scan_request(rows, n_components)
+    ) -> ScanSpec | None:
+        return self.scan_spec(rows, n_components)
 
     @property
     def _fewer_anchors(self) -> bool:

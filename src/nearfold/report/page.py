@@ -12,8 +12,8 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from nearfold._utils.files import replacing
-from nearfold.credentials import redacted
-from nearfold.printable import printable
+from nearfold.errors.credentials import redacted
+from nearfold.errors.printable import printable
 
 __all__ = ["Cell", "Chart", "Page", "Part", "Table", "Text"]
 

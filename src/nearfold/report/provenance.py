@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from nearfold._utils.arrays import Float32
-from nearfold.credentials import redacted
+from nearfold.errors.credentials import redacted
 from nearfold.version import __version__
 
 __all__ = ["command_line", "fingerprint", "provenance", "versions"]

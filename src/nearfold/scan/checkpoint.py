@@ -21,7 +21,7 @@ from nearfold.folds.origin import sealed
 from nearfold.io.base import Source
 from nearfold.io.vectors import checked_chunks
 from nearfold.scan.checkpoint_arrays import ScanArrays
-from nearfold.scan.scan import Anchors, Kept, Request, Scan
+from nearfold.scan.scan import Anchors, Kept, Scan, ScanSpec
 from nearfold.version import __version__
 
 __all__ = ["SCAN_FORMAT", "ScanCheckpoint", "input_digests"]
@@ -53,7 +53,7 @@ class ScanCheckpoint(NamedTuple):
         What tells the files from others, so that none is counted twice; see `input_digests`.
     """
 
-    request: Request
+    request: ScanSpec
     anchors: Anchors | None
     rows: int
     done: int
@@ -138,7 +138,7 @@ class ScanCheckpoint(NamedTuple):
         )
 
 
-def _asked(request: Request) -> dict[str, Any]:
+def _asked(request: ScanSpec) -> dict[str, Any]:
     """Return a request as JSON holds it; queries are part of the anchors."""
     return {
         **request._asdict(),
@@ -194,7 +194,7 @@ class _Asked(msgspec.Struct, frozen=True):
     queries: bool
 
 
-def _checked_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[_Metadata, Request]:
+def _checked_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[_Metadata, ScanSpec]:
     if metadata.get("format") != SCAN_FORMAT:
         held = metadata.get("format", "")
         if held.startswith("nearfold."):
@@ -206,7 +206,7 @@ def _checked_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[_Metadat
     asked = checked_json(said.request, _Asked, str(path), _TODO)
     products = np.float32 if asked.products == "float32" else np.float64
     values = {**msgspec.structs.asdict(asked), "products": products, "queries": None}
-    return said, Request(**values)
+    return said, ScanSpec(**values)
 
 
 def input_digests(source: Source) -> tuple[str, ...]:

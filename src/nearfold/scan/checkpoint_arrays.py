@@ -12,7 +12,7 @@ from nearfold.errors import DataError
 from nearfold.scan.copies import NO_MARK, row_marks
 from nearfold.scan.moments import Moments
 from nearfold.scan.neighbors import Neighbors
-from nearfold.scan.scan import Anchors, Kept, Request, Scan, numbers_of
+from nearfold.scan.scan import Anchors, Kept, Scan, ScanSpec, numbers_of
 
 __all__ = ["ScanArrays"]
 
@@ -42,7 +42,7 @@ class ScanArrays:
         One is missing, unknown, of another type or shape, or contradicts the others.
     """
 
-    def __init__(self, tensors: Mapping[str, Array], request: Request, k: int, rows: int, done: int) -> None:
+    def __init__(self, tensors: Mapping[str, Array], request: ScanSpec, k: int, rows: int, done: int) -> None:
         self._left = dict(tensors)
         self._request, self._rows, self._done = request, rows, done
         if done > rows:

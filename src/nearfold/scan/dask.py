@@ -15,7 +15,7 @@ from nearfold.errors import FileError, NearfoldError
 from nearfold.io.base import Source
 from nearfold.io.vectors import checked_chunks, open_source
 from nearfold.scan.engine import Progress
-from nearfold.scan.scan import Anchors, Request, Scan
+from nearfold.scan.scan import Anchors, Scan, ScanSpec
 from nearfold.scan.scanner import Scanner
 from nearfold.scan.shards import Shard, plan_shards
 
@@ -129,7 +129,7 @@ class DaskEngine:
     def scan(
         self,
         source: Source,
-        request: Request,
+        request: ScanSpec,
         anchors: Anchors | None,
         first_row: int,
         start: Scan | None,
@@ -158,7 +158,7 @@ def _take_rows(task: tuple[Shard, Int64]) -> npt.NDArray[Any]:
     return open_source(shard.path, shard.column).take(rows)
 
 
-def _scan_shard(shard: Shard, sent: tuple[Request, Anchors | None], number_from: int) -> Scan:
+def _scan_shard(shard: Shard, sent: tuple[ScanSpec, Anchors | None], number_from: int) -> Scan:
     request, anchors = sent
     scanner, row = Scanner(request, anchors, carry=False), shard.start
     number_from += shard.first_row - shard.start

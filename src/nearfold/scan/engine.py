@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold.io.base import Source
-from nearfold.scan.scan import Anchors, Request, Scan
+from nearfold.scan.scan import Anchors, Scan, ScanSpec
 
 __all__ = ["Engine", "Progress"]
 
@@ -36,7 +36,7 @@ class Engine(Protocol):
     def scan(
         self,
         source: Source,
-        request: Request,
+        request: ScanSpec,
         anchors: Anchors | None,
         first_row: int,
         start: Scan | None,

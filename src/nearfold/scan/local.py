@@ -15,7 +15,7 @@ from nearfold.io.base import Source
 from nearfold.io.vectors import located_chunks
 from nearfold.scan.budget import chunks_held, least_chunk, scan_bytes
 from nearfold.scan.engine import Progress
-from nearfold.scan.scan import Anchors, Request, Scan
+from nearfold.scan.scan import Anchors, Scan, ScanSpec
 from nearfold.scan.scanner import Scanner
 
 __all__ = ["LocalEngine"]
@@ -71,7 +71,7 @@ class LocalEngine:
     def scan(
         self,
         source: Source,
-        request: Request,
+        request: ScanSpec,
         anchors: Anchors | None,
         first_row: int,
         start: Scan | None,

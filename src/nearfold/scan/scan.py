@@ -22,8 +22,8 @@ __all__ = [
     "Anchors",
     "Blocks",
     "Kept",
-    "Request",
     "Scan",
+    "ScanSpec",
     "anchors_of",
     "numbers_of",
     "prepared",
@@ -35,7 +35,7 @@ Int64 = npt.NDArray[np.int64]
 _SHORT = 0.1
 
 
-class Request(NamedTuple):
+class ScanSpec(NamedTuple):
     """What a method asks of a scan of its data.
 
     Parameters
@@ -100,7 +100,7 @@ class Anchors:
         return replace(self, vectors=self.vectors[which], rows=rows, floor=floor)
 
 
-def anchors_of(vectors: Float32, rows: Int64 | None, request: Request, sample: Float32) -> Anchors:
+def anchors_of(vectors: Float32, rows: Int64 | None, request: ScanSpec, sample: Float32) -> Anchors:
     """Prepare anchors; copies of one are left out.
 
     Parameters
@@ -127,7 +127,7 @@ def anchors_of(vectors: Float32, rows: Int64 | None, request: Request, sample: F
     return Anchors(anchors, rows, k, request.metric, shift, floor)
 
 
-def prepared(vectors: Float32, request: Request, shift: Float32 | None, name: str = "X") -> Float32:
+def prepared(vectors: Float32, request: ScanSpec, shift: Float32 | None, name: str = "X") -> Float32:
     """Return rows as a scan looks at them: normalised or shifted, where that is asked."""
     if request.normalize:
         return normalize_rows(vectors, name)

@@ -13,7 +13,7 @@ from nearfold._utils.threads import blas_threads, dealt_work
 from nearfold.errors import DataError
 from nearfold.scan.moments import RunningMoments, summed
 from nearfold.scan.neighbors import NeighborSearch
-from nearfold.scan.scan import Anchors, Kept, Request, Scan, numbers_of
+from nearfold.scan.scan import Anchors, Kept, Scan, ScanSpec, numbers_of
 
 __all__ = ["Scanner"]
 
@@ -51,7 +51,7 @@ class Scanner:
 
     def __init__(
         self,
-        request: Request,
+        request: ScanSpec,
         anchors: Anchors | None,
         *,
         start: Scan | None = None,

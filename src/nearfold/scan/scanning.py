@@ -24,7 +24,7 @@ from nearfold.scan.budget import LEAST_ANCHORS, affordable_anchors, scan_bytes
 from nearfold.scan.checkpoint import ScanCheckpoint, input_digests
 from nearfold.scan.engine import Engine
 from nearfold.scan.engines import engine_for
-from nearfold.scan.scan import Anchors, Kept, Request, Scan, anchors_of, prepared
+from nearfold.scan.scan import Anchors, Kept, Scan, ScanSpec, anchors_of, prepared
 
 __all__ = ["SAMPLED_ROWS", "Scanned", "scan_source", "with_neighbors"]
 
@@ -55,12 +55,12 @@ class Scanned(NamedTuple):
 
     scan: Scan
     anchors: Anchors | None
-    request: Request
+    request: ScanSpec
     fingerprint: str
 
 
 def scan_source(
-    source: Source, request: Request, *, fewer_anchors: bool = False, checkpoint: Path | None = None
+    source: Source, request: ScanSpec, *, fewer_anchors: bool = False, checkpoint: Path | None = None
 ) -> Scanned:
     """Scan a source by the engine that the settings name.
 
@@ -101,7 +101,7 @@ def scan_source(
     return Scanned(finished.scan, finished.anchors, request, fingerprint)
 
 
-def _begun(request: Request, checkpoint: Path | None) -> Request:
+def _begun(request: ScanSpec, checkpoint: Path | None) -> ScanSpec:
     """Return a request for no more anchors than what was begun has, whatever the budget allows now."""
     if checkpoint is None or not os.path.exists(checkpoint):  # noqa: PTH110
         return request
@@ -111,7 +111,7 @@ def _begun(request: Request, checkpoint: Path | None) -> Request:
 
 
 def _drawn(
-    source: Source, request: Request, engine: Engine, checkpoint: Path | None
+    source: Source, request: ScanSpec, engine: Engine, checkpoint: Path | None
 ) -> tuple[ScanCheckpoint, str]:
     """Return a scan that is yet to begin, with its anchors, and the data's fingerprint."""
     total = source.layout.rows
@@ -145,7 +145,7 @@ def _drawn(
     return ScanCheckpoint(request, anchors, total, 0, None, sample, input_digests(source)), fingerprint
 
 
-def _affordable(request: Request, source: Source, engine: Engine) -> Request:
+def _affordable(request: ScanSpec, source: Source, engine: Engine) -> ScanSpec:
     """Return a request for as many anchors as the engine's memory allows, and say where those are fewer."""
     if engine.memory is None:
         return request
@@ -171,7 +171,7 @@ def with_neighbors(
     scan: Scan,
     source: Source,
     engine: Engine,
-    request: Request,
+    request: ScanSpec,
     known: Kept | None = None,
     number_from: int = 0,
 ) -> Scan:

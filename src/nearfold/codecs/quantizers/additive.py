@@ -23,15 +23,13 @@ from nearfold.codecs.quantizers.base import (
     Codes,
     JointQuantizer,
     QuantizerSpec,
-    Score,
-    Tensors,
     Training,
     bytes_in,
     check_codebooks,
-    exact_tensors,
 )
 from nearfold.codecs.quantizers.codewords import decoded, first_codes, groups_of, refine
 from nearfold.codecs.quantizers.product import product_index, product_lists_index, widths_for
+from nearfold.codecs.tensors import Score, Tensors, exact_tensors
 from nearfold.errors import ParameterError
 from nearfold.scan.scan import Blocks
 

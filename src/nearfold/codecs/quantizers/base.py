@@ -10,13 +10,14 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
 from nearfold._utils.arrays import Float32, Metric, check_finite, check_products
+from nearfold.codecs.tensors import Score, Tensors
 from nearfold.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -31,14 +32,11 @@ __all__ = [
     "JointQuantizer",
     "Quantizer",
     "QuantizerSpec",
-    "Score",
-    "Tensors",
     "TrainedQuantizer",
     "Training",
     "bytes_in",
     "candidates_by_width",
     "check_codebooks",
-    "exact_tensors",
     "faiss_metric",
     "faiss_ready",
     "filled",
@@ -46,13 +44,9 @@ __all__ = [
 ]
 
 Codes: TypeAlias = npt.NDArray[np.uint8]
-Tensors: TypeAlias = dict[str, npt.NDArray[Any]]
 
 CODEWORDS = 256
 """The codewords of a codebook, so that a code is one byte."""
-
-Score: TypeAlias = Literal["ip", "l2"]
-"""The comparison of a query with what a code stands for: inner product or Euclidean distance."""
 
 
 # From this share of the dimensions on, fewer bits for more of them may not pay.
@@ -162,38 +156,6 @@ def check_codebooks(spec: QuantizerSpec, width: int, n_rows: int) -> None:
         )
     if n_rows < CODEWORDS:
         raise ParameterError(f"codebooks need at least {CODEWORDS} rows, there are {n_rows}; use SQ8")
-
-
-def exact_tensors(name: str, tensors: Tensors, shapes: dict[str, tuple[int | None, ...]]) -> list[Float32]:
-    """Return tensors in the order of `shapes`, or refuse others than those.
-
-    Parameters
-    ----------
-    name : str
-        The name of the quantiser, for messages.
-    tensors : dict of str to ndarray
-        The tensors of a file; that their numbers are finite was checked when it was read.
-    shapes : dict of str to tuple
-        The shape of each tensor by name, with None where any size will do.
-
-    Raises
-    ------
-    ValueError
-        A tensor is missing, unknown, or of another shape.
-    """
-    found = {key: tensor.shape for key, tensor in tensors.items()}
-    if found.keys() != shapes.keys():
-        raise ValueError(f"{name} has tensors {sorted(found)}, not {sorted(shapes)}")
-    for key, shape in shapes.items():
-        fits = len(shape) == len(found[key]) and all(
-            a in (b, None) for a, b in zip(shape, found[key], strict=True)
-        )
-        if not fits:
-            wanted = tuple("any" if size is None else size for size in shape)
-            raise ValueError(f"{name} has {key} of shape {found[key]}, not {wanted}")
-        # faiss doesn't come back from some products that overflow.
-        check_products(tensors[key].reshape(1, -1), "l2", f"{name}: {key}", alone=False)
-    return [tensors[key] for key in shapes]
 
 
 def bytes_in(name: str, kinds: str) -> int:

@@ -14,13 +14,11 @@ from nearfold.codecs.quantizers.base import (
     Codes,
     FaissQuantizer,
     QuantizerSpec,
-    Score,
-    Tensors,
     Training,
-    exact_tensors,
     faiss_metric,
     own_lists,
 )
+from nearfold.codecs.tensors import Score, Tensors, exact_tensors
 
 __all__ = ["FLOATS", "Floats"]
 

@@ -18,17 +18,15 @@ from nearfold.codecs.quantizers.base import (
     Candidate,
     FaissQuantizer,
     QuantizerSpec,
-    Score,
-    Tensors,
     Training,
     bytes_in,
     check_codebooks,
-    exact_tensors,
     faiss_metric,
     faiss_ready,
     own_lists,
 )
 from nearfold.codecs.rotations import balanced_rotation
+from nearfold.codecs.tensors import Score, Tensors, exact_tensors
 from nearfold.errors import DataError, ParameterError
 
 __all__ = [

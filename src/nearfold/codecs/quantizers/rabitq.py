@@ -14,15 +14,13 @@ from nearfold.codecs.quantizers.base import (
     Codes,
     FaissQuantizer,
     QuantizerSpec,
-    Score,
-    Tensors,
     Training,
     candidates_by_width,
-    exact_tensors,
     faiss_metric,
     faiss_ready,
 )
 from nearfold.codecs.rotations import random_rotation
+from nearfold.codecs.tensors import Score, Tensors, exact_tensors
 from nearfold.errors import ParameterError
 
 __all__ = ["RABITQ", "RaBitQ", "rabitq_bytes"]

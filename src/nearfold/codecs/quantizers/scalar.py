@@ -12,16 +12,14 @@ from nearfold.codecs.quantizers.base import (
     Candidate,
     FaissQuantizer,
     QuantizerSpec,
-    Score,
-    Tensors,
     Training,
     candidates_by_width,
-    exact_tensors,
     faiss_metric,
     faiss_ready,
     own_lists,
 )
 from nearfold.codecs.rotations import random_rotation
+from nearfold.codecs.tensors import Score, Tensors, exact_tensors
 
 __all__ = ["SCALARS", "Scalar"]
 

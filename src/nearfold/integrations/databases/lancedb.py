@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from nearfold._utils.arrays import Float32, Metric, chunk_rows
 from nearfold._utils.extras import import_extra
-from nearfold.credentials import redacted
 from nearfold.errors import DatabaseError, ParameterError
+from nearfold.errors.credentials import redacted
 from nearfold.folds.fold import Fold
 from nearfold.integrations.databases.base import (
     Advance,

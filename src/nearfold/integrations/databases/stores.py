@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nearfold.credentials import remember
 from nearfold.errors import ParameterError
+from nearfold.errors.credentials import remember
 from nearfold.folds.fold import Fold
 from nearfold.integrations.databases import duckdb, lancedb, postgres, qdrant
 from nearfold.integrations.databases.base import Store

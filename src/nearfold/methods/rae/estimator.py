@@ -26,7 +26,7 @@ from nearfold.methods.rae.regularizers import Regularizer, check_regularizer, pe
 from nearfold.methods.rae.validation import Validation
 from nearfold.scan.moments import Moments, Precision
 from nearfold.scan.neighbors import neighbor_differences
-from nearfold.scan.scan import Request
+from nearfold.scan.scan import ScanSpec
 
 __all__ = ["LAMBDA_GRID", "RAE"]
 
@@ -154,7 +154,7 @@ class RAE(MomentFold):
         """Whether neighbours are looked for, so that `metric` changes what is learned."""
         return self.weight_decay == "auto" or self.regularizer == "laplacian"
 
-    def scan_request(self, rows: int, n_components: int) -> Request | None:
+    def scan_spec(self, rows: int, n_components: int) -> ScanSpec | None:
         """Return what to scan for, which is moments alone; None where the rows themselves are needed.
 
         Parameters
@@ -166,7 +166,7 @@ class RAE(MomentFold):
 
         Returns
         -------
-        Request or None
+        ScanSpec or None
             None for Adam, `weight_decay="auto"` and `regularizer="laplacian"`.
 
         Raises
@@ -175,7 +175,7 @@ class RAE(MomentFold):
             A parameter is out of range for so many rows.
         """
         self._check(rows, n_components)
-        return super().scan_request(rows, n_components) if self._learns_from_moments() else None
+        return super().scan_spec(rows, n_components) if self._learns_from_moments() else None
 
     @property
     def _products(self) -> Precision:

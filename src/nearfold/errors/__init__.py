@@ -5,7 +5,7 @@ Their messages never hold a password: neither what a user named nor what a libra
 
 from __future__ import annotations
 
-from nearfold.credentials import redacted_values
+from nearfold.errors.credentials import redacted_values
 
 
 class NearfoldError(Exception):
