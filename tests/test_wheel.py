@@ -61,10 +61,10 @@ def test_the_installed_wheel_works(tmp_path: Path) -> None:
     call(python, "-m", "pip", "install", "--quiet", "pytest", "hypothesis", "pandas", "polars", cwd=tmp_path)
     tests = (
         "tests/test_encoder.py",
-        "tests/test_moments.py",
+        "tests/scan/test_moments.py",
         "tests/test_arrays.py",
-        "tests/test_neighbors.py",
-        "tests/test_scan.py",
+        "tests/scan/test_neighbors.py",
+        "tests/scan/test_scan.py",
         "tests/methods/test_pca.py",
         "tests/methods/test_rae.py",
         "tests/methods/test_nearfold.py",
