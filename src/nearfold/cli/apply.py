@@ -46,19 +46,25 @@ def apply(
         typer.Option(
             "--out",
             "-o",
-            help="Where folded vectors go: a file, or a folder of shards.",
+            help="File, or folder of shards, to write the folded vectors to.",
         ),
         Mark.writes,
     ],
     column: Column = None,
     dtype: Annotated[
-        OutputDtype, typer.Option(help="Of the folded vectors; a codec's codes are bytes.")
+        OutputDtype, typer.Option(help="Type of the folded vectors; the codes of a codec are bytes always.")
     ] = OutputDtype.float32,
     shard_format: Annotated[
-        str | None, typer.Option("--format", help="Of the shards, such as parquet; the input's unless given.")
+        str | None,
+        typer.Option(
+            "--format", help="Format of the shards, such as parquet; that of the input unless given."
+        ),
     ] = None,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Set shards aside that can't be read, and count them.")
+        bool,
+        typer.Option(
+            "--skip-bad", help="Set shards aside that can't be read, and count them, instead of stopping."
+        ),
     ] = False,
     memory: Memory = DEFAULT_MEMORY,
     scheduler: Scheduler = None,

@@ -30,21 +30,25 @@ __all__ = ["compare"]
 def compare(
     base: BaseFile,
     dimensions: Annotated[
-        str, typer.Option("--dimensions", "-d", help="To fold to: numbers or shares, comma-separated.")
+        str,
+        typer.Option(
+            "--dimensions", "-d", help="Numbers of dimensions to fold to, or shares of them, comma-separated."
+        ),
     ] = "25%,50%,75%",
     methods: Annotated[
-        str, typer.Option(help="Comma-separated names, or the groups linear and all: see `nearfold methods`.")
+        str,
+        typer.Option(
+            help="Names of methods, comma-separated, or the groups linear and all; see `nearfold methods`."
+        ),
     ] = "linear",
-    metric: Annotated[
-        str, typer.Option(help="cosine, l2, ip: one or more, comma-separated, or all.")
-    ] = "cosine",
+    metric: Annotated[str, typer.Option(help="Metrics, comma-separated: cosine, l2, ip, or all.")] = "cosine",
     queries: Queries = None,
     n_queries: NQueries = None,
     k: Ks = "1,5,10",
     candidates: Candidates = "20,50,100",
     rows: SampleRows = None,
     seeds: Seeds = 1,
-    save: Annotated[Path | None, typer.Option(help="A folder for the encoders."), Mark.writes] = None,
+    save: Annotated[Path | None, typer.Option(help="Folder to save the encoders in."), Mark.writes] = None,
     report: Report = None,
     column: Column = None,
     seed: Seed = 0,

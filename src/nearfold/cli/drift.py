@@ -23,10 +23,10 @@ def drift(
         str, typer.Argument(help="New vectors: a file, a folder or a URL.", metavar="VECTORS"), Mark.reads
     ],
     max_drop: Annotated[
-        float, typer.Option(help="How much recall@10 or the energy kept may have fallen.", min=0)
+        float, typer.Option(help="Most that recall@10 or the energy kept may have fallen by.", min=0)
     ] = 0.05,
     max_loss_rise: Annotated[
-        float, typer.Option(help="By which share of itself the block loss may have risen.", min=0)
+        float, typer.Option(help="Share of itself that the block loss may have risen by.", min=0)
     ] = 0.25,
     column: Column = None,
     seed: Seed = 0,

@@ -35,7 +35,8 @@ def evaluate(
     query_column: QueryColumn = None,
     n_queries: NQueries = None,
     metric: Annotated[
-        MetricName | None, typer.Option(help="What near means; the encoder's own unless given.")
+        MetricName | None,
+        typer.Option(help="Metric that neighbours are found by; the encoder's own unless given."),
     ] = None,
     k: Ks = "1,5,10",
     candidates: Candidates = "20,50,100",

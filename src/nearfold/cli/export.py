@@ -41,26 +41,29 @@ def export(
         Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER"), Mark.reads
     ],
     out: Annotated[
-        Path, typer.Argument(help="The file to write, or the folder of a model.", metavar="OUT"), Mark.writes
+        Path, typer.Argument(help="File to write, or folder of a model.", metavar="OUT"), Mark.writes
     ],
     to: Annotated[
-        Target | None, typer.Option(help="What for; told by the ending of OUT unless given.")
+        Target | None, typer.Option(help="Format to write; told by the ending of OUT unless given.")
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option(help="The saved model to add the fold to (sentence-transformers, model2vec)."),
+        typer.Option(help="Saved model to add the fold to (sentence-transformers, model2vec)."),
         Mark.reads,
     ] = None,
     index: Annotated[
-        str | None, typer.Option(help="What holds folded vectors, as faiss names it (faiss): Flat, HNSW32.")
+        str | None,
+        typer.Option(help="Index that holds the folded vectors, as faiss names it (faiss): Flat, HNSW32."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Of the function (sql).")] = None,
-    half: Annotated[bool, typer.Option("--half", help="Weights and results as float16 (onnx).")] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the function (sql).")] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Write weights and results as float16 (onnx).")
+    ] = False,
     normalize: Annotated[
         bool | None,
         typer.Option(
             "--normalize/--no-normalize",
-            help="Scale folded vectors to norm 1: where cosine is searched, unless given; in SQL never.",
+            help="Scale folded vectors to norm 1; done for cosine unless given, and in SQL never.",
         ),
     ] = None,
     as_json: AsJson = False,

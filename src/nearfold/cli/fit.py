@@ -34,36 +34,47 @@ __all__ = ["fit", "print_fit"]
 def fit(
     base: BaseFile,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Where the encoder goes (.safetensors)."), Mark.writes
+        Path, typer.Option("--out", "-o", help="File to write the encoder to (.safetensors)."), Mark.writes
     ],
     dimensions: Annotated[
-        str, typer.Option("--dimensions", "-d", help="To fold to: a number, or a share such as 25%.")
+        str,
+        typer.Option(
+            "--dimensions", "-d", help="Number of dimensions to fold to, or a share of them such as 25%."
+        ),
     ] = "25%",
     method: Annotated[
-        str, typer.Option(help="nearfold, rae, rae-exact, pca, ...: see `nearfold methods`.")
+        str, typer.Option(help="Method that learns the encoder; `nearfold methods` lists them.")
     ] = "nearfold",
     metric: Annotated[
-        MetricName, typer.Option(help="What folded vectors are searched with.")
+        MetricName, typer.Option(help="Metric that the folded vectors are searched with.")
     ] = MetricName.cosine,
     queries: Annotated[
         str | None,
-        typer.Option(help="A sample of queries, where they differ in kind from BASE (nearfold only)."),
+        typer.Option(
+            help="File with a sample of queries, where they differ in kind from BASE (method nearfold only)."
+        ),
         Mark.reads,
     ] = None,
     query_column: QueryColumn = None,
     column: Column = None,
     rows: Annotated[
         int | None,
-        typer.Option(help="Learn from a sample of so many rows, in memory.", min=2),
+        typer.Option(
+            help="Number of rows to learn from, drawn at random and held in memory; all rows unless given.",
+            min=2,
+        ),
     ] = None,
     param: Params = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Keep the scan here: a killed fit is resumed, `update` adds new rows to it."),
+        typer.Option(
+            help="File to keep the scan in: a killed fit is resumed from it, `update` adds rows to it."
+        ),
         Mark.changes,
     ] = None,
     drift_baseline: Annotated[
-        bool, typer.Option(help="Note what `drift` compares with: another fit, below 50,000 rows.")
+        bool,
+        typer.Option(help="Note what `drift` compares with, which takes another fit below 50,000 rows."),
     ] = True,
     memory: Memory = DEFAULT_MEMORY,
     scheduler: Scheduler = None,

@@ -33,13 +33,18 @@ def index(
         ),
         Mark.reads,
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the index."), Mark.writes],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the index to."), Mark.writes],
     kind: Annotated[
-        Kind, typer.Option(help="Look at every code, at lists of them, or follow a graph.")
+        Kind,
+        typer.Option(
+            help="Way to search: look at every code (flat), at lists of them (ivf), or follow a graph (hnsw)."
+        ),
     ] = Kind.flat,
-    M: Annotated[int, typer.Option("--M", help="Links of each vertex of the graph (kind hnsw).", min=2)] = 16,
+    M: Annotated[
+        int, typer.Option("--M", help="Number of links of each vertex of the graph (kind hnsw).", min=2)
+    ] = 16,
     ef_construction: Annotated[
-        int, typer.Option(help="Candidates kept while a vertex is linked (kind hnsw).", min=1)
+        int, typer.Option(help="Number of candidates kept while a vertex is linked (kind hnsw).", min=1)
     ] = 100,
     certify: Annotated[
         bool,

@@ -22,14 +22,12 @@ def inspect(
     ],
     base: Annotated[
         str | None,
-        typer.Argument(help="Vectors to look at it on: a file, a folder or a URL.", metavar="[BASE]"),
+        typer.Argument(help="Vectors that it is measured on: a file, a folder or a URL.", metavar="[BASE]"),
         Mark.reads,
     ] = None,
     queries: Queries = None,
     n_queries: NQueries = None,
-    k: Annotated[
-        int, typer.Option("-k", help="The number of neighbours that the bounds are about.", min=1)
-    ] = 10,
+    k: Annotated[int, typer.Option("-k", help="Number of neighbours that the bounds are about.", min=1)] = 10,
     report: Report = None,
     column: Column = None,
     seed: Seed = 0,

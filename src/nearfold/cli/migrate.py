@@ -34,28 +34,31 @@ def migrate(
         ),
         Mark.changes,
     ],
-    table: Annotated[str, typer.Option(help="The table (Qdrant: the shard) of full vectors.")],
+    table: Annotated[str, typer.Option(help="Table (Qdrant: shard) that holds the full vectors.")],
     column: Annotated[
-        str | None, typer.Option(help="Of the full vectors, where there are several such.")
+        str | None, typer.Option(help="Column of the full vectors, where there are several such.")
     ] = None,
     key: Annotated[
         str | None,
-        typer.Option("--id", help="The column that tells rows apart, if not the primary key (PostgreSQL)."),
+        typer.Option("--id", help="Column that tells rows apart, if not the primary key (PostgreSQL)."),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="Of what is made: TABLE_folded, COLUMN_folded (LanceDB), TABLE-folded (Qdrant)."),
+        typer.Option(
+            help="Name of what is made: TABLE_folded, COLUMN_folded (LanceDB), TABLE-folded (Qdrant)."
+        ),
     ] = None,
-    dtype: Annotated[StoredDtype, typer.Option(help="Of folded vectors.")] = StoredDtype.float16,
+    dtype: Annotated[StoredDtype, typer.Option(help="Type of the folded vectors.")] = StoredDtype.float16,
     index: Annotated[bool, typer.Option(help="Build an index over folded vectors.")] = True,
-    k: Annotated[int, typer.Option("-k", help="Neighbours that a search wants.", min=1)] = 10,
+    k: Annotated[int, typer.Option("-k", help="Number of neighbours that a search wants.", min=1)] = 10,
     depth: Annotated[
-        int, typer.Option(help="Candidates of the first stage, put in order by full vectors.", min=1)
+        int,
+        typer.Option(help="Number of candidates of the first stage, which full vectors put in order.", min=1),
     ] = 100,
     recall: Annotated[
-        float, typer.Option(help="The share of the true k nearest that must be found.", min=0, max=1)
+        float, typer.Option(help="Share of the true k nearest that must be found.", min=0, max=1)
     ] = 0.95,
-    n_queries: Annotated[int, typer.Option(help="Rows to verify with.", min=1)] = 200,
+    n_queries: Annotated[int, typer.Option(help="Number of rows to verify with.", min=1)] = 200,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,

@@ -62,47 +62,65 @@ Column = Annotated[
 Queries = Annotated[
     str | None,
     typer.Option(
-        help="Vectors to ask with; without it rows of BASE are held out. Of an HDF5 file with train and test "
-        "the latter are taken."
+        help="File with queries; unless given, rows of BASE are held out. Of an HDF5 file with train and "
+        "test the latter are taken."
     ),
     Mark.reads,
 ]
-NQueries = Annotated[int | None, typer.Option(help="Rows to hold out: a tenth, at most 1,000, unless given.")]
+NQueries = Annotated[
+    int | None,
+    typer.Option(help="Number of rows to hold out as queries; a tenth, at most 1,000, unless given."),
+]
 Ks = Annotated[str, typer.Option("-k", help="The k of recall@k, comma-separated.")]
 Candidates = Annotated[str, typer.Option(help="The R of k-recall@R, numbers of candidates, comma-separated.")]
 QueryColumn = Annotated[
     str | None,
     typer.Option(
-        help="The same for --queries; that of BASE unless given, but test in HDF5 files with train and test.",
+        help="Column of --queries; that of BASE unless given, but test in HDF5 files with train and test.",
         show_default=False,
     ),
 ]
 Memory = Annotated[
     str | None,
     typer.Option(
-        help="What the work may take, such as 800MB or 4GB: half of the machine's memory, or of its "
+        help="Memory that the work may take, such as 800MB or 4GB; half of the machine's, or of its "
         "container's, unless given. Files may be of any size."
     ),
 ]
 Scheduler = Annotated[
-    str | None, typer.Option(help="Work on the Dask cluster whose scheduler is there (tcp://host:8786).")
+    str | None,
+    typer.Option(
+        help="Address of the scheduler of a Dask cluster that does the work, such as tcp://host:8786."
+    ),
 ]
-Seed = Annotated[int, typer.Option(help="Of the split and of the methods.", min=0)]
+Seed = Annotated[int, typer.Option(help="Seed of everything drawn at random.", min=0)]
 Params = Annotated[
     list[str] | None,
-    typer.Option("--param", "-p", metavar="NAME=VALUE", help="A parameter of the method; repeatable."),
+    typer.Option(
+        "--param", "-p", metavar="NAME=VALUE", help="Parameter of the method; may be given several times."
+    ),
 ]
 SampleRows = Annotated[
-    int | None, typer.Option("--rows", help="Use a sample of ROWS rows only, for a quick look.", min=3)
+    int | None,
+    typer.Option(
+        "--rows",
+        help="Number of rows to use, drawn at random, for a quick look; all rows unless given.",
+        min=3,
+    ),
 ]
 Report = Annotated[
-    Path | None, typer.Option(help="Write a page with tables and charts, in one file (.html)."), Mark.writes
+    Path | None, typer.Option(help="File to write a page with tables and charts to (.html)."), Mark.writes
 ]
 Seeds = Annotated[
-    int, typer.Option("--seeds", help="Fit methods with chance in them this often and average.", min=1)
+    int,
+    typer.Option(
+        "--seeds",
+        help="Number of seeds that methods with chance in them are fitted with, and averaged over.",
+        min=1,
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable results alone.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars.")]
 
 
 DEFAULT_MEMORY: str | None = None

@@ -38,37 +38,44 @@ class StorageName(StrEnum):
 def plan(
     base: BaseFile,
     n_bytes: Annotated[
-        int | None, typer.Option("--bytes", help="The bytes a vector may take in memory.", min=2)
+        int | None, typer.Option("--bytes", help="Number of bytes that a vector may take in memory.", min=2)
     ] = None,
     recall: Annotated[
         float | None,
-        typer.Option(help="In place of --bytes: the share of the true top k to keep, such as .95."),
+        typer.Option(help="Share of the true top k to keep, such as .95, in place of --bytes."),
     ] = None,
     n_candidates: Annotated[
         int | None,
         typer.Option(
             "--candidates",
-            help="Candidates that the vectors put in order: 5 k unless given, 0 for none.",
+            help="Number of candidates that the vectors put in order; 5 k unless given, 0 for none.",
             min=0,
         ),
     ] = None,
     storage: Annotated[
-        StorageName, typer.Option(help="Where the vectors are kept beside their codes.")
+        StorageName, typer.Option(help="Place where the vectors are kept beside their codes.")
     ] = StorageName.disk,
-    metric: Annotated[MetricName, typer.Option(help="What vectors are searched with.")] = MetricName.cosine,
-    k: Annotated[int, typer.Option("-k", help="Neighbours that count.", min=1)] = 10,
+    metric: Annotated[
+        MetricName, typer.Option(help="Metric that the vectors are searched with.")
+    ] = MetricName.cosine,
+    k: Annotated[int, typer.Option("-k", help="Number of neighbours that count.", min=1)] = 10,
     codecs: Annotated[
         str | None,
-        typer.Option(help="Try these alone, with semicolons between: NearFold192,AQ48;PCA48,SQ8."),
+        typer.Option(
+            help="Codecs to try and no others, with semicolons between: NearFold192,AQ48;PCA48,SQ8."
+        ),
     ] = None,
     rows: Annotated[
-        int, typer.Option(help="Plan on a sample of so many rows, where there are more.", min=4)
+        int, typer.Option(help="Number of rows to plan on, drawn at random where there are more.", min=4)
     ] = 100_000,
     minutes: Annotated[
-        float | None, typer.Option("--minutes", help="Begin no further fit after so long.", min=0)
+        float | None,
+        typer.Option("--minutes", help="Number of seconds after which no further fit begins.", min=0),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where the codec goes (.safetensors)."), Mark.writes
+        Path | None,
+        typer.Option("--out", "-o", help="File to write the codec to (.safetensors)."),
+        Mark.writes,
     ] = None,
     queries: Queries = None,
     n_queries: NQueries = None,

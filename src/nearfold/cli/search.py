@@ -22,18 +22,21 @@ def search(
     queries: Annotated[
         str, typer.Argument(help="The queries: a file, a folder or a URL.", metavar="QUERIES"), Mark.reads
     ],
-    k: Annotated[int, typer.Option("-k", help="Neighbours of each query.", min=1)] = 10,
+    k: Annotated[int, typer.Option("-k", help="Number of neighbours to find for each query.", min=1)] = 10,
     n_candidates: Annotated[
         int | None,
         typer.Option(
             "--candidates",
-            help="Candidates that the vectors put in order: 5 k unless given, 0 to search by codes alone.",
+            help="Number of candidates that the vectors put in order; 5 k unless given, 0 for codes alone.",
             min=0,
         ),
     ] = None,
-    nprobe: Annotated[int | None, typer.Option(help="Lists to look into (kind ivf).", min=1)] = None,
+    nprobe: Annotated[
+        int | None, typer.Option(help="Number of lists to look into (kind ivf).", min=1)
+    ] = None,
     ef_search: Annotated[
-        int | None, typer.Option(help="Candidates kept while following the graph (kind hnsw).", min=1)
+        int | None,
+        typer.Option(help="Number of candidates kept while following the graph (kind hnsw).", min=1),
     ] = None,
     certified: Annotated[
         bool, typer.Option("--certified", help="Read vectors until the nearest are proven.")
@@ -45,7 +48,7 @@ def search(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Where results go (.parquet): query, rank, id, score."),
+        typer.Option("--out", "-o", help="File to write the results to (.parquet): query, rank, id, score."),
         Mark.writes,
     ] = None,
     column: Column = None,

@@ -33,17 +33,23 @@ __all__ = ["sweep"]
 def sweep(
     base: BaseFile,
     dimensions: Annotated[
-        str, typer.Option("--dimensions", "-d", help="To fold to: a number, or a share such as 25%.")
+        str,
+        typer.Option(
+            "--dimensions", "-d", help="Number of dimensions to fold to, or a share of them such as 25%."
+        ),
     ] = "25%",
-    metric: Annotated[MetricName, typer.Option(help="What near means.")] = MetricName.cosine,
+    metric: Annotated[
+        MetricName, typer.Option(help="Metric that neighbours are found by.")
+    ] = MetricName.cosine,
     lambdas: Annotated[
-        str | None, typer.Option(help="Comma-separated; a grid from 1e-8 to 1e-1 unless given.")
+        str | None,
+        typer.Option(help="Values of lambda, comma-separated; a grid from 1e-8 to 1e-1 unless given."),
     ] = None,
     methods: Annotated[
-        str, typer.Option(help="rae, rae-exact and rae-mlp (extra torch): one or more, comma-separated.")
+        str, typer.Option(help="Methods, comma-separated: rae, rae-exact, rae-mlp (extra torch).")
     ] = "rae,rae-exact",
     regularizer: Annotated[
-        str, typer.Option(help="frobenius, nuclear, spectral, orthogonality or laplacian.")
+        str, typer.Option(help="Penalty: frobenius, nuclear, spectral, orthogonality or laplacian.")
     ] = "frobenius",
     queries: Queries = None,
     n_queries: NQueries = None,
@@ -51,7 +57,7 @@ def sweep(
     rows: SampleRows = None,
     save: Annotated[
         Path | None,
-        typer.Option(help="Where the encoder with the best lambda on validation goes."),
+        typer.Option(help="File to write the encoder to whose lambda is the best on validation."),
         Mark.writes,
     ] = None,
     report: Report = None,

@@ -26,18 +26,21 @@ def update(
         Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER"), Mark.reads
     ],
     vectors: Annotated[
-        str, typer.Argument(help="New rows alone: a file, a folder or a URL.", metavar="NEW"), Mark.reads
+        str, typer.Argument(help="The new rows alone: a file, a folder or a URL.", metavar="NEW"), Mark.reads
     ],
     checkpoint: Annotated[
         Path,
-        typer.Option(help="What `fit --checkpoint` kept of the rows so far; the new ones are added to it."),
+        typer.Option(help="File that `fit --checkpoint` wrote; the scan of the new rows is added to it."),
         Mark.changes,
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Where the encoder goes, refitted or as it was."), Mark.writes
+        Path,
+        typer.Option("--out", "-o", help="File to write the encoder to, refitted or as it was."),
+        Mark.writes,
     ],
     min_gain: Annotated[
-        float, typer.Option(help="Refit if held-out loss falls by this share of itself.", min=0, max=1)
+        float,
+        typer.Option(help="Share of itself by which held-out loss must fall for a refit.", min=0, max=1),
     ] = 0.05,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")

@@ -21,7 +21,7 @@ def verify(
     ],
     base: Annotated[
         str | None,
-        typer.Option(help="Where an index's file of full vectors is now, if it was moved."),
+        typer.Option(help="File of full vectors of an index, if it was moved."),
         Mark.reads,
     ] = None,
     as_json: AsJson = False,
