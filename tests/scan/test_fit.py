@@ -140,7 +140,7 @@ def test_a_damaged_state_is_refused(size: int, path: Path, tmp_path: Path) -> No
     with pytest.raises(FileError, match=r"scan\.safetensors"):
         ScanCheckpoint.load(state)
     PCA(4).fit(np.random.default_rng(0).standard_normal((9, 8))).encoder_.save(state)
-    with pytest.raises(FileError, match="not the checkpoint of a scan|not a scan"):
+    with pytest.raises(FileError, match=r"not the checkpoint of a scan|not a scan"):
         ScanCheckpoint.load(state)
 
 
