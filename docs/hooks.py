@@ -30,7 +30,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def estimators() -> str:
     """Return the estimators' references: linear ones first, of those the strongest."""
     # The table has simple ones first.
-    ranked = sorted(list(METHODS.values())[::-1], key=lambda method: not method.linear)
+    strongest = list(METHODS.values())[::-1]
+    ranked = sorted(strongest, key=lambda method: not method.linear)
     classes = dict.fromkeys(method.estimator for method in ranked)
     return "\n".join(f"::: {each.__module__}.{each.__qualname__}" for each in classes)
 
