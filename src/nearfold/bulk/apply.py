@@ -11,15 +11,16 @@ import numpy.typing as npt
 
 from nearfold.bulk.file import apply_to_file
 from nearfold.bulk.folder import Written, apply_to_folder
-from nearfold.codecs.codec import Applied, Codec
+from nearfold.codecs.codec import Codec
 from nearfold.errors import NearfoldError, ParameterError
+from nearfold.folds.fold import as_fold
 from nearfold.io.vectors import FORMATS, as_source, open_source
 
 __all__ = ["apply"]
 
 
 def apply(
-    fold: Applied,
+    fold: Any,
     X: Any,
     out: str | os.PathLike[str],
     *,
@@ -41,7 +42,7 @@ def apply(
 
     Parameters
     ----------
-    fold : Fold or Codec
+    fold : Fold, Codec or estimator
         What is applied, for vectors of d dimensions.
     X : array-like, path, URL or Source
         The vectors, shape (n, d).
@@ -75,7 +76,7 @@ def apply(
     ParameterError
         `format` or `skip_bad` are given with one file as the output, or its ending is unknown.
     """
-    target = Path(out)
+    fold, target = as_fold(fold), Path(out)
     kind = "uint8" if isinstance(fold, Codec) else dtype
     unreadable: list[tuple[str, NearfoldError]] = []
     if skip_bad and isinstance(X, str | os.PathLike):

@@ -15,6 +15,7 @@ from nearfold.errors import FileError, ParameterError
 from nearfold.evaluation.bounds import null_space_energy, row_space
 from nearfold.evaluation.drift import IN_SAMPLE_ROWS, drift_stats, with_drift_stats
 from nearfold.folds.encoder import Encoder
+from nearfold.folds.fold import as_fold
 from nearfold.io.base import Source
 from nearfold.io.vectors import as_source, checked_rows
 from nearfold.methods.objective import check_told_apart, loss_of_fold, score_spread
@@ -63,7 +64,7 @@ class Update(NamedTuple):
 
 
 def update(
-    fold: Encoder, checkpoint: ScanCheckpoint | str | os.PathLike[str], X: Any, *, min_gain: float = 0.05
+    fold: Any, checkpoint: ScanCheckpoint | str | os.PathLike[str], X: Any, *, min_gain: float = 0.05
 ) -> Update:
     """Add new rows to what a fold was learned from, and learn again where held-out loss falls enough.
 
@@ -72,7 +73,7 @@ def update(
 
     Parameters
     ----------
-    fold : Encoder
+    fold : Encoder or estimator
         What was learned from the rows of the checkpoint.
     checkpoint : ScanCheckpoint or path
         The finished scan of those rows, which `fit(..., checkpoint=...)` keeps. It is not changed: save the
@@ -97,7 +98,7 @@ def update(
     ParameterError
         The fold's method can't learn from a scan.
     """
-    encoder = fold
+    encoder: Encoder = as_fold(fold)
     state = checkpoint if isinstance(checkpoint, ScanCheckpoint) else ScanCheckpoint.load(checkpoint)
     source = as_source(X)
     engine = engine_for(source)

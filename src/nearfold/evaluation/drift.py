@@ -24,7 +24,7 @@ from nearfold.evaluation.bounds import null_space_energy, row_space
 from nearfold.evaluation.ground_truth import GroundTruth, warn_of_copies
 from nearfold.evaluation.recall import recall_of_fold
 from nearfold.folds.encoder import Encoder
-from nearfold.folds.fold import Fold
+from nearfold.folds.fold import Fold, as_fold
 from nearfold.io.held import held_rows
 from nearfold.io.vectors import as_source, checked_rows, read_source
 from nearfold.methods.base import AnyFold, FoldEstimator
@@ -283,7 +283,7 @@ class DriftResult(NamedTuple):
         return [name for name, (value, limit) in limits.items() if value is not None and value > limit]
 
 
-def drift(fold: Fold, X: Any, *, seed: int = 0) -> DriftResult:
+def drift(fold: Any, X: Any, *, seed: int = 0) -> DriftResult:
     """Compare new vectors with those that a fold was fitted to.
 
     A sample of the new vectors is folded, and what the fold keeps of it is compared with what it kept of a
@@ -291,7 +291,7 @@ def drift(fold: Fold, X: Any, *, seed: int = 0) -> DriftResult:
 
     Parameters
     ----------
-    fold : Fold
+    fold : Fold or estimator
         A fold that `nearfold fit` saved, or that `add_drift_stats` returned.
     X : array-like of shape (n, d), data frame, path, URL or Source
         The new vectors, at least 500; a sample of 5,000 of them is read.
@@ -315,7 +315,7 @@ def drift(fold: Fold, X: Any, *, seed: int = 0) -> DriftResult:
     NearfoldWarning
         Many of the new vectors are copies of each other.
     """
-    source = as_source(X)
+    fold, source = as_fold(fold), as_source(X)
     check_width("the new rows", source.layout.n_features, fold.n_features)
     rows = held_rows(source, SAMPLE_SIZES[-1], seed=seed, directions=fold.metric == "cosine")
     entries = [

@@ -41,7 +41,7 @@ from nearfold.evaluation.recall import (
     recall_of_neighbors,
 )
 from nearfold.evaluation.split import query_count
-from nearfold.folds.fold import Fold
+from nearfold.folds.fold import Fold, as_fold
 from nearfold.io.base import Source
 from nearfold.io.held import held_rows
 from nearfold.io.vectors import as_source, check_directions, checked_rows, located_chunks
@@ -53,7 +53,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 def evaluate(
-    fold: Fold,
+    fold: Any,
     base: Any,
     queries: Any = None,
     *,
@@ -71,7 +71,7 @@ def evaluate(
 
     Parameters
     ----------
-    fold : Fold
+    fold : Fold or estimator
         A fitted fold, such as `NearFold(96).fit(X).encoder_` or what `nearfold.load` returns.
     base : array-like of shape (n, d), data frame, path, URL or Source
         The vectors that are searched.
@@ -121,6 +121,7 @@ def evaluate(
     >>> bool(result.recall[10].mean > 0.7)
     True
     """
+    fold = as_fold(fold)
     near = fold.metric if metric is None else check_metric(metric)
     directions = near == "cosine"
     source = as_source(base, name="base")

@@ -23,7 +23,7 @@ from nearfold.evaluation.recall import (
 from nearfold.evaluation.spectrum import Spectrum, singular_values, spectrum_of
 from nearfold.evaluation.split import base_and_queries, rows_and_queries
 from nearfold.folds.encoder import Encoder
-from nearfold.folds.fold import Fold
+from nearfold.folds.fold import Fold, as_fold
 from nearfold.methods.pca import principal_axes
 from nearfold.scan.moments import Moments
 
@@ -110,7 +110,7 @@ class Inspection:
 
 
 def inspect(
-    fold: Fold,
+    fold: Any,
     base: Any,
     queries: Any = None,
     k: int = 10,
@@ -122,7 +122,7 @@ def inspect(
 
     Parameters
     ----------
-    fold : Fold
+    fold : Fold or estimator
         A fitted fold.
     base : array-like of shape (n, d), data frame, path, URL or Source
         The vectors to look at it on. They are held in memory; of files beyond the memory budget a sample
@@ -146,6 +146,7 @@ def inspect(
     DataError, FileError, ParameterError
         As `evaluate` raises them.
     """
+    fold = as_fold(fold)
     metric = fold.metric
     vectors, given = rows_and_queries(base, queries, [metric], name="base")
     check_width("base", vectors.shape[1], fold.n_features)

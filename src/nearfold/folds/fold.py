@@ -42,6 +42,7 @@ __all__ = [
     "FORMAT_VERSION",
     "Fold",
     "FoldFile",
+    "as_fold",
     "fold_checksum",
     "frozen_array",
     "other_kind",
@@ -266,6 +267,29 @@ def frozen_array(array: npt.NDArray[Any], name: str) -> Float32:
     check_finite(copied, name)
     copied.flags.writeable = False
     return copied
+
+
+def as_fold(fold: Any) -> Any:
+    """Return a fold or a codec itself, or the fold that a fitted estimator has learned.
+
+    Parameters
+    ----------
+    fold : Fold, Codec or estimator
+        The fold, the codec, or an estimator of this package.
+
+    Raises
+    ------
+    ParameterError
+        The estimator is not fitted, or it is none of these.
+    """
+    if hasattr(fold, "n_components") and hasattr(fold, "format_name"):
+        return fold
+    learned = getattr(fold, "encoder_", None)
+    if learned is None:
+        raise ParameterError(
+            f"{type(fold).__name__} is no fold; give what `fit` or `load` returns, a fitted estimator"
+        )
+    return learned
 
 
 _KINDS = {
