@@ -30,6 +30,7 @@ from .evaluation.sweep import sweep as sweep
 from .folds.encoder import Encoder as Encoder
 from .folds.fold import Fold as Fold
 from .folds.mlp import MLPEncoder as MLPEncoder
+from .folds.origin import Facts as Facts
 from .io.vectors import open_source as open_source
 from .loading import load as load
 from .methods.lpp import LPP as LPP
@@ -72,6 +73,7 @@ __all__ = [
     "Encoder",
     "Estimate",
     "EvaluationResult",
+    "Facts",
     "Fold",
     "Inspection",
     "Isomap",

@@ -224,9 +224,10 @@ def add_drift_stats(
 def readable_facts(fold: Fold) -> dict[str, object]:
     """Return a fold's facts with its drift statistics as text."""
     facts: dict[str, object] = {name: value for name, value in fold.facts.items() if name != "drift_stats"}
-    for entry in fold.facts.get("drift_stats", []):
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in entry.items() if isinstance(value, float))
-        facts[f"sample of {entry['rows']}"] = shown
+    for entry in fold.known_facts.drift_stats:
+        values = {"recall": entry.recall, "energy": entry.energy, "loss": entry.loss}
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
+        facts[f"sample of {entry.rows}"] = shown
     return facts
 
 
@@ -319,8 +320,8 @@ def drift(fold: Any, X: Any, *, seed: int = 0) -> DriftResult:
     check_width("the new rows", source.layout.n_features, fold.n_features)
     rows = held_rows(source, SAMPLE_SIZES[-1], seed=seed, directions=fold.metric == "cosine")
     entries = [
-        DriftStats(*(entry.get(name) for name in DriftStats._fields))
-        for entry in fold.facts.get("drift_stats", [])
+        DriftStats(entry.rows, entry.recall, entry.energy, entry.loss)
+        for entry in fold.known_facts.drift_stats
     ]
     # Statistics of samples of other sizes are none that new rows can be compared by.
     known = {entry.rows: entry for entry in entries if entry.rows in SAMPLE_SIZES}

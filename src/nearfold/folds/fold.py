@@ -30,6 +30,7 @@ from nearfold.errors import DataError, FileError, ParameterError
 from nearfold.folds.card import card_path, card_text, is_card
 from nearfold.folds.origin import (
     DIGEST,
+    Facts,
     checked_facts,
     checked_name,
     checked_parameters,
@@ -163,6 +164,11 @@ class Fold(ABC):
                 self._apply(vectors, out[start : start + step])
             _check_folded(vectors, out[start : start + step], start)
         return out
+
+    @property
+    def known_facts(self) -> Facts:
+        """The facts that nearfold itself reads: the rows, a fingerprint of the data, drift statistics."""
+        return Facts.of(self.facts)
 
     def with_facts(self, **facts: Any) -> Self:
         """Return the same fold with further facts."""

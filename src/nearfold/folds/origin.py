@@ -17,6 +17,7 @@ from nearfold.errors import ParameterError
 
 __all__ = [
     "DIGEST",
+    "Facts",
     "Sampled",
     "checked_facts",
     "checked_name",
@@ -43,12 +44,39 @@ class Sampled(msgspec.Struct, frozen=True):
     loss: Annotated[float, msgspec.Meta(ge=-1e-3, le=1e30)] | None = None
 
 
-class _Facts(msgspec.Struct, frozen=True):
-    """The facts that nearfold reads again; any others are only shown."""
+class Facts(msgspec.Struct, frozen=True):
+    """The facts of a fold that nearfold reads again; all others are only shown.
+
+    Parameters
+    ----------
+    rows : int or None
+        Number of rows that the fold was learned from.
+    fingerprint : str or None
+        Hash of evenly spaced rows of its data, which tells that data from other data.
+    drift_stats : list of Sampled
+        What the fold keeps of samples of its data, which `drift` compares new vectors with.
+    new_rows : str or None
+        How rows are mapped that were not learned from, where that is a step of its own.
+    """
 
     rows: Count | None = None
     fingerprint: Annotated[str, msgspec.Meta(max_length=_NAME)] | None = None
     drift_stats: Annotated[list[Sampled], msgspec.Meta(max_length=100)] = []
+    new_rows: str | None = None
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Facts:
+        """Return the known ones of a fold's facts.
+
+        Raises
+        ------
+        ParameterError
+            One is not what nearfold writes.
+        """
+        try:
+            return msgspec.convert(dict(facts), cls)
+        except msgspec.ValidationError as error:
+            raise ParameterError(f"facts: {error}") from error
 
 
 def checked_name(name: str, value: Any) -> str:
@@ -86,10 +114,7 @@ def checked_facts(values: Mapping[str, Any]) -> dict[str, Any]:
         As `checked_parameters`, or `rows`, `fingerprint` or `drift_stats` is not what nearfold writes.
     """
     facts = _copied("facts", values)
-    try:
-        msgspec.convert(facts, _Facts)
-    except msgspec.ValidationError as error:
-        raise ParameterError(f"facts: {error}") from error
+    Facts.of(facts)
     return facts
 
 

@@ -126,8 +126,8 @@ def comparison_parts(comparison: Comparison) -> list[tuple[str, list[Part]]]:
     for entry in comparison.entries:
         for remark in entry.remarks:
             remarks[f"{entry.method}, {entry.encoder.n_components} dimensions: {remark}"] = None
-        if "new_rows" in entry.encoder.facts:
-            remarks[f"{entry.method}: new rows are mapped {entry.encoder.facts['new_rows']}."] = None
+        if (how := entry.encoder.known_facts.new_rows) is not None:
+            remarks[f"{entry.method}: new rows are mapped {how}."] = None
     if remarks:
         sections.append(("Remarks", [Text(remark, soft=True) for remark in remarks]))
     return sections
