@@ -40,10 +40,10 @@ def drift(
     """
     from nearfold.cli.console import output, print_json, short, showing_progress
     from nearfold.evaluation.drift import drift as run
-    from nearfold.folds.loading import load
+    from nearfold.folds.loading import load_fold
     from nearfold.io.vectors import open_source
 
-    loaded = load(encoder)
+    loaded = load_fold(encoder)
     with showing_progress(quiet or as_json):
         found = run(loaded, open_source(vectors, column), seed=seed)
     exceeded = found.exceeds(max_drop, max_loss_rise)

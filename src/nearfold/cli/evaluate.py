@@ -55,10 +55,10 @@ def evaluate(
     from nearfold.cli.console import interval, joined, output, print_json, print_mapping, showing_progress
     from nearfold.cli.inputs import read_queries
     from nearfold.evaluation.evaluate import evaluate as run
-    from nearfold.folds.loading import load
+    from nearfold.folds.loading import load_fold
     from nearfold.io.vectors import open_source
 
-    loaded = load(encoder)
+    loaded = load_fold(encoder)
     near = loaded.metric if metric is None else metric.value
     with showing_progress(quiet or as_json):
         source = open_source(base, column)

@@ -75,7 +75,7 @@ def export(
     """
     from nearfold.cli.console import output, print_json
     from nearfold.errors import ParameterError
-    from nearfold.folds.loading import load
+    from nearfold.folds.loading import load_fold
 
     if to is None:
         to = _BY_SUFFIX.get(out.suffix.lower())
@@ -93,7 +93,7 @@ def export(
     for option, (value, targets) in taken.items():
         if value is not None and to not in targets:
             raise ParameterError(f"{option} goes with {' and '.join(targets)}, not with {to}")
-    fold = load(encoder)
+    fold = load_fold(encoder)
     if to is Target.onnx:
         from nearfold.integrations.onnx import write_onnx
 

@@ -1,4 +1,4 @@
-"""What several commands read before they work in memory."""
+"""What several commands read before they work."""
 
 from __future__ import annotations
 
@@ -6,24 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nearfold._utils.arrays import Float32
-    from nearfold.io.base import Source
 
-__all__ = ["read_queries", "rows_in_memory"]
-
-
-def rows_in_memory(source: Source, rows: int | None, seed: int, *, directions: bool = False) -> Float32:
-    """Return all rows of a source, or a sample of `rows` where it has more; shape (n, d).
-
-    With `directions` a zero row, which has none, is refused by its number in its file: behind this
-    samples and splits count rows in ways of their own.
-    """
-    from nearfold._utils.sampling import sampled_rows
-    from nearfold.io.vectors import checked_rows, read_source
-
-    if rows is None or rows >= source.layout.rows:
-        return read_source(source, directions=directions)
-    chosen = sampled_rows(source.layout.rows, rows, seed)
-    return checked_rows(source.take(chosen), chosen, source, directions=directions)
+__all__ = ["read_queries"]
 
 
 def read_queries(

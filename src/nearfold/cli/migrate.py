@@ -81,11 +81,11 @@ def migrate(
         print_text,
         showing_progress,
     )
-    from nearfold.folds.loading import load
+    from nearfold.folds.loading import load_fold
     from nearfold.integrations.databases.migrating import migrate as run
     from nearfold.integrations.databases.stores import open_store
 
-    fold = load(encoder)
+    fold = load_fold(encoder)
     with (
         showing_progress(quiet or as_json),
         open_store(where, fold, table=table, column=column, key=key, name=name, dtype=dtype.value) as store,

@@ -9,14 +9,14 @@ from nearfold.folds.encoder import Encoder
 from nearfold.folds.fold import Fold, FoldFile, other_kind, read_fold_file
 from nearfold.folds.mlp import MLPEncoder
 
-__all__ = ["fold_of", "load"]
+__all__ = ["fold_of", "load_fold"]
 
 _KINDS: dict[str, type[Encoder] | type[MLPEncoder]] = {
     kind.format_name: kind for kind in (Encoder, MLPEncoder)
 }
 
 
-def load(path: str | os.PathLike[str]) -> Fold:
+def load_fold(path: str | os.PathLike[str]) -> Fold:
     """Read what `save` of an `Encoder` or `MLPEncoder` wrote; nothing in the file is executed.
 
     Raises
