@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,7 +69,7 @@ def test_tables_sort_both_ways(browser: Any, written: dict[str, Path]) -> None:
     page = browser.new_page()
     page.goto(written["compare"].as_uri())
     table = page.locator("table").first
-    heading = table.locator("th", has_text="recall@10")
+    heading = table.locator("th", has_text=re.compile(r"^\s*recall@10\b"))
     column = heading.evaluate("h => h.cellIndex")
 
     def values() -> list[float]:
