@@ -142,6 +142,15 @@ def test_a_network_is_applied_and_inspected(base: Path, run: Run, tmp_path: Path
     assert json.loads(run("eval", "n.safetensors", base, "--json").stdout)["queries"] == 60
 
 
+@pytest.mark.torch
+def test_a_network_s_condition_number_is_told(base: Path, run: Run) -> None:
+    """Its Jacobian differs from row to row: the rows that it learned from are needed for that."""
+    options = ("--method", "rae-mlp", "-p", "n_steps=5", "--no-drift-baseline")
+    fitted = run("fit", base, "-d", "8", "-o", "n.safetensors", *options, "--json")
+    assert fitted.returncode == 0, fitted.stderr
+    assert json.loads(fitted.stdout)["kappa"] >= 1
+
+
 def test_methods_are_listed(run: Run) -> None:
     listed = json.loads(run("methods", "--json").stdout)
     assert set(listed) == {"version", *METHODS}

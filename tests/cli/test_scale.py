@@ -110,6 +110,14 @@ def test_options_that_do_not_fit(parts: Path, run: Run, monkeypatch: pytest.Monk
             ("fit", "parts", "-o", "g", "--method", "rae", "--checkpoint", "s"),
             "checkpoint is for methods that scan",
         ),
+        (
+            ("fit", "parts", "-o", "g", "--method", "rae", "--scheduler", "tcp://127.0.0.1:9"),
+            "--scheduler is for methods that scan all rows of a file; rae learns",
+        ),
+        (
+            ("fit", "parts", "-o", "g", "--rows", "500", "--scheduler", "tcp://127.0.0.1:9"),
+            "nearfold with --rows learns from rows in memory",
+        ),
         (("fit", "parts", "-o", "g", "--memory", "much"), "--memory 'much'"),
         (("fit", "parts", "-o", "g", "--memory", "250MB"), "too little for this scan"),
         (("apply", "f", "parts", "-o", "z.npy", "--skip-bad"), "output to a folder of shards"),

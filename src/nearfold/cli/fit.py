@@ -27,6 +27,8 @@ from nearfold.cli.paths import Mark
 if TYPE_CHECKING:
     from nearfold._utils.arrays import Float32
     from nearfold.folds.fold import Fold
+    from nearfold.io.base import Source
+    from nearfold.methods.base import FoldEstimator
 
 __all__ = ["fit", "print_fit"]
 
@@ -105,8 +107,17 @@ def fit(
         raise ParameterError(f"a fold by {method} can't be saved; `nearfold compare` judges it")
     cosine = estimator.metric == "cosine"
     with showing_progress(quiet or as_json), configured(memory, scheduler):
-        source = open_source(base, column)
-        X = source if rows is None else held_rows(source, rows, seed=seed, directions=cosine)
+        X: Any = open_source(base, column)
+        seen = None
+        if rows is not None or (queries is None and not _scans(estimator, X)):
+            if scheduler is not None:
+                raise ParameterError(
+                    f"--scheduler is for methods that scan all rows of a file; {method} "
+                    f"{'with --rows ' if rows else ''}learns from rows in memory"
+                )
+            # Held once, for the fit, the drift baseline and the condition number of a network.
+            directions: Any = "sampled" if cosine and rows is None else cosine
+            X = seen = held_rows(X, rows, seed=seed, directions=directions)
         options: dict[str, Any] = {}
         if queries is not None:
             options["queries"] = read_queries(queries, column, query_column, directions=cosine)
@@ -118,7 +129,16 @@ def fit(
         if drift_baseline:
             fold = add_drift_stats(fold, estimator, X, queries=options.get("queries"))
     fold.save(out)
-    print_fit(fold, out, as_json=as_json)
+    print_fit(fold, out, seen, as_json=as_json)
+
+
+def _scans(estimator: FoldEstimator, source: Source) -> bool:
+    """Return whether an estimator learns from one scan of a source, or needs its rows in memory."""
+    from nearfold._utils.arrays import resolve_components
+
+    layout = source.layout
+    n_components = resolve_components(estimator.n_components, layout.n_features)
+    return estimator.scan_spec(layout.rows, n_components) is not None
 
 
 def print_fit(encoder: Fold, out: Path, seen: Float32 | None = None, *, as_json: bool) -> None:
