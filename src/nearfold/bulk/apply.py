@@ -12,7 +12,7 @@ import numpy.typing as npt
 from nearfold.bulk.file import apply_to_file
 from nearfold.bulk.folder import Written, apply_to_folder
 from nearfold.codecs.codec import Codec
-from nearfold.errors import NearfoldError, ParameterError
+from nearfold.errors import ParameterError
 from nearfold.folds.fold import as_fold
 from nearfold.io.vectors import FORMATS, as_source, open_source
 
@@ -78,16 +78,13 @@ def apply(
     """
     fold, target = as_fold(fold), Path(out)
     kind = "uint8" if isinstance(fold, Codec) else dtype
-    unreadable: list[tuple[str, NearfoldError]] = []
     if skip_bad and isinstance(X, str | os.PathLike):
-        source = open_source(X, column, on_bad=lambda name, error: unreadable.append((name, error)))
+        source = open_source(X, column, on_bad=lambda *_: None)
     else:
         source = as_source(X, column)
     if target.is_dir() or target.suffix == "":
         suffix = None if format is None else f".{format.removeprefix('.').lower()}"
-        return apply_to_folder(
-            fold, source, target, suffix=suffix, dtype=kind, skip_bad=skip_bad, unreadable=unreadable
-        )
+        return apply_to_folder(fold, source, target, suffix=suffix, dtype=kind, skip_bad=skip_bad)
     if format is not None or skip_bad:
         raise ParameterError(f"format and skip_bad are for a folder of files as the output; {out} is a file")
     if target.suffix.lower() not in FORMATS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,12 +101,11 @@ def apply_to_folder(
     suffix: str | None,
     dtype: npt.DTypeLike,
     skip_bad: bool,
-    unreadable: Sequence[tuple[str, NearfoldError]],
 ) -> Written:
     """Fold a source shard by shard into a folder; a run that was killed is resumed. See `apply`.
 
     A folder's files keep their names; one file becomes part-00000, part-00001, ... The folder has a manifest
-    with a checksum a file. `unreadable` are inputs that could not even be opened, to be noted.
+    with a checksum a file. Inputs that could not even be opened are noted in it.
     """
     engine = engine_for(source)
     suffix = suffix or _suffix_of(source)
@@ -141,7 +139,9 @@ def apply_to_folder(
                 for piece in pieces
             ]
             written = _write_missing(tasks, ledger, engine, skip_bad=skip_bad)
-            noted = [Entry(_name(source, name), 0, 0, None, error=str(error)) for name, error in unreadable]
+            noted = [
+                Entry(_name(source, name), 0, 0, None, error=str(error)) for name, error in source.skipped
+            ]
             ledger.finish(noted)
     kept = [entry for entry in ledger.entries.values() if entry.file is not None]
     return Written(

@@ -98,9 +98,8 @@ def apply(
         source = open_source(vectors, column, on_bad=(lambda *_: None) if skip_bad else None)
         written = applied(
             loaded,
-            vectors if skip_bad else source,
+            source,
             out,
-            column=column,
             dtype=target,
             format=shard_format,
             skip_bad=skip_bad,

@@ -26,12 +26,13 @@ from nearfold.evaluation.recall import recall_of_fold
 from nearfold.folds.encoder import Encoder
 from nearfold.folds.fold import Fold, as_fold
 from nearfold.io.held import held_rows
-from nearfold.io.vectors import as_source, checked_rows, read_source
+from nearfold.io.vectors import as_source, checked_rows
 from nearfold.methods.base import AnyFold, FoldEstimator
 from nearfold.methods.objective import loss_of_fold
 from nearfold.scan.budget import scan_bytes
 from nearfold.scan.moments import Moments
 from nearfold.scan.neighbors import nearest_others
+from nearfold.scan.scanning import SAMPLED_ROWS
 
 __all__ = [
     "IN_SAMPLE_ROWS",
@@ -46,7 +47,7 @@ __all__ = [
     "with_drift_stats",
 ]
 
-SAMPLE_SIZES = (500, 2_000, 5_000)
+SAMPLE_SIZES = (500, 2_000, SAMPLED_ROWS)
 """Rows of the samples; the largest that both the training data and the new rows fill is compared."""
 
 IN_SAMPLE_ROWS = 50_000
@@ -218,7 +219,7 @@ def add_drift_stats(
         )
         return fold
     options = {} if queries is None else {"queries": held_rows(queries, name="queries")}
-    return with_drift_stats(fold, held_out_drift_stats(estimator, read_source(source), **options))
+    return with_drift_stats(fold, held_out_drift_stats(estimator, held_rows(source), **options))
 
 
 def readable_facts(fold: Fold) -> dict[str, object]:

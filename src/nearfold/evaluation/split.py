@@ -106,7 +106,7 @@ def base_and_queries(
 
 
 def rows_and_queries(
-    X: Any, queries: Any, metrics: Sequence[Metric], *, name: str = "X", min_rows: int = 1
+    X: Any, queries: Any, metrics: Sequence[Metric], *, name: str = "X", min_rows: int = 1, seed: int = 0
 ) -> tuple[Float32, Float32 | None]:
     """Return any vectors, and the queries given for them if any, as float32 rows in memory.
 
@@ -123,6 +123,8 @@ def rows_and_queries(
         What errors call X where it is an array.
     min_rows : int, default=1
         Refuse fewer rows of X.
+    seed : int, default=0
+        The seed of the sample, where the rows of X are more than the memory budget holds.
 
     Returns
     -------
@@ -134,7 +136,7 @@ def rows_and_queries(
         As `held_rows` and `check_numbers` raise them.
     """
     directions = "cosine" in metrics
-    rows = held_rows(X, directions=directions, name=name, min_rows=min_rows)
+    rows = held_rows(X, seed=seed, directions=directions, name=name, min_rows=min_rows)
     given = None if queries is None else held_rows(queries, directions=directions, name="queries")
     for metric in metrics:
         check_numbers(rows, metric, name)

@@ -145,10 +145,7 @@ class MLPEncoder(Fold):
         FileError
             It is missing, truncated, damaged, of another kind, or written by a later format version.
         """
-        content = read_fold_file(path)
-        if content.format_name != cls.format_name:
-            raise other_kind(path, content.format_name, "a non-linear fold")
-        return cls.from_file(Path(path), content)
+        return cls.from_file(Path(path), read_fold_file(path))
 
     @classmethod
     def from_file(cls, path: Path, content: FoldFile) -> MLPEncoder:
@@ -157,8 +154,10 @@ class MLPEncoder(Fold):
         Raises
         ------
         FileError
-            Tensors are missing, too many, or don't fit together.
+            The file is of another kind, or tensors are missing, too many, or don't fit together.
         """
+        if content.format_name != cls.format_name:
+            raise other_kind(path, content.format_name, "a non-linear fold")
         tensors = dict(content.tensors)
         skip, layers = tensors.pop("skip", None), []
         for number in range(len(tensors) // 2):

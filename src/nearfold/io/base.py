@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from nearfold.errors import FileError
+from nearfold.errors import FileError, NearfoldError
 from nearfold.io.location import Location
 
 __all__ = [
@@ -79,6 +79,9 @@ class Source(ABC):
 
     in_memory: ClassVar[bool] = False
     """Whether it is an array of this process, which no other process can open by its name."""
+
+    skipped: Sequence[tuple[str, NearfoldError]] = ()
+    """Files of a folder that could not be opened and were left out, with the reason of each."""
 
     query_column: str | None = None
     """The column of the queries that belong to these vectors, where the format has a name for it."""

@@ -68,12 +68,13 @@ def held_rows(
     source = as_source(X, column, name=name)
     rows, wanted = source.layout.rows, n_rows
     if n_rows is None:
-        affordable = memory_budget() // (_COPIES * 4 * source.layout.n_features)
+        budget = memory_budget()
+        affordable = budget // (_COPIES * 4 * source.layout.n_features)
         if rows > affordable:
             wanted = max(1, affordable)
             warn(
                 f"{source.path}: {wanted:,} rows, drawn at random, stand for its {rows:,}, which need more "
-                f"than the budget of {memory_budget() / 1e6:,.0f}MB; allow more memory for all of them"
+                f"than the budget of {budget / 1e6:,.0f}MB; allow more memory for all of them"
             )
     if wanted is None or wanted >= rows:
         return as_vectors(read_source(source, directions=directions is True), name, min_rows=min_rows)

@@ -118,7 +118,7 @@ def _open_folder(
     folder: Location, column: str | None, on_bad: Callable[[str, NearfoldError], None] | None
 ) -> Source:
     files = [file for file in folder.files() if file.suffix in FORMATS and file.suffix not in _FOLDERS]
-    parts = []
+    parts, skipped = [], []
     for file in files:
         try:
             parts.append(_open_file(file, column))
@@ -126,9 +126,12 @@ def _open_folder(
             if on_bad is None:
                 raise
             on_bad(file.name, error)
+            skipped.append((file.name, error))
     if not parts:
         raise FileError(f"{folder.name}: is a folder without a readable file of {', '.join(FORMATS)}")
-    return FolderSource(folder.name, parts)
+    source = FolderSource(folder.name, parts)
+    source.skipped = skipped
+    return source
 
 
 def open_sink(path: str | os.PathLike[str], layout: Layout) -> AbstractContextManager[Sink]:

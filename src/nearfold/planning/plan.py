@@ -11,8 +11,7 @@ from nearfold.codecs.codec import Codec
 from nearfold.codecs.spec import CodecSpec, parse_spec
 from nearfold.errors import ParameterError
 from nearfold.evaluation.intervals import Estimate, estimate, paired_estimate
-from nearfold.evaluation.split import base_and_queries, check_numbers
-from nearfold.io.held import held_rows
+from nearfold.evaluation.split import base_and_queries, rows_and_queries
 from nearfold.planning.candidates import candidates, ladder
 from nearfold.planning.halving import Trial, successive_halving
 
@@ -207,12 +206,7 @@ def plan(
     check_positive("k", k)
     reranked = (0 if storage == "nowhere" else 5 * k) if n_candidates is None else n_candidates
     check_positive("n_candidates", reranked, zero=True)
-    # Rows are checked by the user's own numbers, before a split numbers them in its own way.
-    directions = check_metric(metric) == "cosine"
-    vectors = held_rows(X, seed=seed, directions=directions, min_rows=4)
-    given = None if queries is None else held_rows(queries, directions=directions, name="queries")
-    check_numbers(vectors, metric, "X")
-    check_numbers(given, metric, "queries")
+    vectors, given = rows_and_queries(X, queries, [check_metric(metric)], min_rows=4, seed=seed)
     base, validation = base_and_queries(vectors, given, n_queries, seed)
     column = f"{k}-recall@{reranked}" if reranked > k else f"recall@{k}"
     if reranked >= len(base):
