@@ -47,9 +47,8 @@ def plan_page(result: Plan, title: str, provenance: dict[str, str], command: str
     if error is not None and result.runner_up is not None:
         parts.append(
             Text(
-                f"If {result.runner_up.spec} is the better one after all, at most "
-                f"{max(0.0, error.high):.3f} is lost "
-                f"(difference {error.mean:.3f} [{error.low:.3f} {error.high:.3f}])."
+                f"If {result.runner_up.spec} is the better one after all, at most {max(0.0, error.high):.3f} "
+                f"is lost (difference {error.mean:.3f} [{error.low:.3f} {error.high:.3f}])."
             )
         )
     page.add("Recommended", *parts)

@@ -120,9 +120,8 @@ class Note:
             mine, theirs = getattr(self, name), getattr(other, name)
             if theirs is not None and mine != theirs:
                 raise DatabaseError(
-                    f"{where}: its mark is that of a {name} named {theirs}, not {mine}, so it can't "
-                    "be shown to "
-                    f"be nearfold's; choose another --name, or remove it first"
+                    f"{where}: its mark is that of a {name} named {theirs}, not {mine}, so it can't be shown "
+                    "to be nearfold's; choose another --name, or remove it first"
                 )
         for name in ("encoder", "dtype"):
             if getattr(self, name) != getattr(other, name):

@@ -180,9 +180,8 @@ def _measured(db: Any, source: str, column: str, table: str) -> int:
         raise DatabaseError(f"{table}: column {column} holds no vector")
     if least != most:
         raise DatabaseError(
-            f"{table}: column {column} holds lists of {least} to {most} numbers; vectors of one width "
-            "are folded: "
-            f"remove the others, or name a view without them"
+            f"{table}: column {column} holds lists of {least} to {most} numbers; vectors of one width are "
+            "folded: remove the others, or name a view without them"
         )
     return int(least)
 

@@ -116,9 +116,8 @@ def _check_name(name: str) -> None:
     """Refuse names that Lance itself takes and then can't read."""
     if not name or "`" in name or "." in name or "\0" in name:
         raise ParameterError(
-            f"name={name!r}: Lance can't read a column whose name is empty or holds a backtick or a "
-            "dot; choose "
-            f"another one"
+            f"name={name!r}: Lance can't read a column whose name is empty or holds a backtick or a dot; "
+            "choose another one"
         )
 
 

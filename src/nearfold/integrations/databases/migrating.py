@@ -165,9 +165,8 @@ def migrate(
             )
         if extra:
             raise DatabaseError(
-                f"{survey.target}: {extra} rows there have no vector of their own, or are doubled, "
-                "and nothing "
-                f"shows that nearfold wrote them; they stay as they are: move them elsewhere, and run "
+                f"{survey.target}: {extra} rows there have no vector of their own, or are doubled, and "
+                "nothing shows that nearfold wrote them; they stay as they are: move them elsewhere, and run "
                 "it again"
             )
         found = _verified(fold, store, survey, _Asked(k, depth, n_queries, recall, seed))

@@ -113,9 +113,8 @@ def find_table(connection: Any, table: str, column: str | None, key: str | None)
     if not fitting:
         what = f" is {_KINDS[kind]}:" if kind in _KINDS else ""
         raise DatabaseError(
-            f"{table}:{what} {'no column' if key is None else key} tells rows apart (NOT NULL, with a "
-            "unique index "
-            f"of its own); choose one with --id"
+            f"{table}:{what} {'no column' if key is None else key} tells rows apart (NOT NULL, with a unique "
+            "index of its own); choose one with --id"
         )
     key, key_type, key_bytes, collation = fitting[0]
     return Table(

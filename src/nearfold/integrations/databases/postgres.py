@@ -90,9 +90,8 @@ def _connected(where: str) -> Any:
         known = {}
     if not known or "@" in str(known.get("host", "")):
         raise DatabaseError(
-            f"the database's URL can't be read; write {NAMED}, with @ : / ? # and % in a user's name "
-            "or password as "
-            f"%40 %3A %2F %3F %23 and %25"
+            f"the database's URL can't be read; write {NAMED}, with @ : / ? # and % in a user's name or "
+            "password as %40 %3A %2F %3F %23 and %25"
         )
     try:
         return psycopg.connect(
@@ -139,9 +138,8 @@ class PostgresStore(Store):
             quoted(f"{self._function}_weights")
         if table.id in (_FOLDED, _DIGEST):
             raise DatabaseError(
-                f"{table.name}: the id is named {table.id}, as a column of the folded table will be; "
-                "choose another "
-                f"with --id"
+                f"{table.name}: the id is named {table.id}, as a column of the folded table will be; choose "
+                "another with --id"
             )
         self.source_mark = f"{quoted(table.name)}.{quoted(table.column)} by {quoted(table.id)}"
         self.target_mark = name
@@ -220,9 +218,8 @@ class PostgresStore(Store):
         ).fetchone()
         if odd is not None:
             raise DataError(
-                f"{self._table.name}: the vector of {odd[0]!r} has {odd[1]} dimensions, the encoder "
-                f"takes {wanted}; "
-                f"use the vectors it was fitted for"
+                f"{self._table.name}: the vector of {odd[0]!r} has {odd[1]} dimensions, the encoder takes "
+                f"{wanted}; use the vectors it was fitted for"
             )
         return wanted
 
@@ -248,9 +245,8 @@ class PostgresStore(Store):
         ).fetchone()
         if doubled is not None:
             raise DatabaseError(
-                f"{self._table.name}: {self._table.id} {doubled[0]!r} is there twice, among the "
-                "tables that inherit "
-                f"from it; migrate each of them by itself"
+                f"{self._table.name}: {self._table.id} {doubled[0]!r} is there twice, among the tables that "
+                "inherit from it; migrate each of them by itself"
             )
 
     def _found(self) -> Note | None:
@@ -332,9 +328,8 @@ class PostgresStore(Store):
         ):
             return True
         raise DatabaseError(
-            f"{schema}.{self._function}: such a function, or its table of weights, is there already; "
-            "choose another "
-            f"--name"
+            f"{schema}.{self._function}: such a function, or its table of weights, is there already; choose "
+            "another --name"
         )
 
     def _holds(self, weights: str, encoder: Encoder) -> bool:

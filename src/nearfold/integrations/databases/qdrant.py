@@ -234,9 +234,8 @@ class QdrantStore(Store):
                 continue
             if there[each] and _DIGEST not in there[each]:
                 raise DatabaseError(
-                    f"{self._target}: nothing shows that nearfold wrote the point {each!r}; it stays "
-                    "as it is: move it "
-                    f"elsewhere, and run it again"
+                    f"{self._target}: nothing shows that nearfold wrote the point {each!r}; it stays as it "
+                    "is: move it elsewhere, and run it again"
                 )
             anew.append((each, row.tolist(), fresh[place]))
         self._claimed()
