@@ -40,10 +40,10 @@ def test_a_database_is_migrated(encoder: str, sample: np.ndarray, run: Run, tmp_
     again = run(*asked)
     assert f"{len(sample):,} of them folded before" in again.stdout
     assert "10-recall@100" in again.stdout
-    refused = run(*asked, "--recall", "1", "--depth", "10")
+    refused = run(*asked, "--recall", "1", "--n-candidates", "10")
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
-    assert "--depth" in refused.stderr
+    assert "--n-candidates" in refused.stderr
 
 
 def test_an_unknown_database_is_refused(encoder: str, run: Run) -> None:

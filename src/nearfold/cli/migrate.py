@@ -51,7 +51,7 @@ def migrate(
     dtype: Annotated[StoredDtype, typer.Option(help="Type of the folded vectors.")] = StoredDtype.float16,
     index: Annotated[bool, typer.Option(help="Build an index over folded vectors.")] = True,
     k: Annotated[int, typer.Option("-k", help="Number of neighbours that a search wants.", min=1)] = 10,
-    depth: Annotated[
+    n_candidates: Annotated[
         int,
         typer.Option(help="Number of candidates of the first stage, which full vectors put in order.", min=1),
     ] = 100,
@@ -94,7 +94,7 @@ def migrate(
             fold,
             store,
             k=k,
-            depth=depth,
+            n_candidates=n_candidates,
             recall=recall,
             n_queries=n_queries,
             index=index,
@@ -119,7 +119,7 @@ def migrate(
         shown["note"] = done.survey.remark
     if done.recall is not None:
         shown["recall"] = joined(
-            f"{k}-recall@{depth} ", interval(done.recall), f", {done.queries} rows asked with"
+            f"{k}-recall@{n_candidates} ", interval(done.recall), f", {done.queries} rows asked with"
         )
     print_mapping(shown)
     output().print("\nTo search:\n" if not dry_run else "\nTo search then:\n")

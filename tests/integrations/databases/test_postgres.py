@@ -116,7 +116,7 @@ def test_networks_are_asked_with_their_folds(
     network = MLPEncoder(layers)
     table = postgres_table(db, vectors)
     with open_store(server, network, table=table) as store:
-        done = migrate(network, store, depth=1000, recall=0.5)
+        done = migrate(network, store, n_candidates=1000, recall=0.5)
     assert "$2::vector" in done.recipe
     assert db.execute(
         f"SELECT count(*) FROM pg_proc WHERE pronamespace = '{SCHEMA}'::regnamespace"
@@ -144,7 +144,7 @@ def test_what_can_not_be_done_is_refused(
     with pytest.raises(DataError, match="96 dimensions, the encoder takes 5"):
         attempt(fold=Encoder(np.ones((2, 5), np.float32)))
     with pytest.raises(DatabaseError, match="less than 1"):
-        attempt(recall=1.0, depth=10)
+        attempt(recall=1.0, n_candidates=10)
     # It was filled all the same; other folds are refused there.
     other = Encoder(np.ascontiguousarray(fold.weight[:, ::-1]))
     with pytest.raises(DatabaseError, match="another encoder"):

@@ -339,13 +339,15 @@ class Store(ABC):
         """Return the distances to the k nearest full vectors, by a search without an index."""
 
     @abstractmethod
-    def two_stage(self, vector: Float32, folded: Float32, k: int, depth: int) -> npt.NDArray[np.float64]:
-        """Return the same of the k best of `depth` candidates, searched as `recipe` tells to."""
+    def two_stage(
+        self, vector: Float32, folded: Float32, k: int, n_candidates: int
+    ) -> npt.NDArray[np.float64]:
+        """Return the same of the k best candidates, searched as `recipe` tells to."""
 
     @abstractmethod
     def mark(self, note: Note) -> None:
         """Replace the note."""
 
     @abstractmethod
-    def recipe(self, k: int, depth: int) -> str:
+    def recipe(self, k: int, n_candidates: int) -> str:
         """Return how to search in two stages, as text to be copied."""

@@ -422,18 +422,20 @@ class DuckStore(Store):
         ).fetchall()
         return np.array([row[0] for row in rows])
 
-    def two_stage(self, vector: Float32, folded: Float32, k: int, depth: int) -> npt.NDArray[np.float64]:
+    def two_stage(
+        self, vector: Float32, folded: Float32, k: int, n_candidates: int
+    ) -> npt.NDArray[np.float64]:
         """Run the query of `recipe`."""
-        sql = self._search(k, depth, "distance")
+        sql = self._search(k, n_candidates, "distance")
         rows = self._db.execute(sql, [folded.tolist(), vector.tolist()]).fetchall()
         return np.array([row[0] for row in rows])
 
-    def _search(self, k: int, depth: int, result: str) -> str:
+    def _search(self, k: int, n_candidates: int, result: str) -> str:
         distance = f"{self._distance}({self._full}, ?::{self._kind})"
         return (
             f"WITH candidates AS (\n"
             f"    SELECT {self._key} FROM {self._target}\n"
-            f"    ORDER BY {self._distance}(folded, ?::FLOAT[{self.n_components}]) LIMIT {depth}\n"
+            f"    ORDER BY {self._distance}(folded, ?::FLOAT[{self.n_components}]) LIMIT {n_candidates}\n"
             f")\n"
             f"SELECT {result} FROM (\n"
             f"    SELECT s.{self._key}, {distance} AS distance\n"
@@ -450,6 +452,6 @@ class DuckStore(Store):
         text = note.dumps().replace("'", "''")
         self._db.execute(f"COMMENT ON TABLE {self._target} IS '{text}'")
 
-    def recipe(self, k: int, depth: int) -> str:
+    def recipe(self, k: int, n_candidates: int) -> str:
         """Return SQL, whose parameters are a query's fold and the query."""
-        return f"{self._search(k, depth, self._key)};\n"
+        return f"{self._search(k, n_candidates, self._key)};\n"

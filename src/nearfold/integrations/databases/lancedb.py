@@ -320,10 +320,12 @@ class LanceStore(Store):
         found = self._nearest(vector, self._column).bypass_vector_index().limit(k).to_arrow()
         return np.asarray(found["_distance"], np.float64)
 
-    def two_stage(self, vector: Float32, folded: Float32, k: int, depth: int) -> npt.NDArray[np.float64]:
+    def two_stage(
+        self, vector: Float32, folded: Float32, k: int, n_candidates: int
+    ) -> npt.NDArray[np.float64]:
         """Search as `recipe` does."""
-        found = self._nearest(folded, self._name).nprobes(self._probes()).limit(depth).to_arrow()
-        full = self._matrix(found[self._column], range(depth)).astype(np.float64)
+        found = self._nearest(folded, self._name).nprobes(self._probes()).limit(n_candidates).to_arrow()
+        full = self._matrix(found[self._column], range(n_candidates)).astype(np.float64)
         return np.sort(_distances(full, vector.astype(np.float64), self.metric))[:k]
 
     def _nearest(self, vector: Float32, column: str) -> Any:
@@ -347,7 +349,7 @@ class LanceStore(Store):
             dataset.replace_field_metadata(self._name, {"nearfold": note.dumps()})
         self._table.checkout_latest()
 
-    def recipe(self, k: int, depth: int) -> str:
+    def recipe(self, k: int, n_candidates: int) -> str:
         """Return Python."""
         scores = {
             "cosine": "full @ query / np.linalg.norm(full, axis=1)",
@@ -359,7 +361,7 @@ class LanceStore(Store):
             f"table = lancedb.connect({self._database!r}).open_table({self._named!r})\n"
             f"search = table.search(fold.transform(query[None])[0], vector_column_name={self._name!r})\n"
             f"search = search.distance_type({_DISTANCES[self.metric]!r}).nprobes({self._probes()})\n"
-            f"found = search.limit({depth}).to_pandas()\n"
+            f"found = search.limit({n_candidates}).to_pandas()\n"
             f"full = np.stack(found[{self._column!r}])\n"
             f"best = found.iloc[np.argsort(-({scores}))[:{k}]]\n"
             f"# Rows that come later have no fold; run migrate again to fold them.\n"

@@ -81,7 +81,7 @@ class _Asked:
     """How recall is verified."""
 
     k: int
-    depth: int
+    n_candidates: int
     count: int
     least: float
     seed: int
@@ -101,7 +101,7 @@ def migrate(
     store: Store,
     *,
     k: int = 10,
-    depth: int = 100,
+    n_candidates: int = 100,
     recall: float = 0.95,
     n_queries: int = 200,
     index: bool = True,
@@ -120,8 +120,8 @@ def migrate(
         That `store` was opened for.
     store
         From `open_store`.
-    k, depth
-        The search that is verified: the k best of `depth` candidates, put in order by full vectors.
+    k, n_candidates
+        The search that is verified: the k best of `n_candidates` candidates, put in order by full vectors.
     recall
         The share of the true k nearest that must be found.
     n_queries
@@ -141,7 +141,7 @@ def migrate(
         The database refuses, another run is at work or used another fold, or what was written is not what
         was to be: rows are missing, folds differ, or too little is found.
     """
-    for name, value in (("k", k), ("depth", depth), ("n_queries", n_queries)):
+    for name, value in (("k", k), ("n_candidates", n_candidates), ("n_queries", n_queries)):
         check_positive(name, value)
     with _told(store):
         survey = store.survey()
@@ -152,7 +152,7 @@ def migrate(
         if survey.rows <= k:
             raise DataError(f"{survey.source}: has {survey.rows} vectors; a search for {k} needs more")
         if dry_run:
-            return Migration(survey, 0, 0, 0, None, 0, store.recipe(k, depth))
+            return Migration(survey, 0, 0, 0, None, 0, store.recipe(k, n_candidates))
         store.prepare(note)
         filled = _filled(fold, store, survey)
         with stage("index", 1, "index") as advance:
@@ -169,9 +169,9 @@ def migrate(
                 "nothing shows that nearfold wrote them; they stay as they are: move them elsewhere, and run "
                 "it again"
             )
-        found = _verified(fold, store, survey, _Asked(k, depth, n_queries, recall, seed))
+        found = _verified(fold, store, survey, _Asked(k, n_candidates, n_queries, recall, seed))
         store.mark(note.with_recall(found.mean))
-        recipe = store.recipe(k, depth)
+        recipe = store.recipe(k, n_candidates)
         return Migration(survey, *filled, removed, found, min(n_queries, survey.rows), recipe)
 
 
@@ -219,7 +219,7 @@ def _verified(fold: Fold, store: Store, survey: Survey, asked: _Asked) -> Estima
                 advance(1)
                 continue
             true = store.exact(vector, asked.k + own)[own:]
-            found = store.two_stage(vector, z, asked.k + own, asked.depth)[own:]
+            found = store.two_stage(vector, z, asked.k + own, asked.n_candidates)[own:]
             # Equally near is as good: rows may be there twice.
             bound = true[-1] + 1e-5 * max(1.0, abs(true[-1]))
             shares.append(np.count_nonzero(found <= bound) / len(true))
@@ -232,7 +232,7 @@ def _verified(fold: Fold, store: Store, survey: Survey, asked: _Asked) -> Estima
     if result.mean < asked.least:
         raise DatabaseError(
             f"{survey.target}: search in two stages finds {result.mean:.3f} of the true {asked.k} nearest, "
-            f"less than {asked.least}; ask for more candidates (--depth), or fold to more dimensions"
+            f"less than {asked.least}; ask for more candidates (--n-candidates), or fold to more dimensions"
         )
     return result
 

@@ -516,23 +516,25 @@ class PostgresStore(Store):
             ).fetchall()
         return np.array([row[0] for row in rows])
 
-    def two_stage(self, vector: Float32, folded: Float32, k: int, depth: int) -> npt.NDArray[np.float64]:
+    def two_stage(
+        self, vector: Float32, folded: Float32, k: int, n_candidates: int
+    ) -> npt.NDArray[np.float64]:
         """Run the query of `recipe`."""
         given = [str(vector.tolist()), str(folded.tolist())][: 1 if self._linear is not None else 2]
         with self._db.transaction():
-            self._db.execute(f"SET LOCAL hnsw.ef_search = {_width(depth)}")
-            sql = self._search(k, depth, f"{self._full} {self._operator} $1::vector")
+            self._db.execute(f"SET LOCAL hnsw.ef_search = {_width(n_candidates)}")
+            sql = self._search(k, n_candidates, f"{self._full} {self._operator} $1::vector")
             rows = self._db.execute(sql, given).fetchall()
         return np.array([row[0] for row in rows])
 
-    def _search(self, k: int, depth: int, result: str) -> str:
+    def _search(self, k: int, n_candidates: int, result: str) -> str:
         fold = "$2::vector" if self._linear is None else f"{self._qualified(self._function)}($1::vector)"
         # As a subquery it is computed once, before the index is asked, and not for each row again.
         small = f"(SELECT {fold}::{self._type}({self.n_components}))"
         return (
             f"WITH candidates AS MATERIALIZED (\n"
             f"    SELECT {self._key} FROM {self._target}\n"
-            f"    ORDER BY {_FOLDED} {self._operator} {small} LIMIT {depth}\n"
+            f"    ORDER BY {_FOLDED} {self._operator} {small} LIMIT {n_candidates}\n"
             f")\n"
             f"SELECT {result} FROM candidates JOIN {self._table.sql} s USING ({self._key})\n"
             f"ORDER BY {self._full} {self._operator} $1::vector LIMIT {k}"
@@ -543,14 +545,14 @@ class PostgresStore(Store):
         with self._claimed():
             self._comment(note)
 
-    def recipe(self, k: int, depth: int) -> str:
+    def recipe(self, k: int, n_candidates: int) -> str:
         """Return SQL: the query, and a trigger that keeps folds in step."""
         given = "a query vector" + (", $2 its fold" if self._linear is None else "")
         text = (
             f"-- Once a session, so that the index finds as many candidates as are asked for:\n"
-            f"SET hnsw.ef_search = {_width(depth)};\n"
+            f"SET hnsw.ef_search = {_width(n_candidates)};\n"
             f"-- $1 is {given}:\n"
-            f"{self._search(k, depth, f's.{self._key}')};\n"
+            f"{self._search(k, n_candidates, f's.{self._key}')};\n"
         )
         return text + ("" if self._linear is None else self._follow())
 
@@ -585,9 +587,9 @@ def _digest(vector: str) -> str:
     return f"substr(sha256(vector_send({vector}::vector)), 1, 16)"
 
 
-def _width(depth: int) -> int:
+def _width(n_candidates: int) -> int:
     """Return pgvector's ef_search for so many candidates; it takes at most 1,000."""
-    return min(1000, max(40, 2 * depth))
+    return min(1000, max(40, 2 * n_candidates))
 
 
 def _groups(items: Iterator[Any], count: int) -> Iterator[Iterator[Any]]:

@@ -321,9 +321,11 @@ class QdrantStore(Store):
         """Search past the index."""
         return self._distances(vector, k, None)
 
-    def two_stage(self, vector: Float32, folded: Float32, k: int, depth: int) -> npt.NDArray[np.float64]:
+    def two_stage(
+        self, vector: Float32, folded: Float32, k: int, n_candidates: int
+    ) -> npt.NDArray[np.float64]:
         """Search as `recipe` does."""
-        request = self._qdrant.QueryRequest(depth, query=self._qdrant.Query.Nearest(folded.tolist()))
+        request = self._qdrant.QueryRequest(n_candidates, query=self._qdrant.Query.Nearest(folded.tolist()))
         candidates = {point.id for point in self._open().query(request)}
         among = self._qdrant.Filter(must=[self._qdrant.HasIdCondition(candidates)])
         return self._distances(vector, k, among)
@@ -342,7 +344,7 @@ class QdrantStore(Store):
         with replacing(self._target / _NOTE) as file:
             file.write(note.dumps().encode())
 
-    def recipe(self, k: int, depth: int) -> str:
+    def recipe(self, k: int, n_candidates: int) -> str:
         """Return Python."""
         using = f", using={self._column!r}" if self._column else ""
         return (
@@ -350,7 +352,7 @@ class QdrantStore(Store):
             f"full = qdrant_edge.EdgeShard.load({str(self._folder)!r})\n"
             f"folded = qdrant_edge.EdgeShard.load({str(self._target)!r})\n"
             f"z = fold.transform(query[None])[0].tolist()\n"
-            f"first = qdrant_edge.QueryRequest({depth}, query=qdrant_edge.Query.Nearest(z))\n"
+            f"first = qdrant_edge.QueryRequest({n_candidates}, query=qdrant_edge.Query.Nearest(z))\n"
             f"ids = {{point.id for point in folded.query(first)}}\n"
             f"among = qdrant_edge.Filter(must=[qdrant_edge.HasIdCondition(ids)])\n"
             f"nearest = qdrant_edge.Query.Nearest(query.tolist(){using})\n"
