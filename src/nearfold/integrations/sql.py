@@ -9,7 +9,7 @@ from nearfold.errors import ParameterError
 from nearfold.folds.fold import Fold
 from nearfold.integrations.linear import linear_only
 
-__all__ = ["dollar_quoted", "fold_body", "fold_sql", "fold_statements", "quoted", "string", "write_sql"]
+__all__ = ["check_name", "dollar_quoted", "fold_body", "fold_sql", "fold_statements", "quoted", "write_sql"]
 
 # What names are cut off at by PostgreSQL.
 _LONGEST_NAME = 63
@@ -17,27 +17,46 @@ _LONGEST_NAME = 63
 _MOST_DIMENSIONS = 16_000
 
 
-def quoted(name: str, longest: int = _LONGEST_NAME) -> str:
-    """Return an SQL identifier in quotes.
+def check_name(name: str, longest: int = _LONGEST_NAME) -> None:
+    """Refuse what can't name anything in SQL.
 
     Parameters
     ----------
-    name
-        As it is to be, without quotes.
-    longest
-        Bytes that the database allows; PostgreSQL cuts off what is longer, unsaid.
+    name : str
+        The identifier, without quotes.
+    longest : int, default=63
+        Number of bytes that the database allows. PostgreSQL cuts off what is longer without saying so.
 
     Raises
     ------
     ParameterError
-        It is empty, too long, or holds a null character.
+        The name is empty, is too long, or holds a null character.
     """
     if not name or "\0" in name or len(name.encode(errors="replace")) > longest:
         raise ParameterError(f"name={name!r} can't name anything in SQL; use 1 to {longest} bytes")
-    return '"' + name.replace('"', '""') + '"'
 
 
-def string(text: str) -> str:
+def quoted(*names: str, longest: int = _LONGEST_NAME) -> str:
+    """Return an SQL identifier in quotes, behind those of what it lies in.
+
+    Parameters
+    ----------
+    *names : str
+        The name of a schema or table and so on, each without quotes.
+    longest : int, default=63
+        As for `check_name`.
+
+    Raises
+    ------
+    ParameterError
+        As `check_name`.
+    """
+    for name in names:
+        check_name(name, longest)
+    return ".".join('"' + name.replace('"', '""') + '"' for name in names)
+
+
+def _string(text: str) -> str:
     """Return a text as PostgreSQL has it in a statement, whatever the session takes backslashes for."""
     escaped = text.replace("'", "''")
     return f"'{escaped}'" if "\\" not in text else "E'" + escaped.replace("\\", "\\\\") + "'"
@@ -90,7 +109,7 @@ def fold_body(
 
 
 def _within(schema: str | None, name: str) -> str:
-    return quoted(name) if schema is None else f"{quoted(schema)}.{quoted(name)}"
+    return quoted(name) if schema is None else quoted(schema, name)
 
 
 def fold_statements(
@@ -116,15 +135,15 @@ def fold_statements(
         for axis, row in enumerate(encoder.weight)
     )
     # As a string in quotes: a name could hold any dollar sign's tag.
-    body = string(fold_body(name, m, normalize=normalize, schema=schema))
-    begins = string(mark.partition(":")[0] + ":%")
-    taken = string(f"{name}: such a function or its table of weights is there, not made by nearfold")
+    body = _string(fold_body(name, m, normalize=normalize, schema=schema))
+    begins = _string(mark.partition(":")[0] + ":%")
+    taken = _string(f"{name}: such a function or its table of weights is there, not made by nearfold")
     check = f"""
 BEGIN
     IF EXISTS (
         SELECT FROM (VALUES
-            (to_regclass({string(table)})::oid, 'pg_class'),
-            (to_regprocedure({string(f"{function}(vector)")})::oid, 'pg_proc')
+            (to_regclass({_string(table)})::oid, 'pg_class'),
+            (to_regprocedure({_string(f"{function}(vector)")})::oid, 'pg_proc')
         ) taken (oid, catalog)
         WHERE oid IS NOT NULL AND coalesce(obj_description(oid, catalog), '') NOT LIKE {begins}
     ) THEN
@@ -137,13 +156,13 @@ DO {dollar_quoted(check, "nearfold")};
 DROP FUNCTION IF EXISTS {function}(vector);
 DROP TABLE IF EXISTS {table};
 CREATE TABLE {table} (axis int PRIMARY KEY, weight vector({d}) NOT NULL, bias double precision NOT NULL);
-COMMENT ON TABLE {table} IS {string(mark)};
+COMMENT ON TABLE {table} IS {_string(mark)};
 INSERT INTO {table} VALUES
 {rows};
 CREATE FUNCTION {function}(v vector) RETURNS vector
 LANGUAGE sql STABLE STRICT PARALLEL SAFE
 AS {body};
-COMMENT ON FUNCTION {function}(vector) IS {string(mark)};
+COMMENT ON FUNCTION {function}(vector) IS {_string(mark)};
 """
 
 

@@ -34,7 +34,7 @@ from nearfold.integrations.databases.base import (
     sound_matrix,
     told_panic,
 )
-from nearfold.integrations.sql import quoted
+from nearfold.integrations.sql import check_name, quoted
 from nearfold.io.lists import first_line, fixed_lists
 
 __all__ = ["NAMED", "SCHEMES", "DuckStore", "Place", "open_store"]
@@ -80,7 +80,7 @@ class Place(NamedTuple):
 
 
 def _sql(*names: str) -> str:
-    return ".".join(quoted(name, _LONGEST_NAME) for name in names)
+    return quoted(*names, longest=_LONGEST_NAME)
 
 
 def _same(first: str, second: str) -> bool:
@@ -109,7 +109,7 @@ def open_store(
     if dtype != "float32":
         raise DatabaseError("DuckDB has no 16-bit numbers; use --dtype float32")
     if name is not None:
-        quoted(name, _LONGEST_NAME)
+        check_name(name, _LONGEST_NAME)
     try:
         db = duckdb.connect(where)
     except duckdb.Error as error:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from nearfold.errors import DatabaseError
 from nearfold.integrations.databases.base import chosen_column
-from nearfold.integrations.sql import quoted
 
 __all__ = ["Table", "find_table"]
 
@@ -55,11 +54,6 @@ class Table(NamedTuple):
     width: int | None
     is_array: bool
     heirs: bool
-
-    @property
-    def sql(self) -> str:
-        """The name as SQL has it."""
-        return f"{quoted(self.schema)}.{quoted(self.name)}"
 
 
 def find_table(connection: Any, table: str, column: str | None, key: str | None) -> Table:

@@ -23,7 +23,7 @@ from nearfold.folds.fold import Fold
 from nearfold.integrations.databases.base import OLDER, Advance, Filled, FoldRows, Note, Sample, Store, Survey
 from nearfold.integrations.databases.pgcopy import HEADER, TRAILER, Batch, batches, pack, unpack
 from nearfold.integrations.databases.pgtable import Table, find_table
-from nearfold.integrations.sql import dollar_quoted, fold_body, fold_statements, quoted, string
+from nearfold.integrations.sql import check_name, dollar_quoted, fold_body, fold_statements
 from nearfold.io.lists import first_line
 
 __all__ = ["NAMED", "SCHEMES", "PostgresStore", "open_store"]
@@ -51,6 +51,50 @@ _SESSION = "SET standard_conforming_strings = on; SET row_security = off"
 _MOST = float(np.finfo(np.float32).max)
 # Columns of the folded table beside the key.
 _FOLDED, _DIGEST = "folded", "digest"
+# Parts of statements by their names in others, each behind those that it holds: 16 bytes of a vector, by
+# which the server sees later whether it changed; the FROM clauses of vectors that have no fold, of vectors
+# that changed since they were folded, and of folds that have no vector; how far a vector is from a query.
+_PARTS = {
+    "fresh": "substr(sha256(vector_send(s.{column}::vector)), 1, 16)",
+    "missing": "FROM {source} s WHERE s.{column} IS NOT NULL AND NOT EXISTS "
+    "(SELECT FROM {target} f WHERE f.{key} = s.{key})",
+    "stale": "FROM {source} s JOIN {target} f ON f.{key} = s.{key} "
+    "WHERE s.{column} IS NOT NULL AND f.digest IS DISTINCT FROM {fresh}",
+    "orphans": "FROM {target} f WHERE NOT EXISTS "
+    "(SELECT FROM {source} s WHERE s.{key} = f.{key} AND s.{column} IS NOT NULL)",
+    "distance": "{full} {operator} $1::vector",
+}
+# The fold stands in a subquery, so that it is computed once, before the index is asked, and not for each row.
+_SEARCH = """\
+WITH candidates AS MATERIALIZED (
+    SELECT {key} FROM {target}
+    ORDER BY folded {operator} (SELECT {asked}::{type}) LIMIT {n_candidates}
+)
+SELECT {result} FROM candidates JOIN {source} s USING ({key})
+ORDER BY {distance} LIMIT {k}"""
+# What keeps folds in step with vectors that come, change and go.
+_FOLLOW = """
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        DELETE FROM {target} WHERE {key} = OLD.{key};
+    END IF;
+    IF TG_OP <> 'DELETE' AND NEW.{column} IS NOT NULL THEN
+        INSERT INTO {target} ({key}, folded, digest)
+        VALUES (
+            NEW.{key},
+            {function}(NEW.{column}::vector),
+            substr(sha256(vector_send(NEW.{column}::vector)), 1, 16)
+        );
+    END IF;
+    RETURN NULL;
+END """
+_TRIGGER = """
+-- To keep folded vectors in step with {told} from now on (else run migrate again):
+CREATE FUNCTION {follow}() RETURNS trigger LANGUAGE plpgsql AS {body};
+CREATE TRIGGER {trigger}
+AFTER INSERT OR DELETE OR UPDATE OF {key}, {column} ON {source}
+FOR EACH ROW EXECUTE FUNCTION {follow}();
+"""
 
 
 def open_store(
@@ -125,66 +169,70 @@ class PostgresStore(Store):
 
     def __init__(self, connection: Any, where: str, fold: Fold, table: Table, name: str, dtype: str) -> None:
         super().__init__(fold, dtype)
+        psycopg = import_extra("psycopg", "pgvector", "migrating in PostgreSQL")
+        self.failures = (psycopg.Error,)
+        self._sql = psycopg.sql
         self._db = connection
         self._where = where
         self._table = table
         self._name = name
         self._type = _TYPES[dtype]
         self._linear = fold if isinstance(fold, Encoder) else None
-        self._target = f"{quoted(table.schema)}.{quoted(name)}"
         self._function = f"fold_{name.removesuffix('_folded')}"
+        check_name(name)
         if self._linear is not None:
             # The longest name of those that are made: refused before anything is.
-            quoted(f"{self._function}_weights")
+            check_name(f"{self._function}_weights")
         if table.id in (_FOLDED, _DIGEST):
             raise DatabaseError(
-                f"{table.name}: the id is named {table.id}, as a column of the folded table will be; choose "
-                "another with --id"
+                f"{table.name}: the id is named {table.id}, as a column of the folded table will be; "
+                "choose another with --id"
             )
-        self.source_mark = f"{quoted(table.name)}.{quoted(table.column)} by {quoted(table.id)}"
+        operator, self._ops = _OPERATORS[self.metric]
+        named, plain = self._sql.Identifier, self._sql.SQL
+        self._names: dict[str, Any] = {
+            "source": named(table.schema, table.name),
+            "target": named(table.schema, name),
+            "function": named(table.schema, self._function),
+            "weights": named(table.schema, f"{self._function}_weights"),
+            "key": named(table.id),
+            "column": named(table.column),
+            "full": plain("s.{}::vector" if table.is_array else "s.{}").format(named(table.column)),
+            "type": plain(f"{self._type}({self.n_components})"),
+            "operator": plain(operator),
+        }
+        for each, part in _PARTS.items():
+            self._names[each] = self._composed(part)
+        self._target, self._weights = self._text("{target}"), self._text("{weights}")
+        self.source_mark = self._text("{}.{} by {}", named(table.name), named(table.column), named(table.id))
         self.target_mark = name
-        self._key, self._column = quoted(table.id), quoted(table.column)
-        self._full = f"s.{self._column}" + ("::vector" if table.is_array else "")
-        self._operator, self._ops = _OPERATORS[self.metric]
+        self._mark_of_function = self._text("nearfold for {}: folds {}", named(name), plain(self.source_mark))
         self._note: Note | None = None
-        self.failures = (import_extra("psycopg", "pgvector", "migrating in PostgreSQL").Error,)
 
     def close(self) -> None:
         """End the session, and with it the lock."""
         self._db.close()
 
-    def _value(self, sql: str, *parameters: Any) -> Any:
-        return self._db.execute(sql, parameters or None).fetchone()[0]
+    def _composed(self, sql: str, *parts: Any, **others: Any) -> Any:
+        """Return SQL with names and parts of statements put in; any other value becomes a literal."""
+        return self._sql.SQL(sql).format(*parts, **self._names, **others)
 
-    @property
-    def _missing(self) -> str:
-        """The FROM clause of vectors that have no fold."""
-        return (
-            f"FROM {self._table.sql} s WHERE s.{self._column} IS NOT NULL AND NOT EXISTS "
-            f"(SELECT FROM {self._target} f WHERE f.{self._key} = s.{self._key})"
-        )
+    def _text(self, sql: str, *parts: Any, **others: Any) -> str:
+        """Return the same as text."""
+        text: str = self._composed(sql, *parts, **others).as_string(self._db)
+        return text
 
-    @property
-    def _stale(self) -> str:
-        """The FROM clause of vectors that changed since they were folded."""
-        return (
-            f"FROM {self._table.sql} s JOIN {self._target} f ON f.{self._key} = s.{self._key} "
-            f"WHERE s.{self._column} IS NOT NULL AND f.{_DIGEST} IS DISTINCT FROM "
-            f"{_digest(f's.{self._column}')}"
-        )
+    def _run(self, sql: str, *parameters: Any, **others: Any) -> Any:
+        """Execute a statement, with names put in, and return its cursor."""
+        return self._db.execute(self._composed(sql, **others), parameters or None)
 
-    @property
-    def _orphans(self) -> str:
-        """The FROM clause of folds that have no vector."""
-        return (
-            f"FROM {self._target} f WHERE NOT EXISTS (SELECT FROM {self._table.sql} s "
-            f"WHERE s.{self._key} = f.{self._key} AND s.{self._column} IS NOT NULL)"
-        )
+    def _value(self, sql: str, *parameters: Any, **others: Any) -> Any:
+        return self._run(sql, *parameters, **others).fetchone()[0]
 
     def survey(self) -> Survey:
         """Look at what the catalog holds."""
         table = self._table
-        rows = self._value(f"SELECT count({self._column}) FROM {table.sql}")
+        rows = self._value("SELECT count({column}) FROM {source}")
         if table.heirs:
             self._check_heirs()
         note = self._found()
@@ -199,7 +247,7 @@ class PostgresStore(Store):
             f"{table.schema}.{table.name}.{table.column}",
             f"{table.schema}.{self._name}",
             rows,
-            self._value(f"SELECT count(*) FROM {self._target}") if note is not None else 0,
+            self._value("SELECT count(*) FROM {target}") if note is not None else 0,
             table.width or self._measured(),
             note,
             makes,
@@ -211,10 +259,10 @@ class PostgresStore(Store):
         wanted = self._fold.n_features
         if self._table.is_array:
             self._check_arrays()
-        odd = self._db.execute(
-            f"SELECT s.{self._key}::text, vector_dims({self._full}::vector) FROM {self._table.sql} s "
-            f"WHERE vector_dims({self._full}::vector) <> $1 LIMIT 1",
-            (wanted,),
+        odd = self._run(
+            "SELECT s.{key}::text, vector_dims({full}::vector) FROM {source} s "
+            "WHERE vector_dims({full}::vector) <> $1 LIMIT 1",
+            wanted,
         ).fetchone()
         if odd is not None:
             raise DataError(
@@ -225,12 +273,12 @@ class PostgresStore(Store):
 
     def _check_arrays(self) -> None:
         """Refuse arrays that are no vectors: pgvector would, without saying which row's."""
-        array = f"s.{self._column}"
-        odd = self._db.execute(
-            f"SELECT s.{self._key}::text FROM {self._table.sql} s WHERE {array} IS NOT NULL AND "
-            f"(array_ndims({array}) IS DISTINCT FROM 1 OR array_position({array}, NULL) IS NOT NULL OR "
+        odd = self._run(
+            "SELECT s.{key}::text FROM {source} s WHERE s.{column} IS NOT NULL AND "
+            "(array_ndims(s.{column}) IS DISTINCT FROM 1 OR array_position(s.{column}, NULL) IS NOT NULL OR "
             # NaN is greater than any number here.
-            f"EXISTS (SELECT FROM unnest({array}) x WHERE abs(x::float8) > {_MOST})) LIMIT 1"
+            "EXISTS (SELECT FROM unnest(s.{column}) x WHERE abs(x::float8) > {most})) LIMIT 1",
+            most=_MOST,
         ).fetchone()
         if odd is not None:
             raise DataError(
@@ -239,9 +287,8 @@ class PostgresStore(Store):
             )
 
     def _check_heirs(self) -> None:
-        doubled = self._db.execute(
-            f"SELECT {self._key}::text FROM {self._table.sql} GROUP BY {self._key} HAVING count(*) > "
-            "1 LIMIT 1"
+        doubled = self._run(
+            "SELECT {key}::text FROM {source} GROUP BY {key} HAVING count(*) > 1 LIMIT 1"
         ).fetchone()
         if doubled is not None:
             raise DatabaseError(
@@ -251,10 +298,11 @@ class PostgresStore(Store):
 
     def _found(self) -> Note | None:
         """Return the note of the table, if there is one; refuse anything else of its name."""
-        found = self._db.execute(
+        found = self._run(
             "SELECT c.relkind::text, obj_description(c.oid, 'pg_class') FROM pg_class c "
             "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2",
-            (self._table.schema, self._name),
+            self._table.schema,
+            self._name,
         ).fetchone()
         where = f"table {self._target}"
         if found is None:
@@ -282,10 +330,10 @@ class PostgresStore(Store):
 
     def _columns(self) -> dict[str, str]:
         """Return the columns of the folded table, and their types without a schema."""
-        rows = self._db.execute(
+        rows = self._run(
             "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
             "WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
-            (self._target,),
+            self._target,
         ).fetchall()
         return {name: kind.rpartition(".")[2] for name, kind in rows}
 
@@ -299,22 +347,24 @@ class PostgresStore(Store):
         migration, or, from a version that put no marks there, holds what would be written anew.
         """
         schema = self._table.schema
-        function, weights = self._qualified(self._function), self._qualified(f"{self._function}_weights")
-        body, said, marked, like = self._db.execute(
+        weights, mark = self._weights, self._mark_of_function
+        body, said, marked, like = self._run(
             "SELECT (SELECT prosrc FROM pg_proc WHERE oid = to_regprocedure($1)), "
             "obj_description(to_regprocedure($1), 'pg_proc'), obj_description(to_regclass($2), 'pg_class'), "
             "EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace "
             "WHERE n.nspname = $3 AND p.proname = $4 AND p.oid IS DISTINCT FROM to_regprocedure($1))",
-            (f"{function}(vector)", weights, schema, self._function),
+            self._text("{function}(vector)"),
+            weights,
+            schema,
+            self._function,
         ).fetchone()
         has_weights = self._value("SELECT to_regclass($1) IS NOT NULL", weights)
-        mark = self._mark_of_function
         wanted = fold_body(self._function, encoder.n_components, schema=schema)
         if body is None and not has_weights and not like:
             return False
         if body in (None, wanted) and {said, marked} <= {None, mark} and mark in (said, marked):
             if body is not None and has_weights and said == marked:
-                return self._holds(weights, encoder)
+                return self._holds(encoder)
             if (body is None or said == mark) and (not has_weights or marked == mark):
                 return False
         if (
@@ -324,7 +374,7 @@ class PostgresStore(Store):
             and has_weights
             and said is None
             and marked is None
-            and self._holds(weights, encoder)
+            and self._holds(encoder)
         ):
             return True
         raise DatabaseError(
@@ -332,22 +382,15 @@ class PostgresStore(Store):
             "another --name"
         )
 
-    def _holds(self, weights: str, encoder: Encoder) -> bool:
-        """Return whether a table of weights holds an encoder's."""
+    def _holds(self, encoder: Encoder) -> bool:
+        """Return whether the table of weights holds an encoder's."""
         try:
-            rows = self._db.execute(f"SELECT weight::text, bias FROM {weights} ORDER BY axis").fetchall()
+            rows = self._run("SELECT weight::text, bias FROM {weights} ORDER BY axis").fetchall()
         except self.failures:
             return False
         bias = np.zeros(len(encoder.weight)) if encoder.bias is None else encoder.bias
         found = _parsed(tuple(row[0] for row in rows), encoder.n_features)
         return np.array_equal(found, encoder.weight) and np.allclose([row[1] for row in rows], bias, atol=0)
-
-    @property
-    def _mark_of_function(self) -> str:
-        return f"nearfold for {quoted(self._name)}: folds {self.source_mark}"
-
-    def _qualified(self, name: str) -> str:
-        return f"{quoted(self._table.schema)}.{quoted(name)}"
 
     def prepare(self, note: Note) -> None:
         """Take the lock; make table and function."""
@@ -358,14 +401,14 @@ class PostgresStore(Store):
         with self._db.transaction():
             found = self._found()
             if found is None:
-                self._db.execute(
-                    f"CREATE TABLE {self._target} ({self._key} {self._table.id_type} NOT NULL, "
-                    f"{_FOLDED} {self._type}({self.n_components}) NOT NULL, {_DIGEST} bytea)"
+                self._run(
+                    "CREATE TABLE {target} ({key} {kind} NOT NULL, folded {type} NOT NULL, digest bytea)",
+                    kind=self._sql.SQL(self._table.id_type),
                 )
             else:
                 self._check_own()
                 if not self._has_digests():
-                    self._db.execute(f"ALTER TABLE {self._target} ADD COLUMN {_DIGEST} bytea")
+                    self._run("ALTER TABLE {target} ADD COLUMN digest bytea")
             if self._linear is not None:
                 self._make_function(self._linear, found)
             # Last, for it says that all of this is there.
@@ -376,18 +419,17 @@ class PostgresStore(Store):
         if not self._function_there(encoder, note):
             self._db.execute(fold_statements(encoder, self._function, mark, schema=self._table.schema))
             return
-        function, weights = self._qualified(self._function), self._qualified(f"{self._function}_weights")
-        self._db.execute(
-            f"COMMENT ON FUNCTION {function}(vector) IS {string(mark)}; COMMENT ON TABLE {weights} IS "
-            f"{string(mark)}"
+        self._run(
+            "COMMENT ON FUNCTION {function}(vector) IS {mark}; COMMENT ON TABLE {weights} IS {mark}",
+            mark=mark,
         )
 
     def _comment(self, note: Note) -> None:
-        self._db.execute(f"COMMENT ON TABLE {self._target} IS {string(note.dumps())}")
+        self._run("COMMENT ON TABLE {target} IS {note}", note=note.dumps())
 
     def _check_own(self) -> None:
         """Hold the folded table as it is named, and refuse it unless its note is this migration's."""
-        self._db.execute(f"LOCK TABLE {self._target} IN ROW EXCLUSIVE MODE")
+        self._run("LOCK TABLE {target} IN ROW EXCLUSIVE MODE")
         found = self._found()
         if found is None or self._note is None:
             raise DatabaseError(f"table {self._target}: is gone; run it again")
@@ -402,41 +444,41 @@ class PostgresStore(Store):
 
     def fill(self, fold: FoldRows, advance: Advance) -> Filled:
         """Write by COPY, in transactions of many rows."""
-        written = sum(self._folded(self._missing, fold, advance, self._target, ""))
-        if not self._value(f"SELECT EXISTS (SELECT {self._stale})"):
+        written = sum(self._folded("missing", fold, advance, "{target}"))
+        if not self._value("SELECT EXISTS (SELECT {stale})"):
             return Filled(written, 0)
-        self._db.execute(
-            f"CREATE TEMP TABLE IF NOT EXISTS nearfold_changed AS SELECT * FROM {self._target} LIMIT 0"
-        )
-        changed = "pg_temp.nearfold_changed"
+        self._run("CREATE TEMP TABLE IF NOT EXISTS nearfold_changed AS SELECT * FROM {target} LIMIT 0")
         replace = (
-            f"UPDATE {self._target} f SET {_FOLDED} = c.{_FOLDED}, {_DIGEST} = c.{_DIGEST} FROM {changed} c "
-            f"WHERE f.{self._key} = c.{self._key}; TRUNCATE {changed}"
+            "UPDATE {target} f SET folded = c.folded, digest = c.digest FROM pg_temp.nearfold_changed c "
+            "WHERE f.{key} = c.{key}; TRUNCATE pg_temp.nearfold_changed"
         )
         # Rows done are not those that were counted as to be folded.
-        return Filled(written, sum(self._folded(self._stale, fold, lambda _rows: None, changed, replace)))
+        changed = self._folded("stale", fold, lambda _rows: None, "pg_temp.nearfold_changed", replace)
+        return Filled(written, sum(changed))
 
-    def _folded(self, source: str, fold: FoldRows, advance: Advance, into: str, then: str) -> Iterator[int]:
-        """Fold the rows of a FROM clause, and yield how many each transaction wrote."""
+    def _folded(
+        self, which: str, fold: FoldRows, advance: Advance, into: str, then: str | None = None
+    ) -> Iterator[int]:
+        """Fold the vectors that are missing or stale, and yield how many each transaction wrote."""
+        query = self._composed(
+            f"COPY (SELECT s.{{key}}, {{full}}::vector, {{fresh}} {{{which}}}) TO STDOUT (FORMAT binary)"
+        )
         # Results travel on one connection while vectors come on another.
         with _connected(self._where) as reading:
             reading.execute(_SESSION)
-            with reading.cursor().copy(
-                f"COPY (SELECT s.{self._key}, {self._full}::vector, {_digest(f's.{self._column}')} {source}) "
-                f"TO STDOUT (FORMAT binary)"
-            ) as rows:
+            with reading.cursor().copy(query) as rows:
                 folded = in_order(lambda batch: self._packed(batch, fold), batches(rows, _BATCH_BYTES), 2)
                 for group in _groups(folded, max(1, _COMMIT_BYTES // _BATCH_BYTES)):
                     with self._claimed():
                         done = self._copied(group, advance, into)
-                        if then:
-                            self._db.execute(then)
+                        if then is not None:
+                            self._run(then)
                     yield done
 
     def _copied(self, group: Iterator[tuple[int, bytes]], advance: Advance, into: str) -> int:
         copied = 0
-        columns = f"({self._key}, {_FOLDED}, {_DIGEST})"
-        with self._db.cursor().copy(f"COPY {into} {columns} FROM STDIN (FORMAT binary)") as copy:
+        query = self._composed(f"COPY {into} ({{key}}, folded, digest) FROM STDIN (FORMAT binary)")
+        with self._db.cursor().copy(query) as copy:
             copy.write(HEADER)
             for rows, content in group:
                 copy.write(content)
@@ -452,12 +494,12 @@ class PostgresStore(Store):
     def finish(self, *, index: bool) -> int:
         """Remove orphans that have a digest, so were written here; add primary key and HNSW index."""
         with self._claimed():
-            removed = self._db.execute(f"DELETE {self._orphans} AND f.{_DIGEST} IS NOT NULL").rowcount
+            removed = self._run("DELETE {orphans} AND f.digest IS NOT NULL").rowcount
             if not self._value(
                 "SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = to_regclass($1) AND indisprimary)",
                 self._target,
             ):
-                self._db.execute(f"ALTER TABLE {self._target} ADD PRIMARY KEY ({self._key})")
+                self._run("ALTER TABLE {target} ADD PRIMARY KEY ({key})")
         if index and not self._indexed():
             most = _INDEXED[self._type]
             if self.n_components > most:
@@ -466,10 +508,9 @@ class PostgresStore(Store):
                     f"or use --no-index"
                 )
             with self._claimed():
-                self._db.execute(
-                    f"CREATE INDEX ON {self._target} USING hnsw ({_FOLDED} {self._type}_{self._ops})"
-                )
-        self._db.execute(f"ANALYZE {self._target}")
+                operators = self._sql.SQL(f"{self._type}_{self._ops}")
+                self._run("CREATE INDEX ON {target} USING hnsw (folded {operators})", operators=operators)
+        self._run("ANALYZE {target}")
         return int(removed)
 
     def _indexed(self) -> bool:
@@ -489,30 +530,30 @@ class PostgresStore(Store):
 
     def gaps(self) -> tuple[int, int]:
         """Count by anti-joins."""
-        doubled = self._value(f"SELECT count(*) - count(DISTINCT {self._key}) FROM {self._target}")
-        orphans = self._value(f"SELECT count(*) {self._orphans}")
-        return self._value(f"SELECT count(*) {self._missing}"), doubled + orphans
+        doubled = self._value("SELECT count(*) - count(DISTINCT {key}) FROM {target}")
+        orphans = self._value("SELECT count(*) {orphans}")
+        return self._value("SELECT count(*) {missing}"), doubled + orphans
 
     def sample(self, count: int, seed: int) -> Sample:
         """Return the rows whose hashes are lowest."""
-        rows = self._db.execute(
-            f"SELECT {self._full}::vector::text, f.{_FOLDED}::text FROM {self._table.sql} s "
-            f"JOIN {self._target} f USING ({self._key}) WHERE s.{self._column} IS NOT NULL "
-            f'ORDER BY hashtextextended(s.{self._key}::text COLLATE "C", $1) LIMIT $2',
-            (seed, count),
+        rows = self._run(
+            "SELECT {full}::vector::text, f.folded::text FROM {source} s JOIN {target} f USING ({key}) "
+            'WHERE s.{column} IS NOT NULL ORDER BY hashtextextended(s.{key}::text COLLATE "C", $1) LIMIT $2',
+            seed,
+            count,
         ).fetchall()
         vectors, folded = zip(*rows, strict=True) if rows else ((), ())
         return Sample(_parsed(vectors, self._fold.n_features), _parsed(folded, self.n_components))
 
     def exact(self, vector: Float32, k: int) -> npt.NDArray[np.float64]:
         """Scan the table."""
-        distance = f"{self._full} {self._operator} $1::vector"
         with self._db.transaction():
-            self._db.execute("SET LOCAL enable_indexscan = off")
-            rows = self._db.execute(
-                f"SELECT {distance} FROM {self._table.sql} s WHERE s.{self._column} IS NOT NULL "
-                f"ORDER BY {distance} LIMIT {k}",
-                (str(vector.tolist()),),
+            self._run("SET LOCAL enable_indexscan = off")
+            rows = self._run(
+                "SELECT {distance} FROM {source} s WHERE s.{column} IS NOT NULL "
+                "ORDER BY {distance} LIMIT {k}",
+                str(vector.tolist()),
+                k=k,
             ).fetchall()
         return np.array([row[0] for row in rows])
 
@@ -522,23 +563,14 @@ class PostgresStore(Store):
         """Run the query of `recipe`."""
         given = [str(vector.tolist()), str(folded.tolist())][: 1 if self._linear is not None else 2]
         with self._db.transaction():
-            self._db.execute(f"SET LOCAL hnsw.ef_search = {_width(n_candidates)}")
-            sql = self._search(k, n_candidates, f"{self._full} {self._operator} $1::vector")
-            rows = self._db.execute(sql, given).fetchall()
+            self._run("SET LOCAL hnsw.ef_search = {width}", width=_width(n_candidates))
+            rows = self._db.execute(self._search(k, n_candidates, "{distance}"), given).fetchall()
         return np.array([row[0] for row in rows])
 
-    def _search(self, k: int, n_candidates: int, result: str) -> str:
-        fold = "$2::vector" if self._linear is None else f"{self._qualified(self._function)}($1::vector)"
-        # As a subquery it is computed once, before the index is asked, and not for each row again.
-        small = f"(SELECT {fold}::{self._type}({self.n_components}))"
-        return (
-            f"WITH candidates AS MATERIALIZED (\n"
-            f"    SELECT {self._key} FROM {self._target}\n"
-            f"    ORDER BY {_FOLDED} {self._operator} {small} LIMIT {n_candidates}\n"
-            f")\n"
-            f"SELECT {result} FROM candidates JOIN {self._table.sql} s USING ({self._key})\n"
-            f"ORDER BY {self._full} {self._operator} $1::vector LIMIT {k}"
-        )
+    def _search(self, k: int, n_candidates: int, result: str) -> Any:
+        asked = self._composed("$2::vector" if self._linear is None else "{function}($1::vector)")
+        result = self._composed(result)
+        return self._composed(_SEARCH, asked=asked, result=result, k=k, n_candidates=n_candidates)
 
     def mark(self, note: Note) -> None:
         """Replace the comment on the table."""
@@ -552,39 +584,19 @@ class PostgresStore(Store):
             f"-- Once a session, so that the index finds as many candidates as are asked for:\n"
             f"SET hnsw.ef_search = {_width(n_candidates)};\n"
             f"-- $1 is {given}:\n"
-            f"{self._search(k, n_candidates, f's.{self._key}')};\n"
+            f"{self._search(k, n_candidates, 's.{key}').as_string(self._db)};\n"
         )
-        return text + ("" if self._linear is None else self._follow())
-
-    def _follow(self) -> str:
-        """Return what keeps folds in step with vectors that come, change and go."""
-        source, name = self._table.sql, f"{self._function}_follow"
-        vector, fold = f"NEW.{self._column}::vector", self._qualified(self._function)
-        body = f"""
-BEGIN
-    IF TG_OP <> 'INSERT' THEN
-        DELETE FROM {self._target} WHERE {self._key} = OLD.{self._key};
-    END IF;
-    IF TG_OP <> 'DELETE' AND NEW.{self._column} IS NOT NULL THEN
-        INSERT INTO {self._target} ({self._key}, {_FOLDED}, {_DIGEST})
-        VALUES (NEW.{self._key}, {fold}({vector}), {_digest(vector)});
-    END IF;
-    RETURN NULL;
-END """
-        # A name may hold a line's end, which would end the comment.
-        told = " ".join(self._table.name.split())
-        return f"""
--- To keep folded vectors in step with {told} from now on (else run migrate again):
-CREATE FUNCTION {self._qualified(name)}() RETURNS trigger LANGUAGE plpgsql AS {dollar_quoted(body, "follow")};
-CREATE TRIGGER {quoted(name)}
-AFTER INSERT OR DELETE OR UPDATE OF {self._key}, {self._column} ON {source}
-FOR EACH ROW EXECUTE FUNCTION {self._qualified(name)}();
-"""
-
-
-def _digest(vector: str) -> str:
-    """Return SQL for 16 bytes of a vector, by which the server sees later whether it changed."""
-    return f"substr(sha256(vector_send({vector}::vector)), 1, 16)"
+        if self._linear is None:
+            return text
+        name = f"{self._function}_follow"
+        return text + self._text(
+            _TRIGGER,
+            # A name may hold a line's end, which would end the comment.
+            told=self._sql.SQL(" ".join(self._table.name.split())),
+            body=self._sql.SQL(dollar_quoted(self._text(_FOLLOW), "follow")),
+            follow=self._sql.Identifier(self._table.schema, name),
+            trigger=self._sql.Identifier(name),
+        )
 
 
 def _width(n_candidates: int) -> int:
