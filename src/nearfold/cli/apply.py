@@ -8,15 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nearfold.cli.options import (
-    DEFAULT_MEMORY,
-    AsJson,
-    Column,
-    Memory,
-    Quiet,
-    Scheduler,
-    configured,
-)
+from nearfold.cli import options as opt
 from nearfold.cli.paths import Mark
 
 __all__ = ["apply"]
@@ -50,7 +42,7 @@ def apply(
         ),
         Mark.writes,
     ],
-    column: Column = None,
+    column: opt.Column = None,
     dtype: Annotated[
         OutputDtype, typer.Option(help="Type of the folded vectors; the codes of a codec are bytes always.")
     ] = OutputDtype.float32,
@@ -66,10 +58,10 @@ def apply(
             "--skip-bad", help="Set shards aside that can't be read, and count them, instead of stopping."
         ),
     ] = False,
-    memory: Memory = DEFAULT_MEMORY,
-    scheduler: Scheduler = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    memory: opt.Memory = opt.DEFAULT_MEMORY,
+    scheduler: opt.Scheduler = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Fold vectors with a saved encoder, or encode them with a codec, in bounded memory.
 
@@ -94,7 +86,7 @@ def apply(
             f"--format, --skip-bad and --scheduler are for output to a folder of shards; {out} is a file"
         )
     results: dict[str, Any] = {"out": str(out)}
-    with showing_progress(quiet or as_json), configured(memory, scheduler):
+    with showing_progress(quiet or as_json), opt.configured(memory, scheduler):
         source = open_source(vectors, column, on_bad=(lambda *_: None) if skip_bad else None)
         written = applied(
             loaded,

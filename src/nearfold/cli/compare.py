@@ -7,28 +7,14 @@ from typing import Annotated
 
 import typer
 
-from nearfold.cli.options import (
-    AsJson,
-    BaseFile,
-    Candidates,
-    Column,
-    Ks,
-    NQueries,
-    Queries,
-    Quiet,
-    Report,
-    SampleRows,
-    Seed,
-    Seeds,
-    parse_numbers,
-)
+from nearfold.cli import options as opt
 from nearfold.cli.paths import Mark
 
 __all__ = ["compare"]
 
 
 def compare(
-    base: BaseFile,
+    base: opt.BaseFile,
     dimensions: Annotated[
         str,
         typer.Option(
@@ -42,39 +28,32 @@ def compare(
         ),
     ] = "linear",
     metric: Annotated[str, typer.Option(help="Metrics, comma-separated: cosine, l2, ip, or all.")] = "cosine",
-    queries: Queries = None,
-    n_queries: NQueries = None,
-    k: Ks = "1,5,10",
-    candidates: Candidates = "20,50,100",
-    rows: SampleRows = None,
-    seeds: Seeds = 1,
+    queries: opt.Queries = None,
+    n_queries: opt.NQueries = None,
+    k: opt.Ks = "1,5,10",
+    candidates: opt.Candidates = "20,50,100",
+    rows: opt.SampleRows = None,
+    seeds: opt.Seeds = 1,
     save: Annotated[Path | None, typer.Option(help="Folder to save the encoders in."), Mark.writes] = None,
-    report: Report = None,
-    column: Column = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    report: opt.Report = None,
+    column: opt.Column = None,
+    seed: opt.Seed = 0,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Fit methods to a base and evaluate each on queries that none of them has seen."""
     from nearfold._utils.arrays import METRICS, check_metric
     from nearfold.cli.console import print_json, showing_progress
     from nearfold.cli.encoders import save_encoders
-    from nearfold.cli.inputs import read_queries
+    from nearfold.cli.inputs import read_base_and_queries
     from nearfold.evaluation.compare import compare as run
-    from nearfold.evaluation.split import base_and_queries
-    from nearfold.io.held import held_rows
-    from nearfold.io.vectors import open_source
     from nearfold.methods.registry import resolve_methods
 
     names = resolve_methods(methods)
     wanted = METRICS if metric == "all" else [check_metric(name.strip()) for name in metric.split(",")]
     with showing_progress(quiet or as_json):
-        given = None if queries is None else read_queries(queries, column, directions="cosine" in wanted)
-        vectors, asked = base_and_queries(
-            held_rows(open_source(base, column), rows, seed=seed, directions="cosine" in wanted),
-            given,
-            n_queries,
-            seed,
+        vectors, asked = read_base_and_queries(
+            base, queries, column, "cosine" in wanted, n_queries=n_queries, rows=rows, seed=seed
         )
         comparison = run(
             vectors,
@@ -82,8 +61,8 @@ def compare(
             methods=names,
             metrics=wanted,
             queries=asked,
-            k=parse_numbers("-k", k),
-            n_candidates=parse_numbers("--candidates", candidates),
+            k=opt.parse_numbers("-k", k),
+            n_candidates=opt.parse_numbers("--candidates", candidates),
             seed=seed,
             n_seeds=seeds,
         )

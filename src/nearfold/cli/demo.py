@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nearfold.cli.options import AsJson, Quiet, Report
+from nearfold.cli import options as opt
 from nearfold.cli.paths import Mark
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ def demo(
     dimensions: Annotated[
         str, typer.Option("--dimensions", "-d", help="To fold to: numbers or shares, comma-separated.")
     ] = "25%,12.5%",
-    report: Report = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    report: opt.Report = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Fold 5,000 real sentence embeddings with every method and show what each keeps."""
     from nearfold.cli.console import print_json, showing_progress

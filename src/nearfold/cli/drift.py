@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nearfold.cli.options import AsJson, Column, Quiet, Seed
+from nearfold.cli import options as opt
 from nearfold.cli.paths import Mark
 
 __all__ = ["drift"]
@@ -16,9 +15,7 @@ _DRIFTED = 1
 
 
 def drift(
-    encoder: Annotated[
-        Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER"), Mark.reads
-    ],
+    encoder: opt.EncoderFile,
     vectors: Annotated[
         str, typer.Argument(help="New vectors: a file, a folder or a URL.", metavar="VECTORS"), Mark.reads
     ],
@@ -28,10 +25,10 @@ def drift(
     max_loss_rise: Annotated[
         float, typer.Option(help="Share of itself that the block loss may have risen by.", min=0)
     ] = 0.25,
-    column: Column = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    column: opt.Column = None,
+    seed: opt.Seed = 0,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Compare new vectors with those an encoder was fitted to; exit with 1 if they have drifted.
 

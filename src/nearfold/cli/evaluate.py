@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from nearfold.cli.options import (
-    AsJson,
-    BaseFile,
-    Candidates,
-    Column,
-    Ks,
-    MetricName,
-    NQueries,
-    Queries,
-    QueryColumn,
-    Quiet,
-    Seed,
-    parse_numbers,
-)
-from nearfold.cli.paths import Mark
+from nearfold.cli import options as opt
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
-    encoder: Annotated[
-        Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER"), Mark.reads
-    ],
-    base: BaseFile,
-    queries: Queries = None,
-    query_column: QueryColumn = None,
-    n_queries: NQueries = None,
+    encoder: opt.EncoderFile,
+    base: opt.BaseFile,
+    queries: opt.Queries = None,
+    query_column: opt.QueryColumn = None,
+    n_queries: opt.NQueries = None,
     metric: Annotated[
-        MetricName | None,
+        opt.MetricName | None,
         typer.Option(help="Metric that neighbours are found by; the encoder's own unless given."),
     ] = None,
-    k: Ks = "1,5,10",
-    candidates: Candidates = "20,50,100",
-    column: Column = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    k: opt.Ks = "1,5,10",
+    candidates: opt.Candidates = "20,50,100",
+    column: opt.Column = None,
+    seed: opt.Seed = 0,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Measure what an encoder keeps of queries' neighbours: recall@k and k-recall@R, by exact search.
 
@@ -74,8 +57,8 @@ def evaluate(
             n_queries=n_queries,
             seed=seed,
             metric=near,
-            k=parse_numbers("-k", k),
-            n_candidates=parse_numbers("--candidates", candidates),
+            k=opt.parse_numbers("-k", k),
+            n_candidates=opt.parse_numbers("--candidates", candidates),
         )
     results: dict[str, Any] = {
         "encoder": str(encoder),

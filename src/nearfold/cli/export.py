@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nearfold.cli.options import AsJson
+from nearfold.cli import options as opt
 from nearfold.cli.paths import Mark
 
 __all__ = ["export"]
@@ -37,9 +37,7 @@ _BY_SUFFIX = {
 
 
 def export(
-    encoder: Annotated[
-        Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER"), Mark.reads
-    ],
+    encoder: opt.EncoderFile,
     out: Annotated[
         Path, typer.Argument(help="File to write, or folder of a model.", metavar="OUT"), Mark.writes
     ],
@@ -66,7 +64,7 @@ def export(
             help="Scale folded vectors to norm 1; done for cosine unless given, and in SQL never.",
         ),
     ] = None,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Write a fold for another tool, which then needs no nearfold.
 

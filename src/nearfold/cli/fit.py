@@ -7,21 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nearfold.cli.options import (
-    DEFAULT_MEMORY,
-    AsJson,
-    BaseFile,
-    Column,
-    Memory,
-    MetricName,
-    Params,
-    QueryColumn,
-    Quiet,
-    Scheduler,
-    Seed,
-    configured,
-    parse_parameters,
-)
+from nearfold.cli import options as opt
 from nearfold.cli.paths import Mark
 
 if TYPE_CHECKING:
@@ -34,22 +20,17 @@ __all__ = ["fit", "print_fit"]
 
 
 def fit(
-    base: BaseFile,
+    base: opt.BaseFile,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="File to write the encoder to (.safetensors)."), Mark.writes
     ],
-    dimensions: Annotated[
-        str,
-        typer.Option(
-            "--dimensions", "-d", help="Number of dimensions to fold to, or a share of them such as 25%."
-        ),
-    ] = "25%",
+    dimensions: opt.Dimensions = "25%",
     method: Annotated[
         str, typer.Option(help="Method that learns the encoder; `nearfold methods` lists them.")
     ] = "nearfold",
     metric: Annotated[
-        MetricName, typer.Option(help="Metric that the folded vectors are searched with.")
-    ] = MetricName.cosine,
+        opt.MetricName, typer.Option(help="Metric that the folded vectors are searched with.")
+    ] = opt.MetricName.cosine,
     queries: Annotated[
         str | None,
         typer.Option(
@@ -57,8 +38,8 @@ def fit(
         ),
         Mark.reads,
     ] = None,
-    query_column: QueryColumn = None,
-    column: Column = None,
+    query_column: opt.QueryColumn = None,
+    column: opt.Column = None,
     rows: Annotated[
         int | None,
         typer.Option(
@@ -66,7 +47,7 @@ def fit(
             min=2,
         ),
     ] = None,
-    param: Params = None,
+    param: opt.Params = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -78,11 +59,11 @@ def fit(
         bool,
         typer.Option(help="Note what `drift` compares with, which takes another fit below 50,000 rows."),
     ] = True,
-    memory: Memory = DEFAULT_MEMORY,
-    scheduler: Scheduler = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    memory: opt.Memory = opt.DEFAULT_MEMORY,
+    scheduler: opt.Scheduler = None,
+    seed: opt.Seed = 0,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Learn an encoder from vectors and save it.
 
@@ -99,14 +80,14 @@ def fit(
     from nearfold.methods.scanned import ScanFold
 
     estimator = make(
-        method, dimensions, **{"random_state": seed, "metric": metric.value, **parse_parameters(param)}
+        method, dimensions, **{"random_state": seed, "metric": metric.value, **opt.parse_parameters(param)}
     )
     if queries is not None and method != "nearfold":
         raise ParameterError(f"--queries is for method nearfold; {method} learns from the base alone")
     if not METHODS[method].saves:
         raise ParameterError(f"a fold by {method} can't be saved; `nearfold compare` judges it")
     cosine = estimator.metric == "cosine"
-    with showing_progress(quiet or as_json), configured(memory, scheduler):
+    with showing_progress(quiet or as_json), opt.configured(memory, scheduler):
         X: Any = open_source(base, column)
         seen = None
         if rows is not None or (queries is None and not _scans(estimator, X)):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nearfold.cli.options import AsJson, Column, Quiet
+from nearfold.cli import options as opt
 from nearfold.cli.paths import Mark
 
 __all__ = ["index"]
@@ -50,9 +50,9 @@ def index(
         bool,
         typer.Option(help="Keep 12 more bytes a vector, with which `search --certified` proves results."),
     ] = False,
-    column: Column = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    column: opt.Column = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Encode vectors and make an index of the codes, to be searched by `nearfold search`."""
     from nearfold.cli.console import print_json, print_mapping, showing_progress

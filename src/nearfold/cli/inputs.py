@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nearfold._utils.arrays import Float32
 
-__all__ = ["read_queries"]
+__all__ = ["read_base_and_queries", "read_queries"]
 
 
 def read_queries(
@@ -33,3 +33,36 @@ def read_queries(
     if query_column is None and source.query_column is not None:
         source = open_source(path, source.query_column)
     return read_source(source, directions=directions)
+
+
+def read_base_and_queries(
+    base: str,
+    queries: str | None,
+    column: str | None,
+    directions: bool,
+    *,
+    n_queries: int | None,
+    rows: int | None = None,
+    seed: int,
+) -> tuple[Float32, Float32]:
+    """Return the vectors to search in and those to ask with, of a file of their own or held out of the base.
+
+    Parameters
+    ----------
+    base, queries, column
+        As the command line has them.
+    directions
+        Refuse zero rows.
+    n_queries
+        How many rows to hold out where no queries are named.
+    rows
+        How many rows of the base to draw; None for all.
+    seed
+        Of what is drawn.
+    """
+    from nearfold.evaluation.split import base_and_queries
+    from nearfold.io.held import held_rows
+
+    given = None if queries is None else read_queries(queries, column, directions=directions)
+    vectors = held_rows(base, rows, seed=seed, directions=directions, column=column)
+    return base_and_queries(vectors, given, n_queries, seed)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nearfold.cli.options import AsJson, Column, NQueries, Queries, Quiet, Report, Seed
+from nearfold.cli import options as opt
 from nearfold.cli.paths import Mark
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ def inspect(
         typer.Argument(help="Vectors that it is measured on: a file, a folder or a URL.", metavar="[BASE]"),
         Mark.reads,
     ] = None,
-    queries: Queries = None,
-    n_queries: NQueries = None,
+    queries: opt.Queries = None,
+    n_queries: opt.NQueries = None,
     k: Annotated[int, typer.Option("-k", help="Number of neighbours that the bounds are about.", min=1)] = 10,
-    report: Report = None,
-    column: Column = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    report: opt.Report = None,
+    column: opt.Column = None,
+    seed: opt.Seed = 0,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Tell what an encoder does, how it was learned and how well conditioned it is.
 
@@ -73,17 +73,12 @@ def inspect(
     }
     if base is not None:
         from nearfold.cli.console import showing_progress
-        from nearfold.cli.inputs import read_queries
+        from nearfold.cli.inputs import read_base_and_queries
         from nearfold.evaluation.inspection import inspect as run
-        from nearfold.evaluation.split import base_and_queries
-        from nearfold.io.held import held_rows
-        from nearfold.io.vectors import open_source
 
-        cosine = loaded.metric == "cosine"
         with showing_progress(quiet or as_json):
-            asked = None if queries is None else read_queries(queries, column, directions=cosine)
-            vectors, asked = base_and_queries(
-                held_rows(open_source(base, column), directions=cosine), asked, n_queries, seed
+            vectors, asked = read_base_and_queries(
+                base, queries, column, loaded.metric == "cosine", n_queries=n_queries, seed=seed
             )
             inspection = run(loaded, vectors, asked, k)
         if report is not None:

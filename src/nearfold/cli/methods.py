@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
-from nearfold.cli.options import AsJson
+from nearfold.cli import options as opt
 
 if TYPE_CHECKING:
     from nearfold.methods.registry import Method
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["methods"]
 
 
-def methods(as_json: AsJson = False) -> None:
+def methods(as_json: opt.AsJson = False) -> None:
     """List the methods that `fit` and `compare` know."""
     from nearfold.cli.console import print_json, print_mapping
     from nearfold.methods.registry import METHODS

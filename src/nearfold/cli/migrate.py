@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nearfold.cli.options import AsJson, Quiet, Seed
+from nearfold.cli import options as opt
 from nearfold.cli.paths import Mark
 
 __all__ = ["migrate"]
@@ -22,9 +21,7 @@ class StoredDtype(StrEnum):
 
 
 def migrate(
-    encoder: Annotated[
-        Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER"), Mark.reads
-    ],
+    encoder: opt.EncoderFile,
     where: Annotated[
         str,
         typer.Argument(
@@ -62,9 +59,9 @@ def migrate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
-    seed: Seed = 0,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    seed: opt.Seed = 0,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Put folded vectors beside the full ones of a database, and verify that they find these.
 

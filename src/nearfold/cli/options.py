@@ -20,6 +20,8 @@ __all__ = [
     "BaseFile",
     "Candidates",
     "Column",
+    "Dimensions",
+    "EncoderFile",
     "Ks",
     "Memory",
     "MetricName",
@@ -58,6 +60,15 @@ BaseFile = Annotated[
 ]
 Column = Annotated[
     str | None, typer.Option(help="The column (or .npz array, or HDF5 dataset) that holds the vectors.")
+]
+EncoderFile = Annotated[
+    Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER"), Mark.reads
+]
+Dimensions = Annotated[
+    str,
+    typer.Option(
+        "--dimensions", "-d", help="Number of dimensions to fold to, or a share of them such as 25%."
+    ),
 ]
 Queries = Annotated[
     str | None,

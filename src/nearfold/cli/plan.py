@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nearfold.cli.options import (
-    AsJson,
-    BaseFile,
-    Column,
-    MetricName,
-    NQueries,
-    Queries,
-    Quiet,
-    Report,
-    Seed,
-)
+from nearfold.cli import options as opt
 from nearfold.cli.paths import Mark
 
 if TYPE_CHECKING:
@@ -36,7 +26,7 @@ class StorageName(StrEnum):
 
 
 def plan(
-    base: BaseFile,
+    base: opt.BaseFile,
     n_bytes: Annotated[
         int | None, typer.Option("--bytes", help="Number of bytes that a vector may take in memory.", min=2)
     ] = None,
@@ -56,8 +46,8 @@ def plan(
         StorageName, typer.Option(help="Place where the vectors are kept beside their codes.")
     ] = StorageName.disk,
     metric: Annotated[
-        MetricName, typer.Option(help="Metric that the vectors are searched with.")
-    ] = MetricName.cosine,
+        opt.MetricName, typer.Option(help="Metric that the vectors are searched with.")
+    ] = opt.MetricName.cosine,
     k: Annotated[int, typer.Option("-k", help="Number of neighbours that count.", min=1)] = 10,
     codecs: Annotated[
         str | None,
@@ -77,13 +67,13 @@ def plan(
         typer.Option("--out", "-o", help="File to write the codec to (.safetensors)."),
         Mark.writes,
     ] = None,
-    queries: Queries = None,
-    n_queries: NQueries = None,
-    report: Report = None,
-    column: Column = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    queries: opt.Queries = None,
+    n_queries: opt.NQueries = None,
+    report: opt.Report = None,
+    column: opt.Column = None,
+    seed: opt.Seed = 0,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Find the fold and quantiser that keep most in so many bytes, or the fewest bytes that keep enough.
 
@@ -91,10 +81,8 @@ def plan(
     on queries that it hasn't seen. The best is saved for `apply`, `index` and `search`.
     """
     from nearfold.cli.console import print_json, showing_progress
-    from nearfold.cli.inputs import read_queries
+    from nearfold.cli.inputs import read_base_and_queries
     from nearfold.errors import ParameterError
-    from nearfold.evaluation.split import base_and_queries
-    from nearfold.io.held import held_rows
     from nearfold.planning.plan import plan as run
 
     if (n_bytes is None) == (recall is None):
@@ -102,10 +90,9 @@ def plan(
             "give either --bytes or --recall: how small vectors must be, or how much to keep"
         )
     with showing_progress(quiet or as_json):
-        directions = metric is MetricName.cosine
-        vectors = held_rows(base, rows, seed=seed, directions=directions, column=column)
-        given = None if queries is None else read_queries(queries, column, directions=directions)
-        vectors, validation = base_and_queries(vectors, given, n_queries, seed)
+        vectors, validation = read_base_and_queries(
+            base, queries, column, metric == "cosine", n_queries=n_queries, rows=rows, seed=seed
+        )
         result = run(
             vectors,
             n_bytes=n_bytes,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nearfold.cli.options import AsJson, Column, Quiet
+from nearfold.cli import options as opt
 from nearfold.cli.paths import Mark
 
 __all__ = ["search"]
@@ -51,9 +51,9 @@ def search(
         typer.Option("--out", "-o", help="File to write the results to (.parquet): query, rank, id, score."),
         Mark.writes,
     ] = None,
-    column: Column = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    column: opt.Column = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Find each query's nearest vectors.
 

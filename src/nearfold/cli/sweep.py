@@ -7,21 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nearfold.cli.options import (
-    AsJson,
-    BaseFile,
-    Column,
-    Ks,
-    MetricName,
-    NQueries,
-    Queries,
-    Quiet,
-    Report,
-    SampleRows,
-    Seed,
-    parse_floats,
-    parse_numbers,
-)
+from nearfold.cli import options as opt
 from nearfold.cli.paths import Mark
 
 if TYPE_CHECKING:
@@ -31,16 +17,11 @@ __all__ = ["sweep"]
 
 
 def sweep(
-    base: BaseFile,
-    dimensions: Annotated[
-        str,
-        typer.Option(
-            "--dimensions", "-d", help="Number of dimensions to fold to, or a share of them such as 25%."
-        ),
-    ] = "25%",
+    base: opt.BaseFile,
+    dimensions: opt.Dimensions = "25%",
     metric: Annotated[
-        MetricName, typer.Option(help="Metric that neighbours are found by.")
-    ] = MetricName.cosine,
+        opt.MetricName, typer.Option(help="Metric that neighbours are found by.")
+    ] = opt.MetricName.cosine,
     lambdas: Annotated[
         str | None,
         typer.Option(help="Values of lambda, comma-separated; a grid from 1e-8 to 1e-1 unless given."),
@@ -51,50 +32,41 @@ def sweep(
     regularizer: Annotated[
         str, typer.Option(help="Penalty: frobenius, nuclear, spectral, orthogonality or laplacian.")
     ] = "frobenius",
-    queries: Queries = None,
-    n_queries: NQueries = None,
-    k: Ks = "1,5,10",
-    rows: SampleRows = None,
+    queries: opt.Queries = None,
+    n_queries: opt.NQueries = None,
+    k: opt.Ks = "1,5,10",
+    rows: opt.SampleRows = None,
     save: Annotated[
         Path | None,
         typer.Option(help="File to write the encoder to whose lambda is the best on validation."),
         Mark.writes,
     ] = None,
-    report: Report = None,
-    column: Column = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    report: opt.Report = None,
+    column: opt.Column = None,
+    seed: opt.Seed = 0,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Fit RAE at each lambda, choose the best on rows held back, and evaluate it on other rows."""
     from nearfold.cli.console import print_json, showing_progress
-    from nearfold.cli.inputs import read_queries
-    from nearfold.evaluation.split import base_and_queries
+    from nearfold.cli.inputs import read_base_and_queries
     from nearfold.evaluation.sweep import sweep as run
-    from nearfold.io.held import held_rows
-    from nearfold.io.vectors import open_source
     from nearfold.methods.rae.estimator import LAMBDA_GRID
 
     with showing_progress(quiet or as_json):
-        given = (
-            None if queries is None else read_queries(queries, column, directions=metric is MetricName.cosine)
-        )
-        vectors, asked = base_and_queries(
-            held_rows(open_source(base, column), rows, seed=seed, directions=metric is MetricName.cosine),
-            given,
-            n_queries,
-            seed,
+        vectors, asked = read_base_and_queries(
+            base, queries, column, metric == "cosine", n_queries=n_queries, rows=rows, seed=seed
         )
         result = run(
             vectors,
             n_components=dimensions,
             metric=metric.value,
-            weight_decays=LAMBDA_GRID if lambdas is None else parse_floats("--lambdas", lambdas),
+            weight_decays=LAMBDA_GRID if lambdas is None else opt.parse_floats("--lambdas", lambdas),
             methods=[name.strip() for name in methods.split(",")],
             regularizer=regularizer,
             queries=asked,
             n_queries=n_queries,
-            k=parse_numbers("-k", k),
+            k=opt.parse_numbers("-k", k),
             seed=seed,
         )
     if save is not None:

@@ -7,24 +7,14 @@ from typing import Annotated
 
 import typer
 
-from nearfold.cli.options import (
-    DEFAULT_MEMORY,
-    AsJson,
-    Column,
-    Memory,
-    Quiet,
-    Scheduler,
-    configured,
-)
+from nearfold.cli import options as opt
 from nearfold.cli.paths import Mark
 
 __all__ = ["update"]
 
 
 def update(
-    encoder: Annotated[
-        Path, typer.Argument(help="An encoder that `fit` saved.", metavar="ENCODER"), Mark.reads
-    ],
+    encoder: opt.EncoderFile,
     vectors: Annotated[
         str, typer.Argument(help="The new rows alone: a file, a folder or a URL.", metavar="NEW"), Mark.reads
     ],
@@ -45,11 +35,11 @@ def update(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")
     ] = False,
-    column: Column = None,
-    memory: Memory = DEFAULT_MEMORY,
-    scheduler: Scheduler = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    column: opt.Column = None,
+    memory: opt.Memory = opt.DEFAULT_MEMORY,
+    scheduler: opt.Scheduler = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Add new rows to an encoder's training without reading the old ones; refit only where it helps."""
     from nearfold._utils.files import held_file
@@ -60,7 +50,7 @@ def update(
     from nearfold.scan.checkpoint import ScanCheckpoint
 
     # From reading to writing, so that rows which another run adds meanwhile are not lost.
-    with held_file(checkpoint), showing_progress(quiet or as_json), configured(memory, scheduler):
+    with held_file(checkpoint), showing_progress(quiet or as_json), opt.configured(memory, scheduler):
         loaded, known = Encoder.load(encoder), ScanCheckpoint.load(checkpoint)
         found = updated(loaded, known, open_source(vectors, column), min_gain=min_gain)
         if not dry_run:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nearfold.cli.options import AsJson
+from nearfold.cli import options as opt
 from nearfold.cli.paths import Mark
 
 __all__ = ["verify"]
@@ -24,7 +24,7 @@ def verify(
         typer.Option(help="File of full vectors of an index, if it was moved."),
         Mark.reads,
     ] = None,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Read every byte of what nearfold wrote, and say whether it is whole; exit with 2 if it is not."""
     from nearfold.cli.console import print_json, print_mapping
