@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self, TypeAlias
@@ -21,20 +22,37 @@ from nearfold.folds.fold import Fold
 from nearfold.io.lists import first_line, matrix_of
 
 __all__ = [
+    "DIGEST",
+    "FOLDED",
     "OLDER",
+    "PARTS",
     "Advance",
     "Filled",
     "FoldRows",
     "Note",
     "Sample",
+    "SqlStore",
     "Store",
     "Survey",
+    "check_columns",
     "check_sound",
     "chosen_column",
     "digests",
+    "key_taken",
     "sound_matrix",
     "told_panic",
 ]
+
+FOLDED, DIGEST = "folded", "digest"
+"""The columns of a table of folds beside its key."""
+
+PARTS = {
+    "missing": "FROM {source} s WHERE s.{column} IS NOT NULL AND NOT EXISTS "
+    "(SELECT 1 FROM {target} f WHERE f.{key} = s.{key})",
+    "orphans": "FROM {target} f WHERE NOT EXISTS "
+    "(SELECT 1 FROM {source} s WHERE s.{key} = f.{key} AND s.{column} IS NOT NULL)",
+}
+"""The FROM clauses of vectors that have no fold, and of folds that have no vector, by their names in others."""
 
 OLDER = "was filled by an earlier nearfold, which kept no digests of vectors: each fold is made anew"
 """What is said of folds without digests."""
@@ -51,6 +69,10 @@ class Filled(NamedTuple):
 
     written: int
     refreshed: int
+
+    def plus(self, other: Filled) -> Filled:
+        """Return the sums of both."""
+        return Filled(self.written + other.written, self.refreshed + other.refreshed)
 
 
 @dataclass(frozen=True)
@@ -162,6 +184,25 @@ class Survey(NamedTuple):
 
 def _foreign(where: str) -> DatabaseError:
     return DatabaseError(f"{where}: is there already and holds no folded vectors; choose another --name")
+
+
+def check_columns(note: Note, found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
+    """Refuse a table whose columns, by name with their types, are not those that nearfold gave it.
+
+    Raises
+    ------
+    DatabaseError
+        They are others. The digest may be missing where an earlier version left the note.
+    """
+    if found != wanted and not (note.source is None and {**found, DIGEST: wanted[DIGEST]} == wanted):
+        raise DatabaseError(f"{where}: has other columns than nearfold gave it; choose another --name")
+
+
+def key_taken(where: str, key: str) -> DatabaseError:
+    """Return the error of a key that has the name of another column of the folded table."""
+    return DatabaseError(
+        f"{where}: the id is named {key}, as a column of the folded table will be; choose another with --id"
+    )
 
 
 def chosen_column(
@@ -292,10 +333,17 @@ class Store(ABC):
         self.metric: Metric = fold.metric
         self.n_components = fold.n_components
         self.dtype = dtype
+        self._note: Note | None = None
 
     @abstractmethod
     def close(self) -> None:
         """Release the database."""
+
+    def _check_ours(self, found: Note | None, where: str) -> None:
+        """Refuse to write where the note of this migration is not found."""
+        if found is None or self._note is None:
+            raise DatabaseError(f"{where}: is gone; run it again")
+        self._note.check_same(found, where)
 
     def __enter__(self) -> Self:
         return self
@@ -351,3 +399,49 @@ class Store(ABC):
     @abstractmethod
     def recipe(self, k: int, n_candidates: int) -> str:
         """Return how to search in two stages, as text to be copied."""
+
+
+class SqlStore(Store):
+    """A table of folded vectors beside one of full ones, in a database that is asked in SQL."""
+
+    _at: str
+    """The table of folds, as messages call it."""
+
+    @abstractmethod
+    def _run(self, sql: str, *parameters: Any, **parts: Any) -> Any:
+        """Execute a template of a statement, with names and parts put in, and return its cursor."""
+
+    def _value(self, sql: str, *parameters: Any, **parts: Any) -> Any:
+        return self._run(sql, *parameters, **parts).fetchone()[0]
+
+    @abstractmethod
+    def _transaction(self) -> AbstractContextManager[Any]:
+        """Begin a transaction, which ends with the block."""
+
+    @abstractmethod
+    def _found(self) -> Note | None:
+        """Return the note of the table, if there is one; refuse anything else of its name."""
+
+    def _hold(self) -> None:
+        """Keep others from replacing the table, where the database would let them."""
+
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        """Begin a transaction that writes, after the table was seen to be nearfold's own within it."""
+        with self._transaction():
+            self._hold()
+            self._check_ours(self._found(), self._at)
+            yield
+
+    @abstractmethod
+    def _comment(self, note: Note) -> None:
+        """Replace the comment on the table of folds."""
+
+    def mark(self, note: Note) -> None:
+        """Replace the comment on the table."""
+        with self._claimed():
+            self._comment(note)
+
+    def gaps(self) -> tuple[int, int]:
+        """Count by anti-joins."""
+        return self._value("SELECT count(*) {missing}"), self._value("SELECT count(*) {orphans}")

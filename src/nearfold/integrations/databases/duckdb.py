@@ -21,16 +21,21 @@ from nearfold._utils.extras import import_extra
 from nearfold.errors import DatabaseError
 from nearfold.folds.fold import Fold
 from nearfold.integrations.databases.base import (
+    DIGEST,
+    FOLDED,
     OLDER,
+    PARTS,
     Advance,
     Filled,
     FoldRows,
     Note,
     Sample,
-    Store,
+    SqlStore,
     Survey,
+    check_columns,
     chosen_column,
     digests,
+    key_taken,
     sound_matrix,
     told_panic,
 )
@@ -53,8 +58,15 @@ _LONGEST_NAME = 1 << 16
 _VECTORS = re.compile(r"(?:FLOAT|DOUBLE)\[(\d*)\]")
 # Types that Arrow hands back as they came; the others travel as text.
 _PLAIN_KEYS = re.compile(r"U?(?:TINYINT|SMALLINT|INTEGER|BIGINT)|VARCHAR")
-# Columns of the folded table beside the key.
-_FOLDED, _DIGEST = "folded", "digest"
+_SEARCH = """\
+WITH candidates AS (
+    SELECT {key} FROM {target}
+    ORDER BY {function}(folded, ?::{folded_kind}) LIMIT {n_candidates}
+)
+SELECT {result} FROM (
+    SELECT s.{key}, {distance} AS distance
+    FROM candidates JOIN {source} s USING ({key})
+) ORDER BY distance LIMIT {k}"""
 
 
 class Place(NamedTuple):
@@ -159,11 +171,8 @@ def _find_place(db: Any, table: str, column: str | None, key: str | None) -> Pla
     told = _named(kinds, key)
     if told is None or told not in kinds:
         raise DatabaseError(f"{table}: name the column that tells rows apart with --id: {', '.join(kinds)}")
-    if any(_same(told, own) for own in (_FOLDED, _DIGEST)):
-        raise DatabaseError(
-            f"{table}: the id is named {told}, as a column of the folded table will be; choose "
-            "another with --id"
-        )
+    if any(_same(told, own) for own in (FOLDED, DIGEST)):
+        raise key_taken(table, told)
     return Place(schema, named, chosen, kinds[chosen], width, told, kinds[told])
 
 
@@ -186,7 +195,7 @@ def _measured(db: Any, source: str, column: str, table: str) -> int:
     return int(least)
 
 
-class DuckStore(Store):
+class DuckStore(SqlStore):
     """A table of folded vectors beside a table of full ones.
 
     Parameters
@@ -204,31 +213,35 @@ class DuckStore(Store):
     def __init__(self, db: Any, fold: Fold, place: Place, name: str | None) -> None:
         super().__init__(fold, "float32")
         self._db, self._place = db, place
+        self._names: dict[str, str] = {}
         wanted = f"{place.table}_folded" if name is None else name
         # A table that is there is known by the name that the catalog has for it.
         self._name = next((each for each in self._taken() if _same(each, wanted)), wanted)
         self.source_mark, self.target_mark = f"{place.table}.{place.column} by {place.key}", self._name
         self.failures = (import_extra("duckdb", "duckdb", "migrating in DuckDB").Error,)
-        self._source, self._target = self._qualified(place.table), self._qualified(self._name)
-        self._key, self._column = _sql(place.key), _sql(place.column)
-        self._kind = f"FLOAT[{place.width}]"
-        self._distance = _FUNCTIONS[self.metric]
-        self._note: Note | None = None
-        self._missing = (
-            f"FROM {self._source} s WHERE s.{self._column} IS NOT NULL AND NOT EXISTS "
-            f"(SELECT 1 FROM {self._target} f WHERE f.{self._key} = s.{self._key})"
-        )
-        self._orphans = (
-            f"FROM {self._target} f WHERE NOT EXISTS (SELECT 1 FROM {self._source} s "
-            f"WHERE s.{self._key} = f.{self._key} AND s.{self._column} IS NOT NULL)"
-        )
+        self._at = f"table {self._name}"
+        kind, column = f"FLOAT[{place.width}]", f"s.{_sql(place.column)}"
+        self._names = {
+            "source": self._qualified(place.table),
+            "target": self._qualified(self._name),
+            "key": _sql(place.key),
+            "column": _sql(place.column),
+            "function": _FUNCTIONS[self.metric],
+            "folded_kind": f"FLOAT[{self.n_components}]",
+            # Of one width whatever the column's type.
+            "full": column if place.kind == kind else f"{column}::{kind}",
+        }
+        self._names["distance"] = f"{{function}}({{full}}, ?::{kind})".format(**self._names)
+        for each, part in PARTS.items():
+            self._names[each] = part.format(**self._names)
 
     def _qualified(self, name: str) -> str:
         schema = self._place.schema
         return _sql(name) if schema == self._value("SELECT current_schema()") else _sql(schema, name)
 
-    def _value(self, sql: str, *parameters: Any) -> Any:
-        return self._db.execute(sql, list(parameters)).fetchone()[0]
+    def _run(self, sql: str, *parameters: Any, **parts: Any) -> Any:
+        """Execute a template of a statement, with names and parts put in, and return its cursor."""
+        return self._db.execute(sql.format(**self._names, **parts), list(parameters))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -239,16 +252,6 @@ class DuckStore(Store):
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
-
-    @contextmanager
-    def _claimed(self) -> Iterator[None]:
-        """Begin a transaction that writes, after the table was seen to be nearfold's own within it."""
-        with self._transaction():
-            found = self._found()
-            if found is None or self._note is None:
-                raise DatabaseError(f"table {self._name}: is gone; run it again")
-            self._note.check_same(found, f"table {self._name}")
-            yield
 
     def _taken(self) -> dict[str, str | None]:
         """Return what has a name in the schema, and the comments of tables; views have none here."""
@@ -267,16 +270,9 @@ class DuckStore(Store):
         taken = self._taken()
         if self._name not in taken:
             return None
-        where = f"table {self._name}"
-        note = Note.loads(taken[self._name], where)
-        kinds = self._kinds()
-        wanted = {
-            self._place.key: self._place.key_kind,
-            _FOLDED: f"FLOAT[{note.n_components}]",
-            _DIGEST: "BLOB",
-        }
-        if kinds != wanted and not (note.source is None and {**kinds, _DIGEST: "BLOB"} == wanted):
-            raise DatabaseError(f"{where}: has other columns than nearfold gave it; choose another --name")
+        note = Note.loads(taken[self._name], self._at)
+        key, folded = {self._place.key: self._place.key_kind}, f"FLOAT[{note.n_components}]"
+        check_columns(note, self._kinds(), {**key, FOLDED: folded, DIGEST: "BLOB"}, self._at)
         return note
 
     def _kinds(self) -> dict[str, str]:
@@ -296,10 +292,9 @@ class DuckStore(Store):
     def survey(self) -> Survey:
         """Look at what is there."""
         place = self._place
-        rows, without, doubled = self._db.execute(
-            f"SELECT count(*), count(*) - count({self._key}), count({self._key}) - count(DISTINCT "
-            f"{self._key}) "
-            f"FROM {self._source} WHERE {self._column} IS NOT NULL"
+        rows, without, doubled = self._run(
+            "SELECT count(*), count(*) - count({key}), count({key}) - count(DISTINCT {key}) "
+            "FROM {source} WHERE {column} IS NOT NULL"
         ).fetchone()
         if without or doubled:
             raise DatabaseError(
@@ -307,9 +302,9 @@ class DuckStore(Store):
                 f"{doubled} another row's; choose another with --id"
             )
         note = self._found()
-        folded = 0 if note is None else self._value(f"SELECT count(*) FROM {self._target}")
+        folded = 0 if note is None else self._value("SELECT count(*) FROM {target}")
         made = f"table {self._name} ({place.key_kind}, FLOAT[{self.n_components}])"
-        older = None if note is None or _DIGEST in self._kinds() else f"table {self._name} {OLDER}"
+        older = None if note is None or DIGEST in self._kinds() else f"table {self._name} {OLDER}"
         return Survey(place.table, self._name, rows, folded, place.width, note, [made], older)
 
     def prepare(self, note: Note) -> None:
@@ -318,28 +313,27 @@ class DuckStore(Store):
         with self._transaction():
             found = self._found()
             if found is None:
-                self._db.execute(
-                    f"CREATE TABLE {self._target} ({self._key} {self._place.key_kind} PRIMARY KEY, "
-                    f"{_FOLDED} FLOAT[{self.n_components}] NOT NULL, {_DIGEST} BLOB)"
+                self._run(
+                    "CREATE TABLE {target} ({key} {kind} PRIMARY KEY, "
+                    "folded {folded_kind} NOT NULL, digest BLOB)",
+                    kind=self._place.key_kind,
                 )
             else:
-                note.check_same(found, f"table {self._name}")
-                if _DIGEST not in self._kinds():
-                    self._db.execute(f"ALTER TABLE {self._target} ADD COLUMN {_DIGEST} BLOB")
+                self._check_ours(found, self._at)
+                if DIGEST not in self._kinds():
+                    self._run("ALTER TABLE {target} ADD COLUMN digest BLOB")
             self._comment(note)
 
     def fill(self, fold: FoldRows, advance: Advance) -> Filled:
         """Compare each vector with the digest that was kept of it; write batch by batch."""
         plain = _PLAIN_KEYS.fullmatch(self._place.key_kind)
-        key = f"s.{self._key}" if plain else f"s.{self._key}::VARCHAR"
+        sql = (
+            "SELECT s.{key}{text} AS id, {full} AS vector, f.{key} IS NOT NULL AS there, f.digest AS digest "
+            "FROM {source} s LEFT JOIN {target} f ON f.{key} = s.{key} WHERE s.{column} IS NOT NULL"
+        ).format(text="" if plain else "::VARCHAR", **self._names)
         # Another connection reads, as things were when it began, while this one writes.
         with self._db.cursor() as reading:
-            found = reading.sql(
-                f"SELECT {key} AS id, {self._full} AS vector, f.{self._key} IS NOT NULL AS there, "
-                f"f.{_DIGEST} AS "
-                f"digest FROM {self._source} s LEFT JOIN {self._target} f ON f.{self._key} = s.{self._key} "
-                f"WHERE s.{self._column} IS NOT NULL"
-            )
+            found = reading.sql(sql)
             rows = chunk_rows(self._place.width, _BATCH_BYTES)
             # The name before DuckDB 1.4.
             read = getattr(found, "to_arrow_reader", None) or found.fetch_arrow_reader
@@ -347,7 +341,7 @@ class DuckStore(Store):
             for batch in read(rows):
                 done = self._written(batch, fold)
                 advance(done.written)
-                total = Filled(total.written + done.written, total.refreshed + done.refreshed)
+                total = total.plus(done)
             return total
 
     def _written(self, batch: pa.RecordBatch, fold: FoldRows) -> Filled:
@@ -362,8 +356,8 @@ class DuckStore(Store):
         kept = pa.table(
             {
                 "id": ids.take(pa.array(chosen)),
-                _FOLDED: fixed_lists(fold(vectors[chosen])),
-                _DIGEST: pa.array([fresh[place] for place in chosen], pa.binary()),
+                FOLDED: fixed_lists(fold(vectors[chosen])),
+                DIGEST: pa.array([fresh[place] for place in chosen], pa.binary()),
                 "there": there[chosen],
             }
         )
@@ -371,54 +365,44 @@ class DuckStore(Store):
         self._db.register("nearfold_batch", kept)
         try:
             with self._claimed():
-                self._db.execute(
-                    f"UPDATE {self._target} SET {_FOLDED} = b.{_FOLDED}, {_DIGEST} = b.{_DIGEST} "
-                    f"FROM nearfold_batch b WHERE b.there AND {self._target}.{self._key} = {key}"
+                self._run(
+                    "UPDATE {target} SET folded = b.folded, digest = b.digest "
+                    "FROM nearfold_batch b WHERE b.there AND {target}.{key} = {id}",
+                    id=key,
                 )
-                self._db.execute(
-                    f"INSERT INTO {self._target} ({self._key}, {_FOLDED}, {_DIGEST}) "
-                    f"SELECT {key}, b.{_FOLDED}, b.{_DIGEST} FROM nearfold_batch b WHERE NOT b.there"
+                self._run(
+                    "INSERT INTO {target} ({key}, folded, digest) "
+                    "SELECT {id}, b.folded, b.digest FROM nearfold_batch b WHERE NOT b.there",
+                    id=key,
                 )
         finally:
             self._db.unregister("nearfold_batch")
         refreshed = int(there[chosen].sum())
         return Filled(len(chosen) - refreshed, refreshed)
 
-    @property
-    def _full(self) -> str:
-        """The full vector as SQL has it, of one width whatever the column's type."""
-        column = f"s.{self._column}"
-        return column if self._place.kind == self._kind else f"{column}::{self._kind}"
-
     def finish(self, *, index: bool) -> int:  # noqa: ARG002
         """Remove orphans that have a digest, so were written here; there is no index to build."""
         with self._claimed():
-            return int(self._value(f"DELETE {self._orphans} AND f.{_DIGEST} IS NOT NULL"))
-
-    def gaps(self) -> tuple[int, int]:
-        """Count: the primary key lets nothing be doubled."""
-        return self._value(f"SELECT count(*) {self._missing}"), self._value(
-            f"SELECT count(*) {self._orphans}"
-        )
+            return int(self._value("DELETE {orphans} AND f.digest IS NOT NULL"))
 
     def sample(self, count: int, seed: int) -> Sample:
         """Return the rows whose hashes are lowest."""
-        rows = self._db.execute(
-            f"SELECT {self._full}, f.folded FROM {self._source} s "
-            f"JOIN {self._target} f USING ({self._key}) WHERE s.{self._column} IS NOT NULL "
-            f"ORDER BY hash(concat(s.{self._key}, ?)) LIMIT {count}",
-            [str(seed)],
+        rows = self._run(
+            "SELECT {full}, f.folded FROM {source} s JOIN {target} f USING ({key}) "
+            "WHERE s.{column} IS NOT NULL ORDER BY hash(concat(s.{key}, ?)) LIMIT {count}",
+            str(seed),
+            count=count,
         ).fetchall()
         full, folded = (np.array(side, np.float32) for side in zip(*rows, strict=True))
         return Sample(full, folded)
 
     def exact(self, vector: Float32, k: int) -> npt.NDArray[np.float64]:
         """Scan the full vectors."""
-        distance = f"{self._distance}({self._full}, ?::{self._kind})"
-        rows = self._db.execute(
-            f"SELECT {distance} AS distance FROM {self._source} s WHERE s.{self._column} IS NOT NULL "
-            f"ORDER BY distance LIMIT {k}",
-            [vector.tolist()],
+        rows = self._run(
+            "SELECT {distance} AS distance FROM {source} s WHERE s.{column} IS NOT NULL "
+            "ORDER BY distance LIMIT {k}",
+            vector.tolist(),
+            k=k,
         ).fetchall()
         return np.array([row[0] for row in rows])
 
@@ -426,32 +410,16 @@ class DuckStore(Store):
         self, vector: Float32, folded: Float32, k: int, n_candidates: int
     ) -> npt.NDArray[np.float64]:
         """Run the query of `recipe`."""
-        sql = self._search(k, n_candidates, "distance")
-        rows = self._db.execute(sql, [folded.tolist(), vector.tolist()]).fetchall()
+        asked = {"k": k, "n_candidates": n_candidates, "result": "distance"}
+        rows = self._run(_SEARCH, folded.tolist(), vector.tolist(), **asked).fetchall()
         return np.array([row[0] for row in rows])
 
-    def _search(self, k: int, n_candidates: int, result: str) -> str:
-        distance = f"{self._distance}({self._full}, ?::{self._kind})"
-        return (
-            f"WITH candidates AS (\n"
-            f"    SELECT {self._key} FROM {self._target}\n"
-            f"    ORDER BY {self._distance}(folded, ?::FLOAT[{self.n_components}]) LIMIT {n_candidates}\n"
-            f")\n"
-            f"SELECT {result} FROM (\n"
-            f"    SELECT s.{self._key}, {distance} AS distance\n"
-            f"    FROM candidates JOIN {self._source} s USING ({self._key})\n"
-            f") ORDER BY distance LIMIT {k}"
-        )
-
-    def mark(self, note: Note) -> None:
-        """Replace the comment on the table."""
-        with self._claimed():
-            self._comment(note)
-
     def _comment(self, note: Note) -> None:
+        # Text is doubled quotes and nothing else to DuckDB.
         text = note.dumps().replace("'", "''")
-        self._db.execute(f"COMMENT ON TABLE {self._target} IS '{text}'")
+        self._run("COMMENT ON TABLE {target} IS '{text}'", text=text)
 
     def recipe(self, k: int, n_candidates: int) -> str:
         """Return SQL, whose parameters are a query's fold and the query."""
-        return f"{self._search(k, n_candidates, self._key)};\n"
+        key = self._names["key"]
+        return _SEARCH.format(k=k, n_candidates=n_candidates, result=key, **self._names) + ";\n"

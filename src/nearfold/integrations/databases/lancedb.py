@@ -151,7 +151,6 @@ class LanceStore(Store):
         self._database, self._named = redacted(where) if "://" in where else where, name_of_table
         self._where = f"{self._database}/{name_of_table}"
         self.source_mark, self.target_mark = column, name
-        self._note: Note | None = None
         self._emptied = 0
         self._column, self._name = column, name
         self._field = pa.list_(pa.from_numpy_dtype(np.dtype(dtype)), fold.n_components)
@@ -211,7 +210,7 @@ class LanceStore(Store):
                 updated_fragments=[changed], fields_modified=fields, update_mode="rewrite_columns"
             )
             lance.LanceDataset.commit(dataset.uri, update, read_version=dataset.version)
-            total = Filled(total.written + done.written, total.refreshed + done.refreshed)
+            total = total.plus(done)
         self._table.checkout_latest()
         return total
 
@@ -262,9 +261,7 @@ class LanceStore(Store):
         dataset = self._dataset()
         found = self._found(dataset.schema)
         where = f"{self._where}.{self._name}"
-        if found is None or self._note is None:
-            raise DatabaseError(f"{where}: is gone; run it again")
-        self._note.check_same(found, where)
+        self._check_ours(found, where)
         return dataset
 
     def _dataset(self) -> Any:

@@ -198,7 +198,7 @@ def _filled(fold: Fold, store: Store, survey: Survey) -> Filled:
     with stage("fold", max(0, survey.rows - survey.folded)) as advance:
         for _ in range(_PASSES):
             done = store.fill(folded, advance)
-            total = Filled(total.written + done.written, total.refreshed + done.refreshed)
+            total = total.plus(done)
             if not any(done):
                 break
     return total

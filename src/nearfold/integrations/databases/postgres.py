@@ -8,7 +8,7 @@ tells which vectors changed, without sending them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,21 @@ from nearfold._utils.threads import in_order
 from nearfold.errors import DatabaseError, DataError
 from nearfold.folds.encoder import Encoder
 from nearfold.folds.fold import Fold
-from nearfold.integrations.databases.base import OLDER, Advance, Filled, FoldRows, Note, Sample, Store, Survey
+from nearfold.integrations.databases.base import (
+    DIGEST,
+    FOLDED,
+    OLDER,
+    PARTS,
+    Advance,
+    Filled,
+    FoldRows,
+    Note,
+    Sample,
+    SqlStore,
+    Survey,
+    check_columns,
+    key_taken,
+)
 from nearfold.integrations.databases.pgcopy import HEADER, TRAILER, Batch, batches, pack, unpack
 from nearfold.integrations.databases.pgtable import Table, find_table
 from nearfold.integrations.sql import check_name, dollar_quoted, fold_body, fold_statements
@@ -49,19 +63,13 @@ _WAIT = "30s"
 _SESSION = "SET standard_conforming_strings = on; SET row_security = off"
 # The greatest float32.
 _MOST = float(np.finfo(np.float32).max)
-# Columns of the folded table beside the key.
-_FOLDED, _DIGEST = "folded", "digest"
 # Parts of statements by their names in others, each behind those that it holds: 16 bytes of a vector, by
-# which the server sees later whether it changed; the FROM clauses of vectors that have no fold, of vectors
-# that changed since they were folded, and of folds that have no vector; how far a vector is from a query.
-_PARTS = {
+# which the server sees later whether it changed; the FROM clause of vectors that changed since they were
+# folded; how far a vector is from a query.
+_PARTS = PARTS | {
     "fresh": "substr(sha256(vector_send(s.{column}::vector)), 1, 16)",
-    "missing": "FROM {source} s WHERE s.{column} IS NOT NULL AND NOT EXISTS "
-    "(SELECT FROM {target} f WHERE f.{key} = s.{key})",
     "stale": "FROM {source} s JOIN {target} f ON f.{key} = s.{key} "
     "WHERE s.{column} IS NOT NULL AND f.digest IS DISTINCT FROM {fresh}",
-    "orphans": "FROM {target} f WHERE NOT EXISTS "
-    "(SELECT FROM {source} s WHERE s.{key} = f.{key} AND s.{column} IS NOT NULL)",
     "distance": "{full} {operator} $1::vector",
 }
 # The fold stands in a subquery, so that it is computed once, before the index is asked, and not for each row.
@@ -148,7 +156,7 @@ def _connected(where: str) -> Any:
         raise DatabaseError(f"can't connect to PostgreSQL: {said}") from None
 
 
-class PostgresStore(Store):
+class PostgresStore(SqlStore):
     """A table of folded vectors beside a table of full ones.
 
     Parameters
@@ -183,11 +191,8 @@ class PostgresStore(Store):
         if self._linear is not None:
             # The longest name of those that are made: refused before anything is.
             check_name(f"{self._function}_weights")
-        if table.id in (_FOLDED, _DIGEST):
-            raise DatabaseError(
-                f"{table.name}: the id is named {table.id}, as a column of the folded table will be; "
-                "choose another with --id"
-            )
+        if table.id in (FOLDED, DIGEST):
+            raise key_taken(table.name, table.id)
         operator, self._ops = _OPERATORS[self.metric]
         named, plain = self._sql.Identifier, self._sql.SQL
         self._names: dict[str, Any] = {
@@ -204,10 +209,10 @@ class PostgresStore(Store):
         for each, part in _PARTS.items():
             self._names[each] = self._composed(part)
         self._target, self._weights = self._text("{target}"), self._text("{weights}")
+        self._at = f"table {self._target}"
         self.source_mark = self._text("{}.{} by {}", named(table.name), named(table.column), named(table.id))
         self.target_mark = name
         self._mark_of_function = self._text("nearfold for {}: folds {}", named(name), plain(self.source_mark))
-        self._note: Note | None = None
 
     def close(self) -> None:
         """End the session, and with it the lock."""
@@ -226,8 +231,9 @@ class PostgresStore(Store):
         """Execute a statement, with names put in, and return its cursor."""
         return self._db.execute(self._composed(sql, **others), parameters or None)
 
-    def _value(self, sql: str, *parameters: Any, **others: Any) -> Any:
-        return self._run(sql, *parameters, **others).fetchone()[0]
+    def _transaction(self) -> AbstractContextManager[Any]:
+        transaction: AbstractContextManager[Any] = self._db.transaction()
+        return transaction
 
     def survey(self) -> Survey:
         """Look at what the catalog holds."""
@@ -304,7 +310,7 @@ class PostgresStore(Store):
             self._table.schema,
             self._name,
         ).fetchone()
-        where = f"table {self._target}"
+        where = self._at
         if found is None:
             if self._value(
                 "SELECT EXISTS (SELECT FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace "
@@ -320,12 +326,11 @@ class PostgresStore(Store):
         note = Note.loads(text if kind == "r" else None, where)
         wanted = {
             self._table.id: None,
-            _FOLDED: f"{_TYPES.get(note.dtype)}({note.n_components})",
-            _DIGEST: "bytea",
+            FOLDED: f"{_TYPES.get(note.dtype)}({note.n_components})",
+            DIGEST: "bytea",
         }
         kinds = {each: of if each != self._table.id else None for each, of in self._columns().items()}
-        if kinds != wanted and not (note.source is None and {**kinds, _DIGEST: "bytea"} == wanted):
-            raise DatabaseError(f"{where}: has other columns than nearfold gave it; choose another --name")
+        check_columns(note, kinds, wanted, where)
         return note
 
     def _columns(self) -> dict[str, str]:
@@ -338,7 +343,7 @@ class PostgresStore(Store):
         return {name: kind.rpartition(".")[2] for name, kind in rows}
 
     def _has_digests(self) -> bool:
-        return _DIGEST in self._columns()
+        return DIGEST in self._columns()
 
     def _function_there(self, encoder: Encoder, note: Note | None) -> bool:
         """Return whether the function is there, and does what it should.
@@ -406,7 +411,8 @@ class PostgresStore(Store):
                     kind=self._sql.SQL(self._table.id_type),
                 )
             else:
-                self._check_own()
+                self._hold()
+                self._check_ours(found, self._at)
                 if not self._has_digests():
                     self._run("ALTER TABLE {target} ADD COLUMN digest bytea")
             if self._linear is not None:
@@ -427,20 +433,9 @@ class PostgresStore(Store):
     def _comment(self, note: Note) -> None:
         self._run("COMMENT ON TABLE {target} IS {note}", note=note.dumps())
 
-    def _check_own(self) -> None:
-        """Hold the folded table as it is named, and refuse it unless its note is this migration's."""
+    def _hold(self) -> None:
+        """Hold the table as it is named."""
         self._run("LOCK TABLE {target} IN ROW EXCLUSIVE MODE")
-        found = self._found()
-        if found is None or self._note is None:
-            raise DatabaseError(f"table {self._target}: is gone; run it again")
-        self._note.check_same(found, f"table {self._target}")
-
-    @contextmanager
-    def _claimed(self) -> Iterator[None]:
-        """Begin a transaction that writes, after the table was seen to be nearfold's own within it."""
-        with self._db.transaction():
-            self._check_own()
-            yield
 
     def fill(self, fold: FoldRows, advance: Advance) -> Filled:
         """Write by COPY, in transactions of many rows."""
@@ -523,16 +518,15 @@ class PostgresStore(Store):
                 "a.attname = $2 "
                 "AND o.opcname = $3)",
                 self._target,
-                _FOLDED,
+                FOLDED,
                 f"{self._type}_{self._ops}",
             )
         )
 
     def gaps(self) -> tuple[int, int]:
-        """Count by anti-joins."""
-        doubled = self._value("SELECT count(*) - count(DISTINCT {key}) FROM {target}")
-        orphans = self._value("SELECT count(*) {orphans}")
-        return self._value("SELECT count(*) {missing}"), doubled + orphans
+        """Count by anti-joins, and folds that are doubled: before the index nothing keeps them from it."""
+        missing, orphans = super().gaps()
+        return missing, orphans + self._value("SELECT count(*) - count(DISTINCT {key}) FROM {target}")
 
     def sample(self, count: int, seed: int) -> Sample:
         """Return the rows whose hashes are lowest."""
@@ -571,11 +565,6 @@ class PostgresStore(Store):
         asked = self._composed("$2::vector" if self._linear is None else "{function}($1::vector)")
         result = self._composed(result)
         return self._composed(_SEARCH, asked=asked, result=result, k=k, n_candidates=n_candidates)
-
-    def mark(self, note: Note) -> None:
-        """Replace the comment on the table."""
-        with self._claimed():
-            self._comment(note)
 
     def recipe(self, k: int, n_candidates: int) -> str:
         """Return SQL: the query, and a trigger that keeps folds in step."""

@@ -137,7 +137,6 @@ class QdrantStore(Store):
         self._shard, self._folder = shard, folder
         self._column, self._width, self._target = column, width, target
         self._beside: Any = None
-        self._note: Note | None = None
         self.source_mark, self.target_mark = f"{folder.name} {column}".rstrip(), target.name
 
     def close(self) -> None:
@@ -180,10 +179,7 @@ class QdrantStore(Store):
 
     def _claimed(self) -> Any:
         """Return the shard of folds, open, after it was seen to be nearfold's own."""
-        found = self._found()
-        if found is None or self._note is None:
-            raise DatabaseError(f"{self._target}: is gone; run it again")
-        self._note.check_same(found, str(self._target))
+        self._check_ours(self._found(), str(self._target))
         return self._open()
 
     def prepare(self, note: Note) -> None:
@@ -205,7 +201,7 @@ class QdrantStore(Store):
         for ids in self._full_ids(chunk_rows(self._width, _BATCH_BYTES)):
             done = self._written(ids, fold, beside)
             advance(done.written)
-            total = Filled(total.written + done.written, total.refreshed + done.refreshed)
+            total = total.plus(done)
         return total
 
     def _written(self, ids: list[Any], fold: FoldRows, beside: Any) -> Filled:
