@@ -12,7 +12,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["fingerprint_of", "fingerprint_rows", "sampled_rows"]
+__all__ = ["FINGERPRINTED", "fingerprint_of", "fingerprint_rows", "sampled_rows"]
 
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
@@ -20,8 +20,8 @@ UInt64 = npt.NDArray[np.uint64]
 # Numbers mixed at a time.
 _STEP = 1 << 20
 
-# Rows that stand for all of them in a fingerprint.
-_FINGERPRINTED = 256
+FINGERPRINTED = 256
+"""Rows that stand for all of them in a fingerprint."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
@@ -62,7 +62,7 @@ def sampled_rows(n_rows: int, count: int, seed: int, *, start: int = 0) -> Int64
 
 def fingerprint_rows(n_rows: int) -> Int64:
     """Return the numbers of the rows, evenly spaced, whose values stand for the data."""
-    return np.unique(np.linspace(0, n_rows - 1, min(n_rows, _FINGERPRINTED)).astype(np.int64))
+    return np.unique(np.linspace(0, n_rows - 1, min(n_rows, FINGERPRINTED)).astype(np.int64))
 
 
 def fingerprint_of(rows: npt.NDArray[np.float32], n_rows: int) -> str:

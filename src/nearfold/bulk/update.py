@@ -21,13 +21,14 @@ from nearfold.io.vectors import as_source, checked_rows
 from nearfold.methods.objective import check_told_apart, loss_of_fold, score_spread
 from nearfold.methods.registry import make
 from nearfold.methods.scanned import ScanFold
+from nearfold.scan.budget import SAMPLED_ROWS
 from nearfold.scan.checkpoint import ScanCheckpoint, input_digests
 from nearfold.scan.copies import distinct_rows
 from nearfold.scan.engine import Engine
 from nearfold.scan.engines import engine_for
 from nearfold.scan.neighbors import Neighbors, nearest
 from nearfold.scan.scan import Anchors, Kept, Scan, prepared
-from nearfold.scan.scanning import SAMPLED_ROWS, with_neighbors
+from nearfold.scan.scanning import with_neighbors
 
 __all__ = ["Update", "update"]
 

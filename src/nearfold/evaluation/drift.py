@@ -29,10 +29,9 @@ from nearfold.io.held import held_rows
 from nearfold.io.vectors import as_source, checked_rows
 from nearfold.methods.base import AnyFold, FoldEstimator
 from nearfold.methods.objective import loss_of_fold
-from nearfold.scan.budget import scan_bytes
+from nearfold.scan.budget import SAMPLED_ROWS, scan_bytes
 from nearfold.scan.moments import Moments
 from nearfold.scan.neighbors import nearest_others
-from nearfold.scan.scanning import SAMPLED_ROWS
 
 __all__ = [
     "IN_SAMPLE_ROWS",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from nearfold._utils.arrays import Metric, chunk_rows
+from nearfold._utils.sampling import FINGERPRINTED
 from nearfold._utils.threads import PENDING
 from nearfold.scan.moments import WIDE
 
-__all__ = ["LEAST_ANCHORS", "affordable_anchors", "chunks_held", "least_chunk", "scan_bytes"]
+__all__ = ["LEAST_ANCHORS", "SAMPLED_ROWS", "affordable_anchors", "chunks_held", "least_chunk", "scan_bytes"]
 
 # What Python and the libraries take before any row is read.
 _INTERPRETER = 240 << 20
@@ -20,8 +21,8 @@ LEAST_ANCHORS = 64
 # read, and the sum of all; or behind that an eigensolver's workspace, which is smaller in float32.
 _SQUARES_A_THREAD, _SQUARES, _SQUARES_WIDE = 1.5, 6, 4
 
-# Rows that watch for drift, and those that stand for all in a fingerprint.
-_DRAWN = 5_000 + 256
+SAMPLED_ROWS = 5_000
+"""Rows that a checkpoint keeps, as they are in the data, to watch for drift by."""
 
 # Rows carried along reach this many times those needed before the rest are dropped; those needed are then
 # gathered beside them. Neither are ever more than there are rows.
@@ -67,7 +68,7 @@ def scan_bytes(
     squares = (max(least, _SQUARES_A_THREAD * n_threads + 1) + (metric == "l2")) * 8 * n_features**2
     anchors = min(rows, n_anchors)
     # As they are in the file, and as they are prepared.
-    drawn = (min(rows, _DRAWN) + anchors) * vector
+    drawn = (min(rows, SAMPLED_ROWS + FINGERPRINTED) + anchors) * vector
     fixed = _INTERPRETER + chunks_held(n_threads) * least_chunk(n_features) + squares
     if not n_anchors:
         return int(fixed + drawn)

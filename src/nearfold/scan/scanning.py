@@ -20,16 +20,13 @@ from nearfold._utils.warned import warn
 from nearfold.errors import FileError
 from nearfold.io.base import Source
 from nearfold.io.vectors import checked_rows
-from nearfold.scan.budget import LEAST_ANCHORS, affordable_anchors, scan_bytes
+from nearfold.scan.budget import LEAST_ANCHORS, SAMPLED_ROWS, affordable_anchors, scan_bytes
 from nearfold.scan.checkpoint import ScanCheckpoint, input_digests
 from nearfold.scan.engine import Engine
 from nearfold.scan.engines import engine_for
 from nearfold.scan.scan import Anchors, Kept, Scan, ScanSpec, anchors_of, prepared
 
-__all__ = ["SAMPLED_ROWS", "Scanned", "scan_source", "with_neighbors"]
-
-SAMPLED_ROWS = 5_000
-"""Rows that a checkpoint keeps, as they are in the data, to watch for drift by."""
+__all__ = ["Scanned", "scan_source", "with_neighbors"]
 
 # Rows that anchors are compared with first, so that most others need no second look.
 _FIRST_ROWS = 2048
@@ -91,23 +88,23 @@ def scan_source(
     """
     engine, rows = engine_for(source), source.layout.rows
     check_row_count(rows, 2, source.path)
-    if fewer_anchors:
-        request = _affordable(_begun(request, checkpoint), source, engine)
-    if request.queries is not None and request.normalize:
-        check_directions(request.queries, "queries")
-    begun, fingerprint = _drawn(source, request, engine, checkpoint)
-    finished = _scanned(source, engine, begun, checkpoint)
+    # From reading to writing, so that nobody else changes it meanwhile.
+    with nullcontext() if checkpoint is None else held_file(checkpoint):
+        there = checkpoint is not None and os.path.lexists(checkpoint)
+        known = ScanCheckpoint.load(checkpoint) if checkpoint is not None and there else None
+        if fewer_anchors:
+            if known is not None:
+                # No more than what was begun has, whatever the budget allows now.
+                request = request._replace(n_anchors=min(request.n_anchors, known.request.n_anchors))
+            request = _affordable(request, source, engine)
+        if request.queries is not None and request.normalize:
+            check_directions(request.queries, "queries")
+        begun, fingerprint = _drawn(source, request, engine, checkpoint)
+        if known is not None and (difference := known.continues(begun)):
+            raise FileError(f"{checkpoint}: holds the scan of {difference}; name another file or remove it")
+        finished = _scanned(source, engine, known or begun, checkpoint)
     assert finished.scan is not None
     return Scanned(finished.scan, finished.anchors, request, fingerprint)
-
-
-def _begun(request: ScanSpec, checkpoint: Path | None) -> ScanSpec:
-    """Return a request for no more anchors than what was begun has, whatever the budget allows now."""
-    if checkpoint is None or not os.path.exists(checkpoint):  # noqa: PTH110
-        return request
-    return request._replace(
-        n_anchors=min(request.n_anchors, ScanCheckpoint.load(checkpoint).request.n_anchors)
-    )
 
 
 def _drawn(
@@ -210,17 +207,7 @@ def _reached(begun: ScanCheckpoint, done: int, finish: Callable[[], Scan]) -> Sc
 
 
 def _scanned(source: Source, engine: Engine, begun: ScanCheckpoint, path: Path | None) -> ScanCheckpoint:
-    """Scan what is left to scan, keeping the checkpoint in a file, which nobody else changes meanwhile."""
-    with nullcontext() if path is None else held_file(path):
-        return _scanned_on(source, engine, begun, path)
-
-
-def _scanned_on(source: Source, engine: Engine, begun: ScanCheckpoint, path: Path | None) -> ScanCheckpoint:
-    if path is not None and os.path.lexists(path):
-        earlier = ScanCheckpoint.load(path)
-        if difference := earlier.continues(begun):
-            raise FileError(f"{path}: holds the scan of {difference}; name another file or remove it")
-        begun = earlier
+    """Scan what is left to scan, keeping the checkpoint in a file, which the caller holds."""
     writer = _Writer(time.monotonic() + _WRITE_SECONDS, path)
     rows, scan = source.layout.rows, begun.scan
     if begun.done < rows:
