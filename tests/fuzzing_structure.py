@@ -34,7 +34,7 @@ from nearfold.errors import FileError, NearfoldError
 from nearfold.evaluation.drift import drift, readable_facts
 from nearfold.folds.fold import Fold, read_safetensors
 from nearfold.folds.origin import DIGEST, sealed
-from nearfold.io.vectors import read_vectors
+from nearfold.io.held import held_rows
 from nearfold.scan.checkpoint import ScanCheckpoint
 from nearfold.scan.local import LocalEngine
 
@@ -360,7 +360,7 @@ def read_folder(path: Path) -> None:
         verify_folder(path)
         assert done.rows == 35
         if verified is None:
-            np.testing.assert_allclose(read_vectors(path), FOLD.transform(read_vectors(inputs)), rtol=1e-5)
+            np.testing.assert_allclose(held_rows(path), FOLD.transform(held_rows(inputs)), rtol=1e-5)
 
 
 def _codec(spec: str) -> Target:

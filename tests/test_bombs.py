@@ -16,7 +16,7 @@ import pytest
 
 from nearfold import load, open_source
 from nearfold.errors import DataError, FileError
-from nearfold.io.vectors import read_vectors
+from nearfold.io.held import held_rows
 
 TERA = 10**12
 
@@ -45,7 +45,7 @@ def test_arrays_that_are_not_asked_for_are_not_unpacked(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb.npy", npy_header((TERA,)) + bytes(10_000))
         archive.writestr("v.npy", npy_header((4, 2)) + bytes(32))
-    assert read_vectors(tmp_path / "x.npz").shape == (4, 2)
+    assert held_rows(tmp_path / "x.npz").shape == (4, 2)
 
 
 def test_hdf5(tmp_path: Path) -> None:
@@ -65,9 +65,9 @@ def test_more_than_memory_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "x.parquet").stat().st_size < 200_000
     monkeypatch.setattr("nearfold.io.vectors.memory_limit", lambda: 7_999_999)
     with pytest.raises(DataError, match="GB of memory; use --rows"):
-        read_vectors(tmp_path / "x.parquet")
+        held_rows(tmp_path / "x.parquet")
     monkeypatch.setattr("nearfold.io.vectors.memory_limit", lambda: 8_000_000)
-    assert read_vectors(tmp_path / "x.parquet").shape == (20_000, 100)
+    assert held_rows(tmp_path / "x.parquet").shape == (20_000, 100)
 
 
 @pytest.mark.parametrize("suffix", [".fvecs", ".bvecs", ".ivecs"])

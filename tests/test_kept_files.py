@@ -16,7 +16,8 @@ from nearfold import Codec, Encoder, MLPEncoder, NearFold, SearchIndex, load, lo
 from nearfold.bulk.apply import apply
 from nearfold.bulk.update import update
 from nearfold.codecs.fitting import CodecFitter
-from nearfold.io.vectors import open_source, read_vectors
+from nearfold.io.held import held_rows
+from nearfold.io.vectors import open_source
 from nearfold.scan.checkpoint import ScanCheckpoint
 from nearfold.version import __version__
 
@@ -84,7 +85,7 @@ def test_a_scan_that_is_updated(kept: Path, tmp_path: Path) -> None:
 
 
 def test_a_folded_folder(kept: Path) -> None:
-    folded = read_vectors(kept / "folded")
+    folded = held_rows(kept / "folded")
     expected = load(kept / "encoder.safetensors").transform(np.load(kept / "shards" / "0.npy"))
     np.testing.assert_allclose(folded, expected, rtol=1e-5, atol=1e-6)
 

@@ -27,7 +27,8 @@ from nearfold.bulk.apply import apply
 from nearfold.bulk.folder import VerifiedFolder, Written, verify_folder
 from nearfold.bulk.manifest import MANIFEST
 from nearfold.errors import FileError
-from nearfold.io.vectors import open_source, read_vectors
+from nearfold.io.held import held_rows
+from nearfold.io.vectors import open_source
 from nearfold.scan.local import LocalEngine
 
 
@@ -108,7 +109,7 @@ def test_one_file_becomes_parts(
     monkeypatch.setattr("nearfold.bulk.folder._SHARD_BYTES", 32 * 30)
     fold(encoder, tmp_path / "x.npy", tmp_path / "out")
     assert sorted(content(tmp_path / "out")) == [MANIFEST, *(f"part-0000{i}.npy" for i in range(4))]
-    np.testing.assert_allclose(read_vectors(tmp_path / "out"), X @ encoder.weight.T, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(held_rows(tmp_path / "out"), X @ encoder.weight.T, rtol=1e-4, atol=1e-5)
     fold(encoder, tmp_path / "x.npy", tmp_path / "pq", format="parquet")
     assert "part-00003.parquet" in content(tmp_path / "pq")
 

@@ -14,7 +14,8 @@ import pytest
 
 from nearfold.errors import FileError, NearfoldError
 from nearfold.io import ipc_index
-from nearfold.io.vectors import open_source, read_vectors
+from nearfold.io.held import held_rows
+from nearfold.io.vectors import open_source
 
 X = (np.arange(160).reshape(32, 5) % 17 + 1).astype(np.float32)
 
@@ -122,7 +123,7 @@ def test_vectors_that_point_out_of_their_buffers_are_refused(tmp_path: Path) -> 
     offsets = pa.py_buffer(np.array([0, 5, 10, 1 << 28, 5], "<i4"))
     lists = pa.Array.from_buffers(pa.list_(pa.float32()), 4, [None, offsets], children=[pa.array(X.ravel())])
     with pytest.raises(NearfoldError, match=r"x\.arrow"):
-        read_vectors(save(tmp_path / "x.arrow", pa.table({"v": lists}), 100))
+        held_rows(save(tmp_path / "x.arrow", pa.table({"v": lists}), 100))
 
 
 def memory_of(script: str, *arguments: object) -> int:
@@ -148,7 +149,7 @@ def test_a_packed_file_is_not_unpacked_to_be_opened(tmp_path: Path) -> None:
     # In batches that can be held it is a file like others.
     few = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(1 << 20, np.float32)), 4096)
     path = save(tmp_path / "y.arrow", pa.table({"v": few}), 100, packed="zstd")
-    assert read_vectors(path).shape == (256, 4096)
+    assert held_rows(path).shape == (256, 4096)
 
 
 def test_sizes_that_a_batch_promises_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

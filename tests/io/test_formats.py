@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from nearfold.errors import FileError, MissingExtraError, NearfoldError
 from nearfold.io.base import Chunk, Layout, Source, grouped_pieces
-from nearfold.io.vectors import open_sink, open_source, read_vectors
+from nearfold.io.held import held_rows
+from nearfold.io.vectors import open_sink, open_source
 
 X = (np.arange(350).reshape(70, 5) % 17).astype(np.float32)
 OTHERS = {".fvecs": np.float32, ".bvecs": np.uint8, ".ivecs": np.int32}
@@ -114,7 +115,7 @@ def test_pieces_are_all_rows_in_order(source: Source, rows: int) -> None:
 
 def test_layout(source: Source) -> None:
     assert (source.layout.rows, source.layout.n_features) == (70, 5)
-    np.testing.assert_array_equal(read_vectors(source.path), X)
+    np.testing.assert_array_equal(held_rows(source.path), X)
 
 
 def test_pieces_end_where_groups_do() -> None:
@@ -138,7 +139,7 @@ def test_truncated_files_are_refused(kind: str, tmp_path: Path) -> None:
     for size in (0, 1, 3, len(whole) // 2 - 1, len(whole) - 1):
         path.write_bytes(whole[:size])
         with pytest.raises(NearfoldError, match=rf"x\{kind}"):
-            read_vectors(path)
+            held_rows(path)
 
 
 def test_truncated_hdf5_is_refused(tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_truncated_hdf5_is_refused(tmp_path: Path) -> None:
     for size in (0, 3, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
         with pytest.raises(FileError, match=r"x\.hdf5"):
-            read_vectors(path)
+            held_rows(path)
 
 
 def test_damaged_lance_is_refused(tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_damaged_lance_is_refused(tmp_path: Path) -> None:
     for part in path.rglob("*.lance"):
         part.write_bytes(part.read_bytes()[:50])
     with pytest.raises(FileError, match=r"x\.lance: truncated"):
-        read_vectors(path)
+        held_rows(path)
 
 
 def test_rows_of_another_width_are_named(tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_rows_of_another_width_are_named(tmp_path: Path) -> None:
     content[24 * 41 : 24 * 41 + 4] = np.int32(6).tobytes()
     path.write_bytes(content)
     with pytest.raises(FileError, match="row 41 says it has 6 dimensions"):
-        read_vectors(path)
+        held_rows(path)
     with pytest.raises(FileError, match="row 41"):
         open_source(path).take(np.array([41]))
     with (
@@ -176,7 +177,7 @@ def test_rows_of_another_width_are_named(tmp_path: Path) -> None:
 
 def test_hdf5_datasets(tmp_path: Path) -> None:
     path = written(".hdf5", tmp_path)
-    np.testing.assert_array_equal(read_vectors(path, "test"), X[:3] + 1)
+    np.testing.assert_array_equal(held_rows(path, column="test"), X[:3] + 1)
     with pytest.raises(FileError, match="has no dataset 'tests'"):
         open_source(path, "tests")
     with (
@@ -240,7 +241,7 @@ def test_urls(kind: str, tmp_path: Path) -> None:
     source = open_source(url)
     np.testing.assert_array_equal(np.concatenate([c.vectors for c in source.chunks(9, 3, 66)]), X[3:66])
     np.testing.assert_array_equal(source.take(np.array([0, 50, 69])), X[[0, 50, 69]])
-    np.testing.assert_array_equal(read_vectors(f"file://{local}"), X)
+    np.testing.assert_array_equal(held_rows(f"file://{local}"), X)
 
 
 def test_bad_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

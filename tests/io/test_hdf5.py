@@ -10,7 +10,8 @@ import pytest
 
 from nearfold.errors import FileError
 from nearfold.io import hdf5
-from nearfold.io.vectors import open_source, read_vectors
+from nearfold.io.held import held_rows
+from nearfold.io.vectors import open_source
 
 X = np.arange(60, dtype=np.float32).reshape(12, 5) + 1
 
@@ -91,7 +92,7 @@ def test_nothing_outside_the_file_is_read(column: str | None, path: Path) -> Non
         with h5py.File(path, "w") as file:
             make(file)
         with pytest.raises(FileError, match=r"x\.h5: ") as told:
-            read_vectors(path, column)
+            held_rows(path, column=column)
         assert "truncated" not in str(told.value), make
         assert (
             "private" in str(told.value)
@@ -107,7 +108,7 @@ def test_what_points_into_the_file_itself_is_read(path: Path) -> None:
         file["soft"] = h5py.SoftLink("group/inner")
         file.create_virtual_dataset("virtual", virtual(".", "soft"))
     for name in ("soft", "virtual", "/group/inner", "group/inner"):
-        np.testing.assert_array_equal(read_vectors(path, name), X)
+        np.testing.assert_array_equal(held_rows(path, column=name), X)
         np.testing.assert_array_equal(open_source(path, name).take(np.array([1, 3])), X[[1, 3]])
 
 
@@ -117,7 +118,7 @@ def test_the_only_table_is_found_in_a_group(path: Path) -> None:
         file["model/ids"] = np.arange(12)
         file["texts"] = ["a"] * 12
         external(file, "outside", path)
-    np.testing.assert_array_equal(read_vectors(path), X)
+    np.testing.assert_array_equal(held_rows(path), X)
     with pytest.raises(FileError, match="has no dataset 'model/x'; it has model/embeddings, model/ids, "):
         open_source(path, "model/x")
     with pytest.raises(FileError, match="'model' is a group; it has"):

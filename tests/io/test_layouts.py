@@ -24,7 +24,7 @@ import pytest
 import scipy.sparse
 
 from nearfold.errors import FileError, NearfoldError
-from nearfold.io.vectors import read_vectors
+from nearfold.io.held import held_rows
 
 X = (np.arange(120).reshape(12, 10) % 17 + 1).astype(np.float32)
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "layouts.md"
@@ -302,10 +302,10 @@ def test_a_layout(case: Case, tmp_path: Path) -> None:
     path = tmp_path / f"x{case.ending}"
     case.make(path)
     if case.says is None:
-        np.testing.assert_array_equal(read_vectors(path, case.column), X)
+        np.testing.assert_array_equal(held_rows(path, column=case.column), X)
         return
     with pytest.raises(NearfoldError, match=case.says) as told:
-        read_vectors(path, case.column)
+        held_rows(path, column=case.column)
     said = str(told.value).removeprefix(str(path))
     assert not re.search("truncated|corrupt", said)
     assert len(said) < 300
@@ -337,7 +337,7 @@ def page() -> str:
             case.make(path)
             said = "opens" if case.column is None else f"opens, with `--column {case.column}`"
             try:
-                read_vectors(path, case.column)
+                held_rows(path, column=case.column)
             except NearfoldError as error:
                 said = (
                     str(error).removeprefix(f"{path}").lstrip(": ").replace("|", "\\|").replace("<", "&lt;")

@@ -13,8 +13,9 @@ import pytest
 
 from nearfold import load
 from nearfold.errors import FileError
+from nearfold.io.held import held_rows
 from nearfold.io.location import Location
-from nearfold.io.vectors import FORMATS, open_source, read_vectors
+from nearfold.io.vectors import FORMATS, open_source
 
 from .test_formats import KINDS, X, written
 
@@ -135,7 +136,7 @@ def test_a_folder_with_the_ending_of_a_file_is_a_folder(tmp_path: Path) -> None:
     """As Spark and Dask write them."""
     (tmp_path / "x.parquet").mkdir()
     written(".parquet", tmp_path / "x.parquet")
-    np.testing.assert_array_equal(read_vectors(tmp_path / "x.parquet"), X)
+    np.testing.assert_array_equal(held_rows(tmp_path / "x.parquet"), X)
 
 
 def test_more_than_two_gigabytes_are_asked_for_piece_by_piece(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from nearfold.errors import FileError, NearfoldError
 from nearfold.io.base import Chunk, Layout
-from nearfold.io.vectors import open_sink, open_source, read_vectors
+from nearfold.io.held import held_rows
+from nearfold.io.vectors import open_sink, open_source
 
 # Formats that hold numbers of any type.
 GENERAL = (".npy", ".npz", ".parquet", ".arrow")
@@ -37,7 +38,7 @@ def test_round_trip(suffix: str, dtype: type, tmp_path: Path) -> None:
     source = open_source(path)
     assert source.layout[:3] == (12, 5, np.dtype(dtype))
     np.testing.assert_array_equal(np.concatenate([c.vectors for c in source.chunks(7)]), X)
-    back = read_vectors(path)
+    back = held_rows(path)
     assert back.dtype == np.float32
     np.testing.assert_array_equal(back, X)
 
@@ -60,7 +61,7 @@ def test_truncated_files_are_refused(suffix: str, tmp_path: Path) -> None:
     for size in (0, 1, 5, 60, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
         with pytest.raises(NearfoldError, match=rf"x\{suffix}"):
-            read_vectors(path)
+            held_rows(path)
 
 
 @pytest.mark.parametrize("suffix", GENERAL)
@@ -75,7 +76,7 @@ def test_mutated_files_raise_only_our_error(
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
     with contextlib.suppress(NearfoldError):
-        read_vectors(path)
+        held_rows(path)
 
 
 @pytest.mark.parametrize("suffix", GENERAL)
@@ -113,7 +114,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     for name, save in (("x.npy", np.save), ("x.npz", lambda p, a: np.savez(p, a=a))):
         save(tmp_path / name, np.array([[{}]], dtype=object))
         with pytest.raises(FileError, match=r"x\.np"):
-            read_vectors(tmp_path / name)
+            held_rows(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -129,20 +130,20 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
 def test_bad_arrays(array: np.ndarray, says: str, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", array)
     with pytest.raises(NearfoldError, match=says):
-        read_vectors(tmp_path / "x.npy")
+        held_rows(tmp_path / "x.npy")
 
 
 def test_npz_with_several_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", a=X, b=X + 1, ids=np.arange(12))
     with pytest.raises(FileError, match="--column"):
-        read_vectors(tmp_path / "x.npz")
-    np.testing.assert_array_equal(read_vectors(tmp_path / "x.npz", "b"), X + 1)
+        held_rows(tmp_path / "x.npz")
+    np.testing.assert_array_equal(held_rows(tmp_path / "x.npz", column="b"), X + 1)
     with pytest.raises(FileError, match="has no array 'c'; it has a, b, ids"):
-        read_vectors(tmp_path / "x.npz", "c")
+        held_rows(tmp_path / "x.npz", column="c")
     with pytest.raises(FileError, match="shape"):
-        read_vectors(tmp_path / "x.npz", "ids")
+        held_rows(tmp_path / "x.npz", column="ids")
     with pytest.raises(FileError, match="no columns"):
-        read_vectors(write(tmp_path / "x.npy"), "a")
+        held_rows(write(tmp_path / "x.npy"), column="a")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_parquet_list_types(kind: pa.DataType, tmp_path: Path) -> None:
     column = pa.array([list(row.astype(kind.value_type.to_pandas_dtype())) for row in X], kind)
     table = pa.table({"id": pa.array(range(12)), "v": column, "tags": pa.array([["a"]] * 12)})
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=5)
-    np.testing.assert_array_equal(read_vectors(tmp_path / "x.parquet"), X)
+    np.testing.assert_array_equal(held_rows(tmp_path / "x.parquet"), X)
     assert open_source(tmp_path / "x.parquet").layout.others.names == ["id", "tags"]
 
 
@@ -170,22 +171,22 @@ def test_parquet_list_types(kind: pa.DataType, tmp_path: Path) -> None:
 def test_bad_parquet_rows(rows: list[object], says: str, tmp_path: Path) -> None:
     pq.write_table(pa.table({"v": pa.array(rows, pa.list_(pa.float32()))}), tmp_path / "x.parquet")
     with pytest.raises(NearfoldError, match=says):
-        read_vectors(tmp_path / "x.parquet")
+        held_rows(tmp_path / "x.parquet")
 
 
 def test_parquet_columns(tmp_path: Path) -> None:
     two = pa.array(list(X), pa.list_(pa.float32()))
     pq.write_table(pa.table({"a": two, "b": two, "id": pa.array(range(12))}), tmp_path / "x.parquet")
     with pytest.raises(FileError, match="several columns"):
-        read_vectors(tmp_path / "x.parquet")
-    assert read_vectors(tmp_path / "x.parquet", "a").shape == (12, 5)
+        held_rows(tmp_path / "x.parquet")
+    assert held_rows(tmp_path / "x.parquet", column="a").shape == (12, 5)
     with pytest.raises(FileError, match="'id' is int64"):
-        read_vectors(tmp_path / "x.parquet", "id")
+        held_rows(tmp_path / "x.parquet", column="id")
     with pytest.raises(FileError, match="has no column 'c'"):
-        read_vectors(tmp_path / "x.parquet", "c")
+        held_rows(tmp_path / "x.parquet", column="c")
     pq.write_table(pa.table({"id": pa.array(range(12))}), tmp_path / "y.parquet")
     with pytest.raises(FileError, match="no column is a list"):
-        read_vectors(tmp_path / "y.parquet")
+        held_rows(tmp_path / "y.parquet")
 
 
 def test_parquet_sizes_are_checked_before_memory_is_taken(tmp_path: Path) -> None:

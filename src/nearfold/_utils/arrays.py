@@ -17,6 +17,8 @@ from nearfold.errors import DataError, DataTypeError, ParameterError
 __all__ = [
     "METRICS",
     "Float32",
+    "Float64",
+    "Int64",
     "Metric",
     "as_rows",
     "as_vectors",
@@ -37,6 +39,8 @@ __all__ = [
 ]
 
 Float32: TypeAlias = npt.NDArray[np.float32]
+Float64: TypeAlias = npt.NDArray[np.float64]
+Int64: TypeAlias = npt.NDArray[np.int64]
 
 Metric = Literal["cosine", "l2", "ip"]
 # Sums of squares that float32 holds at full precision.
@@ -87,7 +91,7 @@ def check_products(
     metric: Metric,
     name: str,
     *,
-    rows: npt.NDArray[np.int64] | None = None,
+    rows: Int64 | None = None,
     alone: bool = True,
 ) -> None:
     """Refuse vectors whose inner products or distances leave float32's range; cosine takes any.

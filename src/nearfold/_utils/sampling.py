@@ -12,9 +12,10 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
+from nearfold._utils.arrays import Int64
+
 __all__ = ["FINGERPRINTED", "fingerprint_of", "fingerprint_rows", "sampled_rows"]
 
-Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
 
 # Numbers mixed at a time.

@@ -32,7 +32,6 @@ from nearfold.scan.scanning import with_neighbors
 
 __all__ = ["Update", "update"]
 
-Int64 = np.typing.NDArray[np.int64]
 
 # One block in so many is held back to judge by.
 _HELD_OUT = 5

@@ -6,14 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from nearfold._utils.arrays import Float32
+from nearfold._utils.arrays import Float32, Float64
 
 __all__ = ["gram_distance", "principal_angles"]
 
 
-def principal_angles(
-    first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]
-) -> npt.NDArray[np.float64]:
+def principal_angles(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]) -> Float64:
     """Return the principal angles between the row spaces of two weights (Bjorck and Golub 1973).
 
     Parameters
@@ -26,7 +24,7 @@ def principal_angles(
     ndarray of shape (min(m, p),), float64
         The angles in radians from 0 (a shared direction) to pi / 2, falling.
     """
-    angles: npt.NDArray[np.float64] = scipy.linalg.subspace_angles(
+    angles: Float64 = scipy.linalg.subspace_angles(
         np.asarray(first, np.float64).T, np.asarray(second, np.float64).T
     )
     return angles

@@ -16,9 +16,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32, Metric, normalize_rows
+from nearfold._utils.arrays import Float32, Float64, Int64, Metric, normalize_rows
 
 __all__ = [
     "NeighborBounds",
@@ -29,7 +28,6 @@ __all__ = [
     "score_bounds",
 ]
 
-Float64 = npt.NDArray[np.float64]
 
 _QUERIES_AT_ONCE = 64
 
@@ -113,8 +111,8 @@ class NeighborBounds(NamedTuple):
         nearest are certain: those whose upper bound reaches the k-th best exact score.
     """
 
-    proven: npt.NDArray[np.int64]
-    candidates: npt.NDArray[np.int64]
+    proven: Int64
+    candidates: Int64
 
 
 def bound_neighbors(

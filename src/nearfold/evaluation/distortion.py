@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32, Metric, normalize_rows
+from nearfold._utils.arrays import Float32, Float64, Int64, Metric, normalize_rows
 from nearfold.folds.fold import Fold
 from nearfold.scan.neighbors import nearest_others
 
@@ -31,8 +30,8 @@ class Distortion(NamedTuple):
     have a part in the null space, so they can fall below sigma_min.
     """
 
-    neighbors: npt.NDArray[np.float64]
-    random: npt.NDArray[np.float64]
+    neighbors: Float64
+    random: Float64
 
 
 def distortion(
@@ -67,12 +66,12 @@ def distortion(
     other = rng.integers(1, len(rows), len(first))
     folded = fold.transform(rows)
 
-    def ratios(second: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def ratios(second: Int64) -> Float64:
         before = np.linalg.norm((rows[first] - rows[second]).astype(np.float64), axis=1)
         after = np.linalg.norm((folded[first] - folded[second]).astype(np.float64), axis=1)
         # Equal rows have no ratio.
         apart = before > 0
-        ratio: npt.NDArray[np.float64] = after[apart] / before[apart]
+        ratio: Float64 = after[apart] / before[apart]
         return ratio
 
     return Distortion(ratios(near.ravel()), ratios((first + other) % len(rows)))

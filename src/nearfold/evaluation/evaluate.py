@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from nearfold._utils.arrays import (
     Float32,
+    Int64,
     Metric,
     check_metric,
     check_positive,
@@ -48,8 +49,6 @@ from nearfold.io.vectors import as_source, check_directions, checked_rows, locat
 from nearfold.scan.neighbors import Neighbors, NeighborSearch
 
 __all__ = ["evaluate"]
-
-Int64 = npt.NDArray[np.int64]
 
 
 def evaluate(

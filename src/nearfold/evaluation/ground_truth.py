@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from nearfold._utils.arrays import (
     Float32,
+    Float64,
+    Int64,
     Metric,
     check_products,
 )
@@ -34,9 +36,6 @@ from nearfold.scan.exact import (
 )
 
 __all__ = ["GroundTruth", "Rows", "are_blurred", "candidates", "search", "searched_again", "warn_of_copies"]
-
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
 
 
 # faiss scores in float32; this many rows past the k-th are scored again in float64, so that

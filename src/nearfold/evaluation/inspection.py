@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from nearfold._utils.arrays import check_width, normalize_rows
+from nearfold._utils.arrays import Float64, check_width, normalize_rows
 from nearfold.evaluation.angles import gram_distance, principal_angles
 from nearfold.evaluation.bounds import NeighborBounds, bound_neighbors, null_space_energy, row_space
 from nearfold.evaluation.distortion import Distortion, distortion
@@ -69,10 +68,10 @@ class Inspection:
     evaluation: EvaluationResult
     spectrum: Spectrum | None
     distortion: Distortion
-    singular_values: npt.NDArray[np.float64] | None = None
+    singular_values: Float64 | None = None
     null_energy: float | None = None
     gram_distance: float | None = None
-    angles: npt.NDArray[np.float64] | None = None
+    angles: Float64 | None = None
     bounds: NeighborBounds | None = None
 
     def as_dict(self) -> dict[str, Any]:

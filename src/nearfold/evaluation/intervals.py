@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import betaincinv, ndtri, stdtrit
+
+from nearfold._utils.arrays import Float64
 
 __all__ = ["Estimate", "estimate", "paired_estimate"]
 
-Float64 = npt.NDArray[np.float64]
 
 _TAIL = 0.025
 # How many queries that are neither all right nor all wrong it takes to trust their spread by half.

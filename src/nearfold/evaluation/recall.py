@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32, Metric, check_positive, largest_number
+from nearfold._utils.arrays import Float32, Float64, Int64, Metric, check_positive, largest_number
 from nearfold.errors import ParameterError
 from nearfold.evaluation.ground_truth import GroundTruth, search
 from nearfold.evaluation.intervals import Estimate, estimate, paired_estimate
@@ -28,7 +27,6 @@ __all__ = [
     "recall_of_vectors",
 ]
 
-Int64 = npt.NDArray[np.int64]
 
 DEFAULT_KS = (1, 5, 10)
 DEFAULT_N_CANDIDATES = (20, 50, 100)
@@ -57,7 +55,7 @@ class EvaluationResult:
     metric: Metric
     recall: dict[int, Estimate]
     candidate_recall: dict[int, Estimate]
-    per_query: dict[str, npt.NDArray[np.float64]] = field(repr=False)
+    per_query: dict[str, Float64] = field(repr=False)
 
     @classmethod
     def of(
@@ -65,7 +63,7 @@ class EvaluationResult:
         metric: Metric,
         ks: Sequence[int],
         n_candidates: Sequence[int],
-        per_query: dict[str, npt.NDArray[np.float64]],
+        per_query: dict[str, Float64],
     ) -> EvaluationResult:
         """Return the result of each query's shares, whose columns follow `ks` and then `n_candidates`."""
         estimates = estimate(np.column_stack(list(per_query.values())))

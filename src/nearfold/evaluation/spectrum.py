@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32
+from nearfold._utils.arrays import Float32, Float64
 from nearfold.folds.encoder import Encoder
 from nearfold.folds.fold import Fold
 from nearfold.folds.mlp import MLPEncoder
 
 __all__ = ["Spectrum", "local_spectra", "singular_values", "spectrum", "spectrum_of"]
 
-Float64 = npt.NDArray[np.float64]
 
 # Jacobians looked at: their condition numbers' median is steady long before this.
 _MAX_POINTS = 64

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32, Metric, as_rows
+from nearfold._utils.arrays import Float32, Float64, Metric, as_rows
 from nearfold.errors import DataError, FileError
 from nearfold.folds.fold import Fold, FoldFile, frozen_array, other_kind, read_fold_file
 
@@ -106,7 +106,7 @@ class MLPEncoder(Fold):
             hidden += vectors @ self.skip.T
         out[...] = hidden
 
-    def jacobian(self, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def jacobian(self, x: npt.ArrayLike) -> Float64:
         """Return dz/dx at one point x of shape (d,): shape (m, d), float64."""
         hidden = np.asarray(x, np.float64)
         slope = np.eye(self.n_features)
@@ -117,7 +117,7 @@ class MLPEncoder(Fold):
             if number < last:
                 active = hidden > 0
                 hidden, slope = hidden * active, slope * active[:, None]
-        total: npt.NDArray[np.float64] = slope if self.skip is None else slope + self.skip
+        total: Float64 = slope if self.skip is None else slope + self.skip
         return total
 
     def tensors(self) -> dict[str, Float32]:

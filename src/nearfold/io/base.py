@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from nearfold._utils.arrays import Int64
 from nearfold.errors import FileError, NearfoldError
 from nearfold.io.location import Location
 
@@ -30,8 +31,6 @@ __all__ = [
 
 HELD_BYTES = 256 << 20
 """What a file may make a reader hold at once of what can't be taken in smaller pieces."""
-
-Int64 = npt.NDArray[np.int64]
 
 
 class Chunk(NamedTuple):

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nearfold._utils.arrays import Int64
 from nearfold.errors import FileError
-from nearfold.io.base import Chunk, Int64, Source
+from nearfold.io.base import Chunk, Source
 from nearfold.io.columns import columns_as, common_columns
 
 __all__ = ["FolderSource"]

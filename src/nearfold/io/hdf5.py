@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nearfold._utils.arrays import Int64
 from nearfold._utils.extras import import_extra
 from nearfold._utils.files import cause
 from nearfold.errors import FileError, NearfoldError
-from nearfold.io.base import HELD_BYTES, Chunk, Int64, Layout, Source, check_layout, listed
+from nearfold.io.base import HELD_BYTES, Chunk, Layout, Source, check_layout, listed
 from nearfold.io.location import Location
 
 __all__ = ["SUFFIXES", "read"]

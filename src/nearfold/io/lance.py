@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from nearfold._utils.arrays import Int64
 from nearfold._utils.extras import import_extra
 from nearfold.errors import FileError, NearfoldError
-from nearfold.io.base import Chunk, Int64
+from nearfold.io.base import Chunk
 from nearfold.io.lists import TableSource, find_vectors, first_line, matrix_of
 from nearfold.io.location import Location
 

@@ -10,9 +10,10 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from nearfold._utils.arrays import Int64
 from nearfold._utils.files import cause, replacing
 from nearfold.errors import FileError, NearfoldError
-from nearfold.io.base import Chunk, Int64, Layout, Source, check_layout
+from nearfold.io.base import Chunk, Layout, Source, check_layout
 from nearfold.io.location import Location
 from nearfold.io.records import Head, RecordSource, RowSink, check_no_column
 

@@ -15,9 +15,10 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nearfold._utils.arrays import Int64
 from nearfold._utils.files import cause
 from nearfold.errors import FileError
-from nearfold.io.base import Chunk, Int64, Layout, Source
+from nearfold.io.base import Chunk, Layout, Source
 from nearfold.io.location import Location
 
 __all__ = ["Head", "RecordSource", "RowSink", "check_dtype", "check_no_column"]

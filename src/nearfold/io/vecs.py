@@ -10,9 +10,10 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from nearfold._utils.arrays import Int64
 from nearfold._utils.files import replacing
 from nearfold.errors import FileError
-from nearfold.io.base import Chunk, Int64, Layout, check_layout
+from nearfold.io.base import Chunk, Layout, check_layout
 from nearfold.io.location import Location
 from nearfold.io.records import Head, RecordSource, check_dtype, check_no_column
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32, as_vectors, check_directions, check_finite, chunk_rows
+from nearfold._utils.arrays import Float32, Int64, as_vectors, check_directions, check_finite, chunk_rows
 from nearfold._utils.memory import memory_limit
 from nearfold.errors import DataError, FileError, NearfoldError
 from nearfold.io import bins, hdf5, ipc, lance, npy, npz, parquet, vecs
@@ -33,7 +33,6 @@ __all__ = [
     "open_sink",
     "open_source",
     "read_source",
-    "read_vectors",
 ]
 
 _MODULES = (bins, hdf5, ipc, lance, npy, npz, parquet, vecs)
@@ -194,7 +193,7 @@ def located(source: Source, row: int) -> tuple[str, int]:
 
 def checked_rows(
     taken: npt.NDArray[Any],
-    rows: npt.NDArray[np.int64],
+    rows: Int64,
     source: Source,
     *,
     directions: bool = False,
@@ -287,21 +286,6 @@ def located_chunks(
         for chunk in checked_chunks(part, row, others=others, nbytes=nbytes, finite=finite):
             yield chunk, part.path, row
             row += len(chunk.vectors)
-
-
-def read_vectors(
-    path: str | os.PathLike[str], column: str | None = None, *, directions: bool = False
-) -> Float32:
-    """Return all vectors of a file or folder as float32 of shape (n, d); see `read_source`.
-
-    Raises
-    ------
-    FileError
-        As `open_source`.
-    DataError
-        A row is not finite, or rows differ in length.
-    """
-    return read_source(open_source(path, column), directions=directions)
 
 
 def read_source(source: Source, *, directions: bool = False) -> Float32:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nearfold._utils.arrays import Float64, Int64
 from nearfold.evaluation.drift import readable_facts
 from nearfold.report.charts import distributions, lines
 from nearfold.report.comparison import MEASURE, estimate_cell
@@ -107,9 +107,7 @@ def inspection_page(inspection: Inspection, name: str, provenance: dict[str, str
     return page
 
 
-def _histograms(
-    series: dict[str, npt.NDArray[np.float64]], x: str, band: tuple[float, float] | None
-) -> dict[str, Any]:
+def _histograms(series: dict[str, Float64], x: str, band: tuple[float, float] | None) -> dict[str, Any]:
     present = {name: values for name, values in series.items() if len(values)}
     if not present:
         return distributions({}, x, "share of pairs", band)
@@ -124,7 +122,7 @@ def _histograms(
     return distributions(shares, x, "share of pairs", band)
 
 
-def _shares(candidates: npt.NDArray[np.int64], rows: int) -> dict[str, Any]:
+def _shares(candidates: Int64, rows: int) -> dict[str, Any]:
     picked = np.unique(np.linspace(0, len(candidates) - 1, 200).astype(int))
     read = (candidates[picked] / rows).tolist()
     done = ((picked + 1) / len(candidates)).tolist()

@@ -10,14 +10,11 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32
+from nearfold._utils.arrays import Float32, Float64, Int64
 
 __all__ = ["NO_MARK", "distinct_rows", "row_marks", "without_copies"]
 
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
 
 NO_MARK = 0
 """The mark of no row."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from nearfold._utils.arrays import Int64
 from nearfold._utils.extras import import_extra
 from nearfold.errors import FileError, NearfoldError
 from nearfold.io.base import Source
@@ -23,7 +24,6 @@ __all__ = ["DaskEngine"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-Int64 = npt.NDArray[np.int64]
 
 # A shard's share of the moments to send back is small against its own size.
 _SHARD_BYTES = 256 << 20

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
+from nearfold._utils.arrays import Int64
 from nearfold.io.base import Source
 from nearfold.scan.scan import Anchors, Scan, ScanSpec
 
@@ -15,7 +15,6 @@ __all__ = ["Engine", "Progress"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-Int64 = npt.NDArray[np.int64]
 
 Progress = tuple[int, Callable[[], Scan]]
 """How many rows from the first on are scanned, and what gives the scan of them."""

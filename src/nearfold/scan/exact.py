@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from nearfold._utils.arrays import (
     Float32,
+    Float64,
+    Int64,
     Metric,
     check_finite,
     check_positive,
@@ -38,8 +40,6 @@ __all__ = [
     "tied_from",
 ]
 
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
 
 EQUAL = 1e-12
 """Scores nearer than this share of their scale are equal: some float64 roundings wide."""

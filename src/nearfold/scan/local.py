@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.arrays import check_metric
+from nearfold._utils.arrays import Int64, check_metric
 from nearfold._utils.threads import blas_threads, in_order
 from nearfold.errors import ParameterError
 from nearfold.io.base import Source
@@ -22,7 +21,6 @@ __all__ = ["LocalEngine"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-Int64 = npt.NDArray[np.int64]
 
 _MAX_CHUNK = 16 << 20
 _LEAST_ROWS = 256

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32, check_finite, chunk_rows
+from nearfold._utils.arrays import Float32, Float64, check_finite, chunk_rows
 from nearfold.errors import DataError
 
 __all__ = ["WIDE", "Moments", "Precision", "RunningMoments", "summed"]
@@ -48,8 +48,8 @@ class Moments:
     """
 
     count: int
-    total: npt.NDArray[np.float64]
-    second: npt.NDArray[np.float64]
+    total: Float64
+    second: Float64
 
     @classmethod
     def of(cls, X: Float32, *, products: Precision = np.float64) -> Moments:
@@ -98,17 +98,17 @@ class Moments:
         return len(self.total)
 
     @property
-    def mean(self) -> npt.NDArray[np.float64]:
+    def mean(self) -> Float64:
         """The mean row, shape (d,)."""
         return self.total / self.count
 
     @property
-    def uncentered(self) -> npt.NDArray[np.float64]:
+    def uncentered(self) -> Float64:
         """E[x x^T], shape (d, d)."""
         return self.second / self.count
 
     @property
-    def covariance(self) -> npt.NDArray[np.float64]:
+    def covariance(self) -> Float64:
         """E[(x - mean)(x - mean)^T], shape (d, d)."""
         return self.uncentered - np.outer(self.mean, self.mean)
 

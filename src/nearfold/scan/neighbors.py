@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32, Metric, common_part, normalize_rows, row_norms
+from nearfold._utils.arrays import Float32, Float64, Int64, Metric, common_part, normalize_rows, row_norms
 from nearfold._utils.progress import stage
 from nearfold._utils.threads import blas_threads, dealt_work
 from nearfold.errors import DataError, ParameterError
@@ -35,7 +35,6 @@ __all__ = [
     "without_own",
 ]
 
-Int64 = npt.NDArray[np.int64]
 
 # Rows and anchors scored at a time, at most.
 _ROWS = 2048
@@ -422,7 +421,7 @@ def neighbor_graph(X: Float32, k: int, metric: Metric) -> scipy.sparse.csr_array
 
 def neighbor_differences(
     X: Float32, k: int, metric: Metric, rng: np.random.Generator, n_anchors: int = _ANCHORS
-) -> npt.NDArray[np.float64]:
+) -> Float64:
     """Return the second moments of x_i - x_j over neighbours, scaled to trace d: shape (d, d).
 
     Edges run from up to `n_anchors` drawn rows to their k nearest among all. A small multiple of the
@@ -448,7 +447,7 @@ def neighbor_differences(
     trace = float(np.trace(total))
     if trace <= 0:
         raise DataError("X has equal vectors only as neighbours; remove duplicate rows")
-    scaled: npt.NDArray[np.float64] = total * (d / trace)
+    scaled: Float64 = total * (d / trace)
     scaled[np.diag_indices(d)] += _FLOOR
     return scaled
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32, Metric, check_products, normalize_rows
+from nearfold._utils.arrays import Float32, Float64, Int64, Metric, check_products, normalize_rows
 from nearfold.scan.copies import NO_MARK, distinct_rows, row_marks
 from nearfold.scan.moments import Moments, Precision
 from nearfold.scan.neighbors import Neighbors, lowest_scores
@@ -29,7 +29,6 @@ __all__ = [
     "prepared",
 ]
 
-Int64 = npt.NDArray[np.int64]
 
 # The share of blocks that may be left out for being smaller than others.
 _SHORT = 0.1
@@ -244,7 +243,7 @@ class Scan:
         return replace(self, neighbors=self.neighbors.chosen(chosen))
 
     @property
-    def mean(self) -> npt.NDArray[np.float64]:
+    def mean(self) -> Float64:
         """The mean of the rows before they were shifted, shape (d,)."""
         return self.moments.mean + (0.0 if self.shift is None else self.shift.astype(np.float64))
 

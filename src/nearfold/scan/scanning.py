@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nearfold._utils.arrays import check_directions, check_row_count, check_tiny
+from nearfold._utils.arrays import Int64, check_directions, check_row_count, check_tiny
 from nearfold._utils.files import held_file
 from nearfold._utils.progress import stage
 from nearfold._utils.sampling import fingerprint_of, fingerprint_rows, sampled_rows
@@ -124,7 +124,7 @@ def _drawn(
     if not source.in_memory:
         check_tiny(drawn, request.metric, source.path)
 
-    def taken(numbers: np.typing.NDArray[np.int64]) -> np.typing.NDArray[np.float32]:
+    def taken(numbers: Int64) -> np.typing.NDArray[np.float32]:
         same = len(numbers) == len(together)
         return drawn if same else drawn[np.searchsorted(together, numbers)]
 

@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32, Metric, normalize_rows
+from nearfold._utils.arrays import Float32, Int64, Metric, normalize_rows
 from nearfold._utils.config import memory_budget
 from nearfold.codecs.codec import Codec
 from nearfold.codecs.quantizers.base import Codes
@@ -27,7 +27,6 @@ from nearfold.search.rerank import rounding
 
 __all__ = ["UpperBounds", "proven_candidates"]
 
-Int64 = npt.NDArray[np.int64]
 
 # Keeps A small where dimensions of codes hardly vary.
 _RIDGE = 1e-6

@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32
+from nearfold._utils.arrays import Float32, Int64
 from nearfold._utils.sampling import sampled_rows
 from nearfold.codecs.codec import Codec
 from nearfold.codecs.quantizers.base import Codes, faiss_metric, faiss_ready
@@ -30,7 +30,6 @@ __all__ = [
     "nearest_entries",
 ]
 
-Int64 = npt.NDArray[np.int64]
 
 IndexKind: TypeAlias = Literal["flat", "ivf", "hnsw"]
 

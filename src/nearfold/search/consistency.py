@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32
+from nearfold._utils.arrays import Float32, Int64
 from nearfold.codecs.codec import Codec
 from nearfold.codecs.quantizers.base import Codes
 from nearfold.codecs.quantizers.product import nearest_centroids
@@ -194,9 +194,7 @@ def check_sample(codec: Codec, candidates: CandidateIndex, arrays: Arrays, segme
         _check_rows_bounds(bounds, vectors, held, rows)
 
 
-def _check_rows_bounds(
-    bounds: UpperBounds, vectors: Float32, codes: Codes, rows: npt.NDArray[np.int64]
-) -> None:
+def _check_rows_bounds(bounds: UpperBounds, vectors: Float32, codes: Codes, rows: Int64) -> None:
     made, held = bounds.of(vectors, codes), bounds.rows[rows]
     size = np.sqrt(2 * made[:, 2:])
     close = np.abs(made - held) <= _CLOSE * np.concatenate([size, size, made[:, 2:]], axis=1)

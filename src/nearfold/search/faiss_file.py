@@ -14,6 +14,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from nearfold._utils.arrays import Int64
 from nearfold.codecs.codec import Codec
 from nearfold.codecs.quantizers.base import Codes
 from nearfold.errors import ParameterError
@@ -170,7 +171,7 @@ def _inverted(codec: Codec, content: memoryview, lists: int) -> Any:
     return index
 
 
-def _list_sizes(reader: _Reader, lists: int) -> npt.NDArray[np.int64]:
+def _list_sizes(reader: _Reader, lists: int) -> Int64:
     """Return the number of codes in each list; faiss names few of them where most are empty."""
     how = bytes(reader.take("u1", 4))
     if how == b"full":
@@ -225,7 +226,7 @@ def _graph(codec: Codec, content: memoryview) -> Any:
 
 def _check_links(
     n: int,
-    per_level: npt.NDArray[np.int64],
+    per_level: Int64,
     levels: npt.NDArray[np.int32],
     offsets: npt.NDArray[np.uint64],
     neighbors: npt.NDArray[np.int32],

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nearfold._utils.arrays import Int64
 from nearfold.codecs.quantizers.base import Codes
 from nearfold.search.growing import Growing
 
 __all__ = ["Groups", "Searchable", "distinct_rows"]
 
-Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
 
 _FIRST_SIZE = 1 << 10

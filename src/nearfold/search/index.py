@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from nearfold._utils.arrays import (
     Float32,
+    Int64,
     Metric,
     as_vectors,
     check_positive,
@@ -38,7 +39,6 @@ from nearfold.search.vectors import Fetch, Segment, StoredVectors, segments_of
 
 __all__ = ["SearchIndex", "SearchResult"]
 
-Int64 = npt.NDArray[np.int64]
 
 _CHUNK_BYTES = 64 << 20
 _SAMPLE = 1 << 16

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32, Metric, row_norms
+from nearfold._utils.arrays import Float32, Float64, Int64, Metric, row_norms
 from nearfold.errors import DataError
 from nearfold.search.vectors import StoredVectors
 
 __all__ = ["best", "exact_scores_of", "norms_of", "rounding", "settled"]
 
-Int64 = npt.NDArray[np.int64]
 
 # Candidates whose vectors are held at a time.
 _BYTES = 64 << 20
@@ -133,9 +131,7 @@ def rounding(n_features: int) -> float:
     return float(np.finfo(np.float32).eps) * (n_features / 8 + 8)
 
 
-def _in_float64(
-    query: Float32, rows: Int64, stored: StoredVectors, ids: Int64, metric: Metric
-) -> npt.NDArray[np.float64]:
+def _in_float64(query: Float32, rows: Int64, stored: StoredVectors, ids: Int64, metric: Metric) -> Float64:
     """Return the scores of rows (c,) for a query (d,)."""
     scores = np.empty(len(rows))
     asked = query.astype(np.float64)

@@ -7,12 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32
+from nearfold._utils.arrays import Float32, Int64
 from nearfold.errors import DataError
 
 __all__ = ["SearchResult", "empty_result", "named", "whole_numbers"]
-
-Int64 = npt.NDArray[np.int64]
 
 
 class SearchResult(NamedTuple):

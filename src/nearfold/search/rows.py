@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32
+from nearfold._utils.arrays import Float32, Int64
 from nearfold.errors import DataError
 from nearfold.search.growing import Growing
 from nearfold.search.results import whole_numbers
 
 __all__ = ["Rows"]
-
-Int64 = npt.NDArray[np.int64]
 
 
 class Rows:

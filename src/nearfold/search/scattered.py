@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nearfold._utils.arrays import Int64
+
 __all__ = ["Scattered"]
 
 # What the system takes in one call.
@@ -59,7 +61,7 @@ class Scattered:
         # Only its address is taken: nothing is ever read through it here.
         self._start = np.frombuffer(self._map, np.uint8).ctypes.data
 
-    def copied(self, places: npt.NDArray[np.int64], size: int, out: npt.NDArray[Any]) -> bool:
+    def copied(self, places: Int64, size: int, out: npt.NDArray[Any]) -> bool:
         """Fill `out` with pieces of so many bytes; return whether it was done.
 
         What lies behind the end of the file, or the system doesn't let be copied, is left to whoever

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32, as_rows, as_vectors, check_directions, check_finite
+from nearfold._utils.arrays import Float32, Int64, as_rows, as_vectors, check_directions, check_finite
 from nearfold._utils.config import memory_budget
 from nearfold._utils.files import cause, open_regular
 from nearfold.errors import DataError, FileError
@@ -27,7 +27,6 @@ from nearfold.search.scattered import Scattered
 
 __all__ = ["Fetch", "Segment", "StoredVectors", "segments_of"]
 
-Int64 = npt.NDArray[np.int64]
 
 # Rows that are no further apart than this are read together: a call of the system takes as long as so many
 # bytes. Not too many, so that what lies between them needs little memory.

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from nearfold._utils.arrays import Float32, Metric
+from nearfold._utils.arrays import Float32, Float64, Metric
 from nearfold.errors import DatabaseError, DataError
 from nearfold.folds.fold import Fold
 from nearfold.io.lists import first_line, matrix_of
@@ -52,7 +52,7 @@ PARTS = {
     "orphans": "FROM {target} f WHERE NOT EXISTS "
     "(SELECT 1 FROM {source} s WHERE s.{key} = f.{key} AND s.{column} IS NOT NULL)",
 }
-"""The FROM clauses of vectors that have no fold, and of folds that have no vector, by their names in others."""
+"""The FROM clauses of vectors that have no fold, and of folds that have no vector, by name."""
 
 OLDER = "was filled by an earlier nearfold, which kept no digests of vectors: each fold is made anew"
 """What is said of folds without digests."""
@@ -383,13 +383,11 @@ class Store(ABC):
         """Return vectors drawn at random, with their folds."""
 
     @abstractmethod
-    def exact(self, vector: Float32, k: int) -> npt.NDArray[np.float64]:
+    def exact(self, vector: Float32, k: int) -> Float64:
         """Return the distances to the k nearest full vectors, by a search without an index."""
 
     @abstractmethod
-    def two_stage(
-        self, vector: Float32, folded: Float32, k: int, n_candidates: int
-    ) -> npt.NDArray[np.float64]:
+    def two_stage(self, vector: Float32, folded: Float32, k: int, n_candidates: int) -> Float64:
         """Return the same of the k best candidates, searched as `recipe` tells to."""
 
     @abstractmethod

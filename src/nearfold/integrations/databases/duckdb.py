@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from nearfold._utils.arrays import Float32, Metric, chunk_rows
+from nearfold._utils.arrays import Float32, Float64, Metric, chunk_rows
 from nearfold._utils.extras import import_extra
 from nearfold.errors import DatabaseError
 from nearfold.folds.fold import Fold
@@ -396,7 +395,7 @@ class DuckStore(SqlStore):
         full, folded = (np.array(side, np.float32) for side in zip(*rows, strict=True))
         return Sample(full, folded)
 
-    def exact(self, vector: Float32, k: int) -> npt.NDArray[np.float64]:
+    def exact(self, vector: Float32, k: int) -> Float64:
         """Scan the full vectors."""
         rows = self._run(
             "SELECT {distance} AS distance FROM {source} s WHERE s.{column} IS NOT NULL "
@@ -406,9 +405,7 @@ class DuckStore(SqlStore):
         ).fetchall()
         return np.array([row[0] for row in rows])
 
-    def two_stage(
-        self, vector: Float32, folded: Float32, k: int, n_candidates: int
-    ) -> npt.NDArray[np.float64]:
+    def two_stage(self, vector: Float32, folded: Float32, k: int, n_candidates: int) -> Float64:
         """Run the query of `recipe`."""
         asked = {"k": k, "n_candidates": n_candidates, "result": "distance"}
         rows = self._run(_SEARCH, folded.tolist(), vector.tolist(), **asked).fetchall()

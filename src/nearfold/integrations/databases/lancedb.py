@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from nearfold._utils.arrays import Float32, Metric, chunk_rows
+from nearfold._utils.arrays import Float32, Float64, Metric, chunk_rows
 from nearfold._utils.extras import import_extra
 from nearfold.errors import DatabaseError, ParameterError
 from nearfold.errors.credentials import redacted
@@ -312,14 +312,12 @@ class LanceStore(Store):
         places = range(len(rows))
         return Sample(self._matrix(rows[self._column], places), self._matrix(rows[self._name], places))
 
-    def exact(self, vector: Float32, k: int) -> npt.NDArray[np.float64]:
+    def exact(self, vector: Float32, k: int) -> Float64:
         """Search past the index."""
         found = self._nearest(vector, self._column).bypass_vector_index().limit(k).to_arrow()
         return np.asarray(found["_distance"], np.float64)
 
-    def two_stage(
-        self, vector: Float32, folded: Float32, k: int, n_candidates: int
-    ) -> npt.NDArray[np.float64]:
+    def two_stage(self, vector: Float32, folded: Float32, k: int, n_candidates: int) -> Float64:
         """Search as `recipe` does."""
         found = self._nearest(folded, self._name).nprobes(self._probes()).limit(n_candidates).to_arrow()
         full = self._matrix(found[self._column], range(n_candidates)).astype(np.float64)
@@ -370,12 +368,10 @@ def _quoted(name: str) -> str:
     return f"`{name}`"
 
 
-def _distances(
-    vectors: npt.NDArray[np.float64], query: npt.NDArray[np.float64], metric: Metric
-) -> npt.NDArray[np.float64]:
+def _distances(vectors: Float64, query: Float64, metric: Metric) -> Float64:
     """Return what Lance calls the distance of each row to a query."""
     if metric == "l2":
-        squared: npt.NDArray[np.float64] = ((vectors - query) ** 2).sum(axis=1)
+        squared: Float64 = ((vectors - query) ** 2).sum(axis=1)
         return squared
     scores = vectors @ query
     if metric == "cosine":

@@ -12,9 +12,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32, Metric
+from nearfold._utils.arrays import Float32, Float64, Metric
 from nearfold._utils.extras import import_extra
 from nearfold._utils.threads import in_order
 from nearfold.errors import DatabaseError, DataError
@@ -539,7 +538,7 @@ class PostgresStore(SqlStore):
         vectors, folded = zip(*rows, strict=True) if rows else ((), ())
         return Sample(_parsed(vectors, self._fold.n_features), _parsed(folded, self.n_components))
 
-    def exact(self, vector: Float32, k: int) -> npt.NDArray[np.float64]:
+    def exact(self, vector: Float32, k: int) -> Float64:
         """Scan the table."""
         with self._db.transaction():
             self._run("SET LOCAL enable_indexscan = off")
@@ -551,9 +550,7 @@ class PostgresStore(SqlStore):
             ).fetchall()
         return np.array([row[0] for row in rows])
 
-    def two_stage(
-        self, vector: Float32, folded: Float32, k: int, n_candidates: int
-    ) -> npt.NDArray[np.float64]:
+    def two_stage(self, vector: Float32, folded: Float32, k: int, n_candidates: int) -> Float64:
         """Run the query of `recipe`."""
         given = [str(vector.tolist()), str(folded.tolist())][: 1 if self._linear is not None else 2]
         with self._db.transaction():

@@ -13,9 +13,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32, Metric, chunk_rows
+from nearfold._utils.arrays import Float32, Float64, Metric, chunk_rows
 from nearfold._utils.extras import import_extra
 from nearfold._utils.files import new_folder, open_regular, replacing
 from nearfold._utils.schema import inside
@@ -313,20 +312,18 @@ class QdrantStore(Store):
             np.array(folded, np.float32).reshape(-1, self.n_components),
         )
 
-    def exact(self, vector: Float32, k: int) -> npt.NDArray[np.float64]:
+    def exact(self, vector: Float32, k: int) -> Float64:
         """Search past the index."""
         return self._distances(vector, k, None)
 
-    def two_stage(
-        self, vector: Float32, folded: Float32, k: int, n_candidates: int
-    ) -> npt.NDArray[np.float64]:
+    def two_stage(self, vector: Float32, folded: Float32, k: int, n_candidates: int) -> Float64:
         """Search as `recipe` does."""
         request = self._qdrant.QueryRequest(n_candidates, query=self._qdrant.Query.Nearest(folded.tolist()))
         candidates = {point.id for point in self._open().query(request)}
         among = self._qdrant.Filter(must=[self._qdrant.HasIdCondition(candidates)])
         return self._distances(vector, k, among)
 
-    def _distances(self, vector: Float32, k: int, among: Any) -> npt.NDArray[np.float64]:
+    def _distances(self, vector: Float32, k: int, among: Any) -> Float64:
         query = self._qdrant.Query.Nearest(vector.tolist(), using=self._column or None)
         request = self._qdrant.QueryRequest(
             k, query=query, filter=among, params=self._qdrant.SearchParams(exact=True)
