@@ -41,6 +41,7 @@ __all__ = [
     "held_file",
     "keeping",
     "new_folder",
+    "one_line",
     "open_regular",
     "remove_beside",
     "replacing",
@@ -71,6 +72,11 @@ _KINDS = (
 def cause(error: OSError) -> str:
     """Return what the system said of a failed file operation, without path or number."""
     return error.strerror or str(error)
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says, on one line."""
+    return " ".join(str(error).split())
 
 
 def _odd_kind(status: os.stat_result) -> str | None:
@@ -348,11 +354,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             content.mkdir()
             yield content
             for file in content.rglob("*"):
-                handle = os.open(file, os.O_RDONLY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
+                _sync(file)
             content.replace(target)
             sync_folder(target.parent)
     except OSError as error:
@@ -532,8 +534,12 @@ def remove_beside(folder: str | os.PathLike[str]) -> None:
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut, where the system lets folders be synced."""
     with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

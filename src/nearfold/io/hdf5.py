@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from nearfold._utils.arrays import Int64
 from nearfold._utils.extras import import_extra
-from nearfold._utils.files import cause
+from nearfold._utils.files import cause, one_line
 from nearfold.errors import FileError, NearfoldError
 from nearfold.io.base import HELD_BYTES, Chunk, Layout, Source, check_layout, listed
 from nearfold.io.location import Location
@@ -68,16 +68,14 @@ class Hdf5Source(Source):
                 h5py.File(handle, "r", rdcc_nbytes=self._cache) as file,
             ):
                 yield file
-        except OSError as error:
-            # The library's own failures come as OSError without a number, and tell a story.
-            if error.errno is not None and error.strerror:
-                raise FileError(f"{self.path}: can't be read: {cause(error)}") from error
-            raise FileError(f"{self.path}: truncated or not an HDF5 file ({_short(error)})") from error
         except NearfoldError:
             raise
         except Exception as error:
+            # The library's own failures come as OSError without a number, and tell a story.
+            if isinstance(error, OSError) and error.errno is not None and error.strerror:
+                raise FileError(f"{self.path}: can't be read: {cause(error)}") from error
             # Damage shows as errors of many kinds: RuntimeError, KeyError, OverflowError, ...
-            raise FileError(f"{self.path}: truncated or not an HDF5 file ({_short(error)})") from error
+            raise FileError(f"{self.path}: truncated or not an HDF5 file ({one_line(error)})") from error
 
     def chunks(
         self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
@@ -257,10 +255,6 @@ def _open_plain(file: Any, name: str) -> Any:
 
 def _is_table(dataset: Any) -> bool:
     return dataset is not None and len(dataset.shape or ()) == 2 and dataset.dtype.kind in "fiu"
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def read(location: Location, column: str | None) -> Hdf5Source:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import IO
 
 import numpy as np
 import pyarrow as pa
 
-from nearfold._utils.files import replacing
-from nearfold.errors import FileError, NearfoldError
+from nearfold.errors import FileError
 from nearfold.io.base import Chunk, Layout, grouped_pieces
 from nearfold.io.ipc_index import MAGIC, Joined, index_of
-from nearfold.io.lists import TableSink, TableSource, file_error, find_vectors, first_line, vector_schema
+from nearfold.io.lists import TableSink, TableSource, find_vectors, reading, written
 from nearfold.io.location import Location
 
 __all__ = ["SUFFIXES", "read", "write"]
@@ -84,17 +83,13 @@ class IpcSource(TableSource):
             return
         first = int(np.searchsorted(self._starts, start, "right")) - 1
         columns = None if others else [self.schema.get_field_index(self.column.top)]
-        try:
+        with reading(self.path, "truncated or damaged"):
             for i, batch in enumerate(self._batches(first, columns), first):
                 origin = int(self._starts[i]) if i < len(self._index.batches) else stop
                 if origin >= stop:
                     break
                 low, high = max(0, start - origin), min(len(batch), stop - origin)
                 yield from self._pieces(batch, rows, low, high, origin)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            if isinstance(error, NearfoldError):
-                raise
-            raise file_error(self.path, error, "truncated or damaged") from error
 
     def pieces(self, rows: int) -> list[tuple[int, int]]:
         """Return ranges of whole record batches."""
@@ -103,19 +98,10 @@ class IpcSource(TableSource):
 
 def read(location: Location, column: str | None) -> IpcSource:
     """Open an Arrow file or stream; `column` names the vectors, None takes the only list of numbers."""
-    try:
+    with reading(location.name, "truncated or not an Arrow file"):
         return IpcSource(location, column)
-    except NearfoldError:
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise file_error(location.name, error, "truncated or not an Arrow file") from error
 
 
-@contextmanager
-def write(path: str | os.PathLike[str], layout: Layout) -> Iterator[TableSink]:
+def write(path: str | os.PathLike[str], layout: Layout) -> AbstractContextManager[TableSink]:
     """Open an Arrow file for writing: the vectors first, then `layout.others`."""
-    try:
-        with replacing(path) as file, pa.ipc.new_file(file, vector_schema(layout)) as writer:
-            yield TableSink(writer, layout)
-    except pa.ArrowException as error:
-        raise FileError(f"{path}: can't be written ({first_line(error)})") from error
+    return written(path, layout, pa.ipc.new_file)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nearfold._utils.files import cause
-from nearfold.errors import DataError, FileError
+from nearfold._utils.files import cause, replacing
+from nearfold.errors import DataError, FileError, NearfoldError
 from nearfold.io.base import Chunk, Layout, Source, check_layout, listed
 from nearfold.version import __version__
 
@@ -23,14 +25,14 @@ __all__ = [
     "TableSource",
     "VectorColumn",
     "checked",
-    "file_error",
     "find_vectors",
     "first_line",
     "fixed_lists",
     "is_fixed",
     "made_by",
     "matrix_of",
-    "vector_schema",
+    "reading",
+    "written",
 ]
 
 
@@ -385,11 +387,32 @@ class TableSink:
         self._writer.write_table(table_of(chunk, self._layout))
 
 
-def file_error(path: str, error: BaseException, otherwise: str) -> FileError:
-    """Return what to raise for an error of Arrow: the system's own words, or `otherwise` and Arrow's."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return FileError(f"{path}: can't be read: {cause(error)}")
-    return FileError(f"{path}: {otherwise} ({first_line(error)})")
+@contextmanager
+def reading(path: str, otherwise: str) -> Iterator[None]:
+    """Make errors of Arrow a `FileError`: in the system's own words, or with `otherwise` and Arrow's.
+
+    A ValueError is one too: Arrow raises it for a name in a footer that is not UTF-8.
+    """
+    try:
+        yield
+    except NearfoldError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise FileError(f"{path}: can't be read: {cause(error)}") from error
+        raise FileError(f"{path}: {otherwise} ({first_line(error)})") from error
+
+
+@contextmanager
+def written(
+    path: str | os.PathLike[str], layout: Layout, writer: Callable[[IO[bytes], pa.Schema], Any]
+) -> Iterator[TableSink]:
+    """Open a file of a table for writing by a writer of Arrow: the vectors first, then `layout.others`."""
+    try:
+        with replacing(path) as file, writer(file, vector_schema(layout)) as opened:
+            yield TableSink(opened, layout)
+    except pa.ArrowException as error:
+        raise FileError(f"{path}: can't be written ({first_line(error)})") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold._utils.arrays import Int64
-from nearfold._utils.files import cause, replacing
+from nearfold._utils.files import cause, one_line, replacing
 from nearfold.errors import FileError, NearfoldError
 from nearfold.io.base import Chunk, Layout, Source, check_layout
 from nearfold.io.location import Location
@@ -148,13 +148,11 @@ def _checked_header(name: str, file: IO[bytes], size: int) -> tuple[Layout, int,
     """Return the layout, where the numbers begin, and whether columns come first, of a file of some size."""
     try:
         shape, fortran_order, dtype = read_header(file)
-    except OSError:
-        raise
-    except NearfoldError:
+    except (OSError, NearfoldError):
         raise
     except Exception as error:
         # numpy's header parser lets through whatever ast and tokenize raise on broken text.
-        raise FileError(f"{name}: truncated or not an .npy file of numbers ({_one_line(error)})") from error
+        raise FileError(f"{name}: truncated or not an .npy file of numbers ({one_line(error)})") from error
     offset = file.tell()
     layout = check_array(name, shape, dtype, "the array")
     expected = offset + layout.rows * layout.n_features * dtype.itemsize
@@ -195,10 +193,6 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran_order, dtype = reader(file)
     return shape, fortran_order, dtype
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,18 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nearfold._utils.files import replacing
-from nearfold.errors import FileError, NearfoldError
+from nearfold.errors import FileError
 from nearfold.io.base import Chunk, Layout, grouped_pieces
-from nearfold.io.lists import (
-    TableSink,
-    TableSource,
-    file_error,
-    find_vectors,
-    first_line,
-    is_fixed,
-    vector_schema,
-)
+from nearfold.io.lists import TableSink, TableSource, find_vectors, is_fixed, reading, written
 from nearfold.io.location import Location
 
 __all__ = ["SUFFIXES", "read", "write"]
@@ -110,25 +101,20 @@ class ParquetSource(TableSource):
         first = int(starts[low])
         columns = None if others else [self._leaf]
         size = _Size(rows, self._chunk_bytes(rows))
-        try:
-            with self._open() as file:
-                for groups in self._spans(int(low), int(high), rows):
-                    size.largest = self._largest_texts(file, groups) if others else 0
-                    batches = file.iter_batches(size.rows, row_groups=groups, columns=columns)
-                    for batch in batches:
-                        skip, keep = max(0, start - first), min(len(batch), stop - first)
-                        if skip < keep:
-                            yield from self._pieces(batch, rows, skip, keep, first)
-                        first += len(batch)
-                        if first >= stop:
-                            return
-                        size.saw(batch)
-                        # The reader asks for this before each batch.
-                        file.reader.set_batch_size(size.rows)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            if isinstance(error, NearfoldError):
-                raise
-            raise file_error(self.path, error, "truncated or damaged") from error
+        with reading(self.path, "truncated or damaged"), self._open() as file:
+            for groups in self._spans(int(low), int(high), rows):
+                size.largest = self._largest_texts(file, groups) if others else 0
+                batches = file.iter_batches(size.rows, row_groups=groups, columns=columns)
+                for batch in batches:
+                    skip, keep = max(0, start - first), min(len(batch), stop - first)
+                    if skip < keep:
+                        yield from self._pieces(batch, rows, skip, keep, first)
+                    first += len(batch)
+                    if first >= stop:
+                        return
+                    size.saw(batch)
+                    # The reader asks for this before each batch.
+                    file.reader.set_batch_size(size.rows)
 
     def _spans(self, low: int, high: int, rows: int) -> Iterator[list[int]]:
         """Yield row groups, as many together as have some chunks of rows."""
@@ -198,21 +184,10 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def read(location: Location, column: str | None) -> ParquetSource:
     """Open a Parquet file; `column` names the vectors, None takes the only list of numbers."""
-    try:
+    with reading(location.name, "truncated or not a Parquet file"):
         return ParquetSource(location, column)
-    except NearfoldError:
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        # ValueError: a name in the footer that is not UTF-8.
-        raise file_error(location.name, error, "truncated or not a Parquet file") from error
 
 
-@contextmanager
-def write(path: str | os.PathLike[str], layout: Layout) -> Iterator[TableSink]:
+def write(path: str | os.PathLike[str], layout: Layout) -> AbstractContextManager[TableSink]:
     """Open a Parquet file for writing: the vectors first, then `layout.others`."""
-    schema = vector_schema(layout)
-    try:
-        with replacing(path) as file, pq.ParquetWriter(file, schema) as writer:
-            yield TableSink(writer, layout)
-    except pa.ArrowException as error:
-        raise FileError(f"{path}: can't be written ({first_line(error)})") from error
+    return written(path, layout, pq.ParquetWriter)
