@@ -1,4 +1,4 @@
-"""Folds inside faiss indexes, which plain faiss reads: a transform in front of any index."""
+"""Folds inside faiss indexes, which faiss alone can read: a transform in front of any index."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ __all__ = ["faiss_index", "faiss_transforms", "write_faiss"]
 
 
 def faiss_transforms(fold: Fold, *, normalize: bool | None = None) -> list[Any]:
-    """Return a linear fold as faiss VectorTransforms, in the order in which they are applied.
+    """Return a linear fold as transforms of faiss, in the order in which they are applied.
 
     Parameters
     ----------
-    fold
-        An `Encoder`.
-    normalize
-        Add a transform that scales to norm 1; None to do so where folded vectors are searched by cosine.
+    fold : Encoder
+        A fitted linear fold.
+    normalize : bool, optional
+        Whether to add a transform that scales folded vectors to norm 1. The default is to add it where they
+        are searched by cosine.
+
+    Returns
+    -------
+    list of faiss.VectorTransform
+        One linear transform, and a `faiss.NormalizationTransform` behind it where one is wanted.
 
     Raises
     ------
@@ -39,27 +45,28 @@ def faiss_transforms(fold: Fold, *, normalize: bool | None = None) -> list[Any]:
 
 
 def faiss_index(fold: Fold, factory: str = "Flat", *, normalize: bool | None = None) -> Any:
-    """Return an empty faiss index that takes full vectors, folds them and searches folded ones.
+    """Return an empty faiss index that takes full vectors, folds them, and searches the folded ones.
 
     Parameters
     ----------
-    fold
-        An `Encoder`.
-    factory
-        What holds the folded vectors, as `faiss.index_factory` names it: "Flat", "HNSW32", "IVF1024,SQ8".
-    normalize
-        See `faiss_transforms`.
+    fold : Encoder
+        A fitted linear fold from d to m dimensions.
+    factory : str, default="Flat"
+        The index that holds the folded vectors, as `faiss.index_factory` names it, such as "HNSW32" or
+        "IVF1024,SQ8".
+    normalize : bool, optional
+        As for `faiss_transforms`.
 
     Returns
     -------
     faiss.IndexPreTransform
-        By inner product for cosine and ip, by squared Euclidean distance for l2. Train it where the inner
-        index needs that.
+        An index of d dimensions. It searches by inner product for the metrics cosine and ip, and by squared
+        Euclidean distance for l2. It must be trained where the inner index needs training.
 
     Raises
     ------
     ParameterError
-        The fold is a network, or faiss doesn't know the factory string.
+        The fold is a network, or faiss does not know the factory string.
     """
     metric = faiss.METRIC_L2 if fold.metric == "l2" else faiss.METRIC_INNER_PRODUCT
     try:
@@ -77,12 +84,23 @@ def faiss_index(fold: Fold, factory: str = "Flat", *, normalize: bool | None = N
 def write_faiss(
     fold: Fold, path: str | os.PathLike[str], factory: str = "Flat", *, normalize: bool | None = None
 ) -> None:
-    """Write an empty index to a file that `faiss.read_index` reads, atomically; see `faiss_index`.
+    """Write the empty index of `faiss_index` to a file that `faiss.read_index` reads, atomically.
+
+    Parameters
+    ----------
+    fold : Encoder
+        A fitted linear fold.
+    path : path
+        The file to write.
+    factory : str, default="Flat"
+        As for `faiss_index`.
+    normalize : bool, optional
+        As for `faiss_transforms`.
 
     Raises
     ------
     ParameterError
-        As `faiss_index`.
+        As `faiss_index` raises it.
     FileError
         The file can't be written.
     """

@@ -1,4 +1,4 @@
-"""What formats that hold matrices alone can take."""
+"""What the formats that hold nothing but matrices have in common."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ __all__ = ["linear_only", "normalized"]
 
 
 def linear_only(fold: Fold, what: str) -> Encoder:
-    """Return a linear fold itself.
+    """Return a linear fold itself, and refuse any other.
+
+    Parameters
+    ----------
+    fold : Fold
+        The fold to write.
+    what : str
+        The format, which begins the message of the error.
+
+    Returns
+    -------
+    Encoder
+        The same fold.
 
     Raises
     ------
@@ -23,5 +35,17 @@ def linear_only(fold: Fold, what: str) -> Encoder:
 
 
 def normalized(fold: Fold, normalize: bool | None) -> bool:
-    """Return whether folded vectors are to be scaled to norm 1: where cosine is searched, unless said."""
+    """Return whether folded vectors are to be scaled to norm 1.
+
+    Parameters
+    ----------
+    fold : Fold
+        The fold that makes the vectors.
+    normalize : bool or None
+        What the caller asks for. None asks for it where folded vectors are searched by cosine.
+
+    Returns
+    -------
+    bool
+    """
     return fold.metric == "cosine" if normalize is None else normalize

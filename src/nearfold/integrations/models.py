@@ -1,6 +1,6 @@
-"""Folds inside saved models: sentence-transformers and model2vec, whose files are written without either.
+"""Folds inside saved models of sentence-transformers and model2vec, written without either library.
 
-Models are copied, never changed.
+Models are copied, and never changed.
 """
 
 from __future__ import annotations
@@ -40,26 +40,28 @@ def write_sentence_transformer(
 ) -> None:
     """Copy a saved sentence-transformers model and add a linear fold as its last layers.
 
-    The result loads with sentence-transformers alone: a Dense layer, and a Normalize layer behind it.
+    The copy loads with sentence-transformers alone. The fold becomes a Dense layer, with a Normalize layer
+    behind it where folded vectors are to have norm 1.
 
     Parameters
     ----------
-    fold
-        An `Encoder`.
-    model
-        The folder of a saved SentenceTransformer, with modules.json.
-    folder
-        Where the copy goes; it must not be there yet.
-    normalize
-        Add the Normalize layer; None to do so where folded vectors are searched by cosine.
+    fold : Encoder
+        A fitted linear fold that takes the dimensions that the model gives.
+    model : path
+        The folder of a saved SentenceTransformer, which holds modules.json.
+    folder : path
+        The folder that the copy is written to. It must not exist yet, or be empty.
+    normalize : bool, optional
+        Whether to add the Normalize layer. The default is to add it where folded vectors are searched by
+        cosine.
 
     Raises
     ------
     ParameterError
         The fold is a network.
     FileError
-        There is no such model, its vectors have other dimensions than the fold takes, or the copy can't
-        be written.
+        There is no such model, its vectors have other dimensions than the fold takes, or the copy can't be
+        written.
     """
     encoder = linear_only(fold, "a sentence-transformers model")
     source = Path(model)
@@ -103,25 +105,25 @@ def write_sentence_transformer(
 def write_model2vec(fold: Fold, model: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
     """Copy a saved model2vec model with its token vectors folded.
 
-    A text's vector is a weighted mean of token vectors, so folding those folds it: the model gets smaller,
-    and nothing is done when texts are encoded.
+    The vector of a text is a weighted mean of token vectors, so folding those folds it. The model becomes
+    smaller, and encoding a text takes no further step.
 
     Parameters
     ----------
-    fold
-        An `Encoder` without bias.
-    model
+    fold : Encoder
+        A fitted linear fold without bias that takes the dimensions of the token vectors.
+    model : path
         The folder of a saved StaticModel.
-    folder
-        Where the copy goes; it must not be there yet.
+    folder : path
+        The folder that the copy is written to. It must not exist yet, or be empty.
 
     Raises
     ------
     ParameterError
         The fold is a network or has a bias.
     FileError
-        There is no such model, its vectors have other dimensions than the fold takes or are not floats, or
-        the copy can't be written.
+        There is no such model, its token vectors have other dimensions than the fold takes or are not floats,
+        or the copy can't be written.
     """
     encoder = linear_only(fold, "a model2vec model")
     if encoder.bias is not None:

@@ -1,4 +1,4 @@
-"""Folds as ONNX models: linear ones and networks."""
+"""Folds as ONNX models: linear folds and networks."""
 
 from __future__ import annotations
 
@@ -25,25 +25,30 @@ _LEAST_NORM = 1e-30
 
 
 def onnx_model(fold: Fold, *, normalize: bool | None = None, half: bool = False) -> Any:
-    """Return a fold as an onnx.ModelProto.
+    """Return a fold as an ONNX model.
 
-    Its input `vectors` has shape (batch, d), float32, with any batch; its output `folded` has shape
-    (batch, m).
+    Its input `vectors` has shape (batch, d) and type float32, for a batch of any size. Its output `folded`
+    has shape (batch, m).
 
     Parameters
     ----------
-    fold
-        An `Encoder` or an `MLPEncoder`.
-    normalize
-        Scale folded vectors to norm 1; None to do so where they are searched by cosine. Zero rows stay
-        zero.
-    half
-        Store weights as float16 and return float16; the arithmetic stays float32.
+    fold : Encoder or MLPEncoder
+        A fitted fold from d to m dimensions.
+    normalize : bool, optional
+        Whether to scale folded vectors to norm 1; zero rows stay zero. The default is to do so where they are
+        searched by cosine.
+    half : bool, default=False
+        Whether to store weights as float16 and to return float16. The arithmetic stays float32.
+
+    Returns
+    -------
+    onnx.ModelProto
+        A model of IR version 8 and operator set 18, which runtimes from 2023 on can run.
 
     Raises
     ------
     MissingExtraError
-        onnx is not installed.
+        The package onnx is not installed.
     ParameterError
         A weight is beyond float16.
     """
@@ -91,12 +96,23 @@ def onnx_model(fold: Fold, *, normalize: bool | None = None, half: bool = False)
 def write_onnx(
     fold: Fold, path: str | os.PathLike[str], *, normalize: bool | None = None, half: bool = False
 ) -> None:
-    """Write a fold as an ONNX file, atomically; see `onnx_model`.
+    """Write the model of `onnx_model` to a file, atomically.
+
+    Parameters
+    ----------
+    fold : Encoder or MLPEncoder
+        A fitted fold.
+    path : path
+        The file to write.
+    normalize : bool, optional
+        As for `onnx_model`.
+    half : bool, default=False
+        As for `onnx_model`.
 
     Raises
     ------
     MissingExtraError, ParameterError
-        As `onnx_model`.
+        As `onnx_model` raises them.
     FileError
         The file can't be written.
     """
@@ -106,7 +122,7 @@ def write_onnx(
 
 
 class _Graph:
-    """Nodes and constants as they come."""
+    """The nodes and constants of a model, collected in the order in which they are made."""
 
     def __init__(self, onnx: Any, half: bool) -> None:
         self._onnx, self._half = onnx, half

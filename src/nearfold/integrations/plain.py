@@ -1,4 +1,4 @@
-"""Linear folds as plain numbers, for other languages: JSON, and .npy."""
+"""Linear folds as plain numbers for other languages: JSON and .npy."""
 
 from __future__ import annotations
 
@@ -18,8 +18,16 @@ __all__ = ["write_json", "write_npy"]
 def write_json(fold: Fold, path: str | os.PathLike[str]) -> None:
     """Write a linear fold as a JSON object, atomically.
 
-    It has `metric`, `method`, `n_features`, `n_components`, `weight` (m lists of d numbers) and `bias` (m
-    numbers, or null): z = weight x + bias. Numbers are the shortest that give the same float32.
+    The object has the keys `metric`, `method`, `n_features`, `n_components`, `weight` (m lists of d numbers)
+    and `bias` (m numbers, or null). A vector x folds to weight x + bias. Each number is the shortest decimal
+    that reads back as the same float32.
+
+    Parameters
+    ----------
+    fold : Encoder
+        A fitted linear fold from d to m dimensions.
+    path : path
+        The file to write.
 
     Raises
     ------
@@ -42,12 +50,19 @@ def write_json(fold: Fold, path: str | os.PathLike[str]) -> None:
 
 
 def write_npy(fold: Fold, path: str | os.PathLike[str]) -> None:
-    """Write a linear fold's weight (m, d) as .npy, atomically.
+    """Write the weight of a linear fold, shape (m, d) and dtype float32, as .npy, atomically.
+
+    Parameters
+    ----------
+    fold : Encoder
+        A fitted linear fold without bias.
+    path : path
+        The file to write.
 
     Raises
     ------
     ParameterError
-        The fold is a network, or has a bias, for which there is no place.
+        The fold is a network, or has a bias, for which the format has no place.
     FileError
         The file can't be written.
     """

@@ -37,19 +37,24 @@ def check_name(name: str, longest: int = _LONGEST_NAME) -> None:
 
 
 def quoted(*names: str, longest: int = _LONGEST_NAME) -> str:
-    """Return an SQL identifier in quotes, behind those of what it lies in.
+    """Return an SQL identifier in quotes, behind the quoted names of what it lies in.
 
     Parameters
     ----------
     *names : str
-        The name of a schema or table and so on, each without quotes.
+        The names of a schema, a table and so on, from the outermost to the innermost, without quotes.
     longest : int, default=63
         As for `check_name`.
+
+    Returns
+    -------
+    str
+        The quoted names with dots between them.
 
     Raises
     ------
     ParameterError
-        As `check_name`.
+        As `check_name` raises it.
     """
     for name in names:
         check_name(name, longest)
@@ -57,13 +62,26 @@ def quoted(*names: str, longest: int = _LONGEST_NAME) -> str:
 
 
 def _string(text: str) -> str:
-    """Return a text as PostgreSQL has it in a statement, whatever the session takes backslashes for."""
+    """Return a text as a string constant of PostgreSQL, whatever a session takes backslashes for."""
     escaped = text.replace("'", "''")
     return f"'{escaped}'" if "\\" not in text else "E'" + escaped.replace("\\", "\\\\") + "'"
 
 
 def dollar_quoted(text: str, tag: str) -> str:
-    """Return a text between dollar signs and a tag that it doesn't hold."""
+    """Return a text between dollar signs and a tag that the text does not hold.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    tag : str
+        The tag, which gets underscores behind it until the text does not hold it.
+
+    Returns
+    -------
+    str
+        A string constant of PostgreSQL.
+    """
     while f"${tag}$" in text:
         tag += "_"
     return f"${tag}${text}${tag}$"
@@ -72,27 +90,34 @@ def dollar_quoted(text: str, tag: str) -> str:
 def fold_sql(
     fold: Fold, name: str = "fold", *, normalize: bool | None = None, schema: str | None = None
 ) -> str:
-    """Return statements that make a function `name(vector(d)) -> vector(m)` in PostgreSQL.
+    """Return statements that make a function `name(vector(d)) -> vector(m)` in PostgreSQL with pgvector.
 
-    The weights go to a table beside it, `name_weights`, one row an axis. Run it again to put another fold
-    in its place; everything happens in one transaction, which ends without a change where there is a
-    function or table of that name that no such statements made.
+    The weights go to a table beside the function, `name_weights`, with one row for each axis. Running the
+    statements of another fold puts that fold in place of the first. Everything happens in one transaction,
+    which fails without a change where there is a function or table of that name that such statements did not
+    make.
 
     Parameters
     ----------
-    fold
-        An `Encoder`.
-    name
-        Of the function.
-    normalize
-        Scale folded vectors to norm 1; None not to: pgvector's cosine distance does it itself.
-    schema
-        Where both go; None for the one that comes first in the search path.
+    fold : Encoder
+        A fitted linear fold from d to m dimensions.
+    name : str, default="fold"
+        The name of the function, of at most 55 bytes.
+    normalize : bool, optional
+        Whether the function scales folded vectors to norm 1. By default it does not, for the cosine distance
+        of pgvector divides by norms itself.
+    schema : str, optional
+        The schema of both. The default is the one that comes first in the search path.
+
+    Returns
+    -------
+    str
+        The statements, to be run as one script.
 
     Raises
     ------
     ParameterError
-        The fold is a network or too wide, or the name is none.
+        The fold is a network or takes more than 16,000 dimensions, or the name can't name anything.
     """
     mark = f"nearfold: fold of {linear_only(fold, 'SQL').n_features} dimensions"
     return f"BEGIN;\n{fold_statements(fold, name, mark, normalize=normalize, schema=schema)}COMMIT;\n"
@@ -101,7 +126,22 @@ def fold_sql(
 def fold_body(
     name: str, n_components: int, *, normalize: bool | None = None, schema: str | None = None
 ) -> str:
-    """Return the text of the function of `fold_sql`."""
+    """Return the body of the function that `fold_sql` makes.
+
+    Parameters
+    ----------
+    name : str
+        As for `fold_sql`.
+    n_components : int
+        The number m of reduced dimensions.
+    normalize, schema
+        As for `fold_sql`.
+
+    Returns
+    -------
+    str
+        A SELECT statement, in which `v` is the vector to fold.
+    """
     # <#> is the negative inner product.
     folded = f"array_agg((bias - (weight <#> v))::real ORDER BY axis)::vector({n_components})"
     result = f"l2_normalize({folded})" if normalize else folded
@@ -109,6 +149,7 @@ def fold_body(
 
 
 def _within(schema: str | None, name: str) -> str:
+    """Return the quoted name of something in a schema, or in the first of the search path."""
     return quoted(name) if schema is None else quoted(schema, name)
 
 
@@ -121,9 +162,18 @@ def fold_statements(
     ----------
     fold, name, normalize, schema
         As for `fold_sql`.
-    mark
-        The comment that both get. What is there and has a comment with another beginning (what stands
-        before its first colon) is somebody else's: the statements fail.
+    mark : str
+        The comment that the function and its table get. The statements fail where something is there whose
+        comment has another beginning, which is what stands before its first colon: it is somebody else's.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ParameterError
+        As `fold_sql` raises it.
     """
     encoder = linear_only(fold, "SQL")
     d, m = encoder.n_features, encoder.n_components
@@ -171,10 +221,21 @@ def write_sql(
 ) -> None:
     """Write the statements of `fold_sql` to a file, atomically.
 
+    Parameters
+    ----------
+    fold : Encoder
+        A fitted linear fold.
+    path : path
+        The file to write.
+    name : str, default="fold"
+        As for `fold_sql`.
+    normalize : bool, optional
+        As for `fold_sql`.
+
     Raises
     ------
     ParameterError
-        As `fold_sql`.
+        As `fold_sql` raises it.
     FileError
         The file can't be written.
     """

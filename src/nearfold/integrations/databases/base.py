@@ -1,4 +1,4 @@
-"""What a database must be able to do to take folded vectors beside its full ones."""
+"""What a database must be able to do to hold folded vectors beside its full ones."""
 
 from __future__ import annotations
 
@@ -65,7 +65,15 @@ Advance: TypeAlias = Callable[[int], None]
 
 
 class Filled(NamedTuple):
-    """How many vectors got their first fold, and how many folds were made anew: their vectors had changed."""
+    """What a pass over the vectors has written.
+
+    Parameters
+    ----------
+    written : int
+        The number of vectors that got their first fold.
+    refreshed : int
+        The number of folds that were made anew, because their vectors had changed.
+    """
 
     written: int
     refreshed: int
@@ -77,21 +85,25 @@ class Filled(NamedTuple):
 
 @dataclass(frozen=True)
 class Note:
-    """What the database keeps of a migration: the mark by which nearfold knows its own.
+    """What a database keeps of a migration: the mark by which nearfold knows its own work.
 
-    It holds who wrote and where, so that no other encoder goes on with it, and that a copy of it on
+    It holds what was written, and where. So no other fold continues the migration, and a copy of the note on
     somebody else's table claims nothing.
 
     Parameters
     ----------
-    encoder
-        SHA-256 of the encoder's file.
-    method, metric, n_components, dtype
-        Of the folded vectors.
-    recall
-        As verified when it was last complete; None before.
-    source, target
-        Names of what holds the full vectors and of what holds the folded ones, in the words of the
+    encoder : str
+        SHA-256 of the weights of the fold, in hexadecimal.
+    method, metric : str
+        The method and the metric of the fold.
+    n_components : int
+        The number m of reduced dimensions.
+    dtype : str
+        The type of the folded vectors, "float16" or "float32".
+    recall : float or None
+        The recall that was verified when the migration was last complete; None before.
+    source, target : str or None
+        The names of what holds the full vectors and of what holds the folded ones, in the words of the
         database; None as earlier versions left it.
     """
 
@@ -120,10 +132,21 @@ class Note:
     def loads(cls, text: str | None, where: str) -> Note:
         """Return the note that a text holds.
 
+        Parameters
+        ----------
+        text : str or None
+            The text, None where there is none.
+        where : str
+            The place of the text, which begins the message of the error.
+
+        Returns
+        -------
+        Note
+
         Raises
         ------
         DatabaseError
-            It holds none: what is at `where` is not nearfold's.
+            The text holds no note: what is at `where` was not made by nearfold.
         """
         try:
             return msgspec.json.decode(text or "", type=dict[str, Note])["nearfold"]
@@ -131,12 +154,19 @@ class Note:
             raise _foreign(where) from error
 
     def check_same(self, other: Note, where: str) -> None:
-        """Refuse to go on with folded vectors of another encoder, or by a note for another place.
+        """Refuse to continue with folded vectors of another fold, or by a note for another place.
+
+        Parameters
+        ----------
+        other : Note
+            The note that was found.
+        where : str
+            The place where it was found, which begins the message of the error.
 
         Raises
         ------
         DatabaseError
-            `other`, which was found at `where`, is not of this migration.
+            `other` is not of this migration.
         """
         for name in ("source", "target"):
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -158,17 +188,19 @@ class Survey(NamedTuple):
 
     Parameters
     ----------
-    source, target
-        Where full vectors are, and where folded ones go, as a user knows them.
-    rows, folded
-        Vectors, and how many of them have a folded one.
-    n_features
-        d.
-    note
-        Of a migration begun earlier.
-    makes
-        What will be made, a line each.
-    remark
+    source, target : str
+        Where the full vectors are and where folded ones go, as a user knows these places.
+    rows : int
+        The number of vectors.
+    folded : int
+        The number of vectors that have a fold.
+    n_features : int
+        The number d of dimensions of the vectors.
+    note : Note or None
+        The note of a migration that was begun earlier.
+    makes : list of str
+        What will be made, a line for each thing.
+    remark : str or None
         What a user should know of what is there.
     """
 
@@ -183,23 +215,45 @@ class Survey(NamedTuple):
 
 
 def _foreign(where: str) -> DatabaseError:
+    """Return the error of a place that is taken by something else than folded vectors."""
     return DatabaseError(f"{where}: is there already and holds no folded vectors; choose another --name")
 
 
 def check_columns(note: Note, found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
-    """Refuse a table whose columns, by name with their types, are not those that nearfold gave it.
+    """Refuse a table of folds whose columns are not those that nearfold gave it.
+
+    Parameters
+    ----------
+    note : Note
+        The note of the table. One of an earlier version has no places, and its table has no digests.
+    found, wanted : mapping of str to Any
+        The types of the columns by their names, as they are and as they should be.
+    where : str
+        The table, which begins the message of the error.
 
     Raises
     ------
     DatabaseError
-        They are others. The digest may be missing where an earlier version left the note.
+        The columns are others.
     """
     if found != wanted and not (note.source is None and {**found, DIGEST: wanted[DIGEST]} == wanted):
         raise DatabaseError(f"{where}: has other columns than nearfold gave it; choose another --name")
 
 
 def key_taken(where: str, key: str) -> DatabaseError:
-    """Return the error of a key that has the name of another column of the folded table."""
+    """Return the error of a key that has the name of another column of the folded table.
+
+    Parameters
+    ----------
+    where : str
+        The table, which begins the message.
+    key : str
+        The name of the key.
+
+    Returns
+    -------
+    DatabaseError
+    """
     return DatabaseError(
         f"{where}: the id is named {key}, as a column of the folded table will be; choose another with --id"
     )
@@ -215,19 +269,23 @@ def chosen_column(
 
     Parameters
     ----------
-    found
-        Columns that can be read.
-    wanted
-        By the user.
-    where
-        Begins messages.
-    unfit
-        Other columns, with what each of them is and what to do about it.
+    found : sequence of str
+        The columns that can be read.
+    wanted : str or None
+        The column that the user names.
+    where : str
+        The table, which begins the messages of errors.
+    unfit : mapping of str to str
+        Other columns that look like vectors, with what each of them is and what to do about it.
+
+    Returns
+    -------
+    str
 
     Raises
     ------
     DatabaseError
-        There is none such, or it is not clear which.
+        There is no such column, or it is not clear which is meant.
     """
     if wanted is not None and wanted in found:
         return wanted
@@ -244,18 +302,22 @@ def chosen_column(
 
 
 def sound_matrix(where: str, lists: pa.Array, width: int, ids: Sequence[Any]) -> Float32:
-    """Return Arrow's lists of numbers as float32 of shape (n, width).
+    """Return lists of numbers of Arrow as float32.
 
     Parameters
     ----------
-    where
-        Begins messages.
-    lists
-        One a row, none of them null.
-    width
-        Of each.
-    ids
-        Of the rows, for messages.
+    where : str
+        The table, which begins the messages of errors.
+    lists : pyarrow.Array
+        One list a row, none of them null.
+    width : int
+        The length that each list must have.
+    ids : sequence
+        The ids of the rows, by which errors name them.
+
+    Returns
+    -------
+    ndarray of shape (n, width), float32
 
     Raises
     ------
@@ -275,10 +337,19 @@ def sound_matrix(where: str, lists: pa.Array, width: int, ids: Sequence[Any]) ->
 def check_sound(where: str, vectors: Float32, ids: Sequence[Any]) -> None:
     """Refuse vectors that can't be folded, by the ids that the database has for them.
 
+    Parameters
+    ----------
+    where : str
+        The table, which begins the message of the error.
+    vectors : ndarray of shape (n, d), float32
+        The vectors.
+    ids : sequence
+        The ids of the rows.
+
     Raises
     ------
     DataError
-        One holds NaN or infinity.
+        A vector holds NaN or infinity.
     """
     odd = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if odd.size:
@@ -289,36 +360,68 @@ def check_sound(where: str, vectors: Float32, ids: Sequence[Any]) -> None:
 
 
 def digests(vectors: Float32) -> list[bytes]:
-    """Return 16 bytes of each vector, by which it is seen later whether it changed."""
+    """Return a digest of each vector, by which it is seen later whether the vector has changed.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n, d), float32
+        The vectors.
+
+    Returns
+    -------
+    list of bytes
+        BLAKE2b of the little-endian numbers, 16 bytes each.
+    """
     rows = np.ascontiguousarray(vectors, "<f4")
     return [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
 
 
 def told_panic(error: BaseException, where: str) -> DatabaseError | None:
-    """Return what to say of a library in Rust that gave up, which is no `Exception` in Python, or None."""
+    """Return what to say of a library in Rust that gave up, which raises no `Exception` of Python.
+
+    Parameters
+    ----------
+    error : BaseException
+        What was raised.
+    where : str
+        The database, which begins the message.
+
+    Returns
+    -------
+    DatabaseError or None
+        None where `error` is something else.
+    """
     if type(error).__name__ != "PanicException":
         return None
     return DatabaseError(f"{where}: the database's own library gave up on it: {first_line(error)}")
 
 
 class Sample(NamedTuple):
-    """Vectors (n, d) and what the database holds as their folds (n, m), as float32."""
+    """Some vectors, and what the database holds as their folds.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n, d), float32
+        The vectors.
+    folded : ndarray of shape (n, m), float32
+        Their folds.
+    """
 
     vectors: Float32
     folded: Float32
 
 
 class Store(ABC):
-    """Full vectors in a database, and a place beside them; nothing ever writes to the full ones.
+    """Full vectors in a database, which are only ever read, and a place beside them for their folds.
 
-    It is a context manager. Its methods are called in the order written here.
+    A store is a context manager. Its methods are called in the order in which they are written here.
 
     Parameters
     ----------
-    fold
-        Whose results go in.
-    dtype
-        Of stored folds: "float16" or "float32".
+    fold : Fold
+        The fold whose results are stored.
+    dtype : {"float16", "float32"}
+        The type of the folded vectors.
     """
 
     failures: tuple[type[Exception], ...]
@@ -353,50 +456,144 @@ class Store(ABC):
 
     @abstractmethod
     def survey(self) -> Survey:
-        """Look at what is there; change nothing."""
+        """Look at what is there, and change nothing.
+
+        Returns
+        -------
+        Survey
+        """
 
     @abstractmethod
     def prepare(self, note: Note) -> None:
-        """Make the place for folded vectors, with its note, unless it is there."""
+        """Make the place for folded vectors, with its note, unless it is there.
+
+        Parameters
+        ----------
+        note : Note
+            The note of this migration.
+        """
 
     @abstractmethod
     def fill(self, fold: FoldRows, advance: Advance) -> Filled:
-        """Write the fold of each vector that has none, and anew that of each vector that changed since.
+        """Write the fold of each vector that has none, and anew that of each vector that has changed since.
 
-        This is done in batches that are each there whole or not at all, each after the note was read back
-        from the place that is written to.
+        This is done in batches that are each there whole or not at all. Before each of them the note is read
+        back from the place that is written to.
+
+        Parameters
+        ----------
+        fold : callable
+            Takes vectors of shape (n, d) and returns their folds of shape (n, m), of the type that is stored.
+        advance : callable
+            Is told of the number of rows done.
+
+        Returns
+        -------
+        Filled
         """
 
     @abstractmethod
     def finish(self, *, index: bool) -> int:
-        """Remove folds whose vectors are gone; build the index where one is wanted and missing.
+        """Remove folds whose vectors are gone, and build the index where one is wanted and missing.
 
-        Returns how many were removed: of those alone that nearfold is shown to have written.
+        Parameters
+        ----------
+        index : bool
+            Whether an index is wanted.
+
+        Returns
+        -------
+        int
+            The number of folds that were removed. Only those are that nearfold is shown to have written.
         """
 
     @abstractmethod
     def gaps(self) -> tuple[int, int]:
-        """Return how many vectors lack a fold, and how many folds are doubled or lack a vector."""
+        """Return how many vectors lack a fold, and how many folds are doubled or lack a vector.
+
+        Returns
+        -------
+        missing, extra : int
+        """
 
     @abstractmethod
     def sample(self, count: int, seed: int) -> Sample:
-        """Return vectors drawn at random, with their folds."""
+        """Return vectors drawn at random, with their folds.
+
+        Parameters
+        ----------
+        count : int
+            The number of vectors, or all where there are fewer.
+        seed : int
+            The seed of the draw.
+
+        Returns
+        -------
+        Sample
+        """
 
     @abstractmethod
     def exact(self, vector: Float32, k: int) -> Float64:
-        """Return the distances to the k nearest full vectors, by a search without an index."""
+        """Return the distances to the nearest full vectors, by a search without an index.
+
+        Parameters
+        ----------
+        vector : ndarray of shape (d,), float32
+            The query.
+        k : int
+            The number of neighbours.
+
+        Returns
+        -------
+        ndarray of shape (k,), float64
+            The distances as the database measures them, nearest first.
+        """
 
     @abstractmethod
     def two_stage(self, vector: Float32, folded: Float32, k: int, n_candidates: int) -> Float64:
-        """Return the same of the k best candidates, searched as `recipe` tells to."""
+        """Return the distances to the best of some candidates, searched as `recipe` tells to.
+
+        Parameters
+        ----------
+        vector : ndarray of shape (d,), float32
+            The query.
+        folded : ndarray of shape (m,), float32
+            The fold of the query.
+        k : int
+            The number of neighbours.
+        n_candidates : int
+            The number of candidates that folded vectors give.
+
+        Returns
+        -------
+        ndarray of shape (k,), float64
+            As for `exact`.
+        """
 
     @abstractmethod
     def mark(self, note: Note) -> None:
-        """Replace the note."""
+        """Replace the note.
+
+        Parameters
+        ----------
+        note : Note
+            The new note.
+        """
 
     @abstractmethod
     def recipe(self, k: int, n_candidates: int) -> str:
-        """Return how to search in two stages, as text to be copied."""
+        """Return how to search in two stages.
+
+        Parameters
+        ----------
+        k, n_candidates : int
+            As for `two_stage`.
+
+        Returns
+        -------
+        str
+            SQL or Python, to be copied.
+        """
 
 
 class SqlStore(Store):

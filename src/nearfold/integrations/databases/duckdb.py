@@ -1,7 +1,7 @@
 """DuckDB: a table of folded vectors beside the table of full ones, in the same file.
 
-Its own vector index needs an extension that is downloaded when first used, so both stages scan; folded
-vectors are the fewer bytes to scan.
+The vector index of DuckDB needs an extension that is downloaded when it is first used. So both stages scan,
+and the first gains by having fewer bytes to scan.
 """
 
 from __future__ import annotations
@@ -69,16 +69,22 @@ SELECT {result} FROM (
 
 
 class Place(NamedTuple):
-    """A table of full vectors, as DuckDB's catalog knows it.
+    """A table of full vectors, as the catalog of DuckDB knows it.
 
     Parameters
     ----------
-    schema, table
-        Its names.
-    column, kind, width
-        Of the vectors: their column, its type, and their dimensions.
-    key, key_kind
-        The column that tells rows apart, and its type.
+    schema, table : str
+        The schema of the table, and its name.
+    column : str
+        The column of the vectors.
+    kind : str
+        The type of that column.
+    width : int
+        The dimensions of the vectors.
+    key : str
+        The column that tells rows apart.
+    key_kind : str
+        The type of that column.
     """
 
     schema: str
@@ -91,11 +97,12 @@ class Place(NamedTuple):
 
 
 def _sql(*names: str) -> str:
+    """Return names as SQL has them, with dots between."""
     return quoted(*names, longest=_LONGEST_NAME)
 
 
 def _same(first: str, second: str) -> bool:
-    """Return whether two names are one to DuckDB, which tells no case apart in ASCII and all beyond."""
+    """Return whether two names are one to DuckDB, which ignores case in ASCII and nowhere else."""
     return first.encode(errors="replace").lower() == second.encode(errors="replace").lower()
 
 
@@ -109,10 +116,25 @@ def open_store(
 ) -> DuckStore:
     """Open a database file.
 
+    Parameters
+    ----------
+    where : str
+        The file.
+    fold : Fold
+        The fold whose results are stored.
+    table, column, key, name, dtype
+        As for `stores.open_store`.
+
+    Returns
+    -------
+    DuckStore
+
     Raises
     ------
     DatabaseError
         The file, table or column is missing or unfit, or another process has the file open.
+    MissingExtraError
+        duckdb is not installed.
     """
     duckdb = import_extra("duckdb", "duckdb", "migrating in DuckDB")
     if not Path(where).is_file():
@@ -176,6 +198,7 @@ def _find_place(db: Any, table: str, column: str | None, key: str | None) -> Pla
 
 
 def _unfit(kind: str) -> str:
+    """Return what to say of a column of another type."""
     return f"{kind}, not floats of one width; nearfold reads FLOAT[n], DOUBLE[n], FLOAT[] and DOUBLE[]"
 
 
@@ -195,18 +218,19 @@ def _measured(db: Any, source: str, column: str, table: str) -> int:
 
 
 class DuckStore(SqlStore):
-    """A table of folded vectors beside a table of full ones.
+    """A table of folded vectors beside a table of full ones, in DuckDB.
 
     Parameters
     ----------
-    db
-        Open; closed by `close`.
-    fold
-        Whose results go in.
-    place
+    db : duckdb.DuckDBPyConnection
+        The open database. `close` closes it.
+    fold : Fold
+        The fold whose results are stored, as float32.
+    place : Place
         The table of full vectors.
-    name
-        Of the new table, which goes into the same schema; None for that of `place` and `_folded`.
+    name : str or None
+        The name of the new table, which goes into the same schema. None stands for that of `place` with
+        `_folded` behind it.
     """
 
     def __init__(self, db: Any, fold: Fold, place: Place, name: str | None) -> None:

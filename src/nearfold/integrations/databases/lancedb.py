@@ -1,8 +1,8 @@
-"""LanceDB: a folded column in the same table, a fragment at a time.
+"""LanceDB: a folded column in the same table, filled a fragment at a time.
 
-Adding a column writes new files beside those of the others, which stay as they are; a fragment's column is
-there whole or not at all. Vectors that changed are found by folding all of them again, for they have to be
-read for any comparison, and a second column would be one more in a table that is somebody else's.
+Adding a column writes new files beside those of the other columns, which stay as they are. The column of a
+fragment is there whole or not at all. Vectors that have changed are found by folding all of them again: any
+comparison has to read them, and a column of digests would be one more in a table that is somebody else's.
 """
 
 from __future__ import annotations
@@ -55,12 +55,27 @@ _ROUNDING = {"float16": 6e-4, "float32": 1e-5}
 def open_store(
     where: str, fold: Fold, *, table: str, column: str | None, key: str | None, name: str | None, dtype: str
 ) -> LanceStore:
-    """Open a table; `where` is the folder or URL of the database.
+    """Open a table.
+
+    Parameters
+    ----------
+    where : str
+        The folder or URL of the database.
+    fold : Fold
+        The fold whose results are stored.
+    table, column, key, name, dtype
+        As for `stores.open_store`.
+
+    Returns
+    -------
+    LanceStore
 
     Raises
     ------
     DatabaseError
         The database, table or column is missing or unfit.
+    MissingExtraError
+        lancedb or pylance is not installed.
     """
     lancedb = import_extra("lancedb", "lancedb", "migrating in LanceDB")
     import_extra("lance", "lancedb", "migrating in LanceDB")
@@ -113,7 +128,7 @@ def _unfit(kind: pa.DataType) -> str:
 
 
 def _check_name(name: str) -> None:
-    """Refuse names that Lance itself takes and then can't read."""
+    """Refuse names that Lance accepts for a column and then can't read."""
     if not name or "`" in name or "." in name or "\0" in name:
         raise ParameterError(
             f"name={name!r}: Lance can't read a column whose name is empty or holds a backtick or a dot; "
@@ -122,22 +137,22 @@ def _check_name(name: str) -> None:
 
 
 class LanceStore(Store):
-    """A folded column beside a full one.
+    """A folded column beside a full one, in LanceDB.
 
     Parameters
     ----------
-    table
-        Open.
-    where, name_of_table
-        The database and its table.
-    fold
-        Whose results go in.
-    column
-        Of full vectors.
-    name
-        Of the folded column.
-    dtype
-        "float16" or "float32".
+    table : lancedb.table.Table
+        The open table.
+    where, name_of_table : str
+        The database and the name of its table.
+    fold : Fold
+        The fold whose results are stored.
+    column : str
+        The column of the full vectors.
+    name : str
+        The name of the folded column.
+    dtype : {"float16", "float32"}
+        The type of the folded vectors.
     """
 
     failures = (RuntimeError, OSError, ValueError, pa.ArrowException)
@@ -369,7 +384,7 @@ def _quoted(name: str) -> str:
 
 
 def _distances(vectors: Float64, query: Float64, metric: Metric) -> Float64:
-    """Return what Lance calls the distance of each row to a query."""
+    """Return what Lance calls the distance of each row to a query, shape (n,)."""
     if metric == "l2":
         squared: Float64 = ((vectors - query) ** 2).sum(axis=1)
         return squared

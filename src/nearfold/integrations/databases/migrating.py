@@ -1,4 +1,4 @@
-"""Fill, verify, and tell how to query: the same for every database."""
+"""The migration itself, which fills and verifies, and is the same for every database."""
 
 from __future__ import annotations
 
@@ -29,24 +29,26 @@ _TOLERANCE = {"float16": 2e-3, "float32": 1e-4}
 
 @dataclass(frozen=True)
 class Migration:
-    """What was done, or with `dry_run` what would be.
+    """What a migration did or, with `dry_run`, would do.
 
     Parameters
     ----------
-    survey
+    survey : Survey
         What was there before.
-    written
-        Rows folded now that had no fold.
-    refreshed
-        Folds made anew, because their vectors changed since, or because nothing tells whether they did.
-    removed
-        Folds removed, because their vectors are gone.
-    recall
-        Of the search in two stages, by the exact search of full vectors; None where nothing was done.
-    queries
-        How many rows were asked with.
-    recipe
-        How to search.
+    written : int
+        The number of rows folded now that had no fold.
+    refreshed : int
+        The number of folds that were made anew, because their vectors had changed since, or because nothing
+        tells whether they had.
+    removed : int
+        The number of folds that were removed, because their vectors are gone.
+    recall : Estimate or None
+        The share of the true nearest neighbours, found by an exact search of full vectors, that the search
+        in two stages finds. None where nothing was done.
+    queries : int
+        The number of rows that were searched for.
+    recipe : str
+        How to search in two stages, as text to be copied.
     """
 
     survey: Survey
@@ -58,7 +60,12 @@ class Migration:
     recipe: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
+        """Return the migration as JSON holds it.
+
+        Returns
+        -------
+        dict
+        """
         survey = self.survey
         return {
             "source": survey.source,
@@ -78,7 +85,7 @@ class Migration:
 
 @dataclass(frozen=True)
 class _Asked:
-    """How recall is verified."""
+    """How recall is verified: k of `n_candidates`, with `count` rows drawn by `seed`, at least `least`."""
 
     k: int
     n_candidates: int
@@ -88,7 +95,20 @@ class _Asked:
 
 
 def note_of(fold: Fold, dtype: str) -> Note:
-    """Return what a database is to keep of a migration."""
+    """Return the note that a database keeps of a migration.
+
+    Parameters
+    ----------
+    fold : Fold
+        The fold whose results are stored.
+    dtype : {"float16", "float32"}
+        The type of the folded vectors.
+
+    Returns
+    -------
+    Note
+        The note, without the places that it is for.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(fold.tensors().items()):
         digest.update(f"{name}{tensor.shape}".encode())
@@ -108,38 +128,46 @@ def migrate(
     dry_run: bool = False,
     seed: int = 0,
 ) -> Migration:
-    """Put folded vectors beside the full ones of a database, and verify that they find these.
+    """Put folded vectors beside the full ones of a database, and verify that they find their neighbours.
 
-    Batches are there whole or not at all, so a run that is killed is gone on with by another one. Vectors
-    that came since are folded too, those that changed are folded anew, and folds whose vectors are gone are
-    removed. Full vectors are only read.
+    Batches are there whole or not at all, so a run that was killed is resumed by running it again. Vectors
+    that have come since are folded too, those that have changed are folded anew, and folds whose vectors are
+    gone are removed. Full vectors are only read.
 
     Parameters
     ----------
-    fold
-        That `store` was opened for.
-    store
-        From `open_store`.
-    k, n_candidates
-        The search that is verified: the k best of `n_candidates` candidates, put in order by full vectors.
-    recall
-        The share of the true k nearest that must be found.
-    n_queries
-        Rows to ask with.
-    index
-        Build an index over folded vectors.
-    dry_run
-        Only look.
-    seed
-        Of the rows drawn.
+    fold : Fold
+        The fold that `store` was opened for.
+    store : Store
+        The database, from `open_store`.
+    k : int, default=10
+        The number of neighbours that a search is to find.
+    n_candidates : int, default=100
+        The number of candidates that the first stage of a search gives, which full vectors put in order.
+    recall : float, default=0.95
+        The share of the true k nearest that the search in two stages must find, from 0 to 1.
+    n_queries : int, default=200
+        The number of stored rows to search for.
+    index : bool, default=True
+        Whether to build an index over the folded vectors.
+    dry_run : bool, default=False
+        Whether to look only, and to change nothing.
+    seed : int, default=0
+        The seed of the draw of those rows.
+
+    Returns
+    -------
+    Migration
 
     Raises
     ------
+    ParameterError
+        `k`, `n_candidates` or `n_queries` is not a positive whole number.
     DataError
-        The vectors have other dimensions than the fold takes, or there are too few.
+        The vectors have other dimensions than the fold takes, or there are too few of them.
     DatabaseError
-        The database refuses, another run is at work or used another fold, or what was written is not what
-        was to be: rows are missing, folds differ, or too little is found.
+        The database refuses, another run is at work or has used another fold, or what was written is not what
+        was meant: rows are missing, folds differ, or too little is found.
     """
     for name, value in (("k", k), ("n_candidates", n_candidates), ("n_queries", n_queries)):
         check_positive(name, value)
@@ -177,6 +205,7 @@ def migrate(
 
 @contextmanager
 def _told(store: Store) -> Iterator[None]:
+    """Make what a database raises a `DatabaseError`."""
     try:
         yield
     except NearfoldError:
@@ -191,6 +220,8 @@ def _told(store: Store) -> Iterator[None]:
 
 
 def _filled(fold: Fold, store: Store, survey: Survey) -> Filled:
+    """Fill until a pass finds nothing more to fold, for a few passes at most."""
+
     def folded(vectors: Float32) -> npt.NDArray[Any]:
         return fold.transform(vectors, dtype=np.dtype(store.dtype))
 
@@ -205,7 +236,7 @@ def _filled(fold: Fold, store: Store, survey: Survey) -> Filled:
 
 
 def _verified(fold: Fold, store: Store, survey: Survey, asked: _Asked) -> Estimate:
-    """Compare folds with the fold's own, and the search in two stages with the exact one."""
+    """Compare stored folds with the results of the fold, and the search in two stages with the exact one."""
     sample = store.sample(asked.count, asked.seed)
     folded = fold.transform(sample.vectors)
     _check_folds(sample, folded, survey, _TOLERANCE[store.dtype])
@@ -238,7 +269,7 @@ def _verified(fold: Fold, store: Store, survey: Survey, asked: _Asked) -> Estima
 
 
 def _check_folds(sample: Sample, folded: Float32, survey: Survey, tolerance: float) -> None:
-    """Refuse folds that are not this fold's: some databases store directions alone, so those are compared."""
+    """Refuse folds that are not of this fold; directions are compared, for some databases keep no more."""
     first, second = (
         rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
         for rows in (sample.folded.astype(np.float64), folded.astype(np.float64))

@@ -1,4 +1,4 @@
-"""The table of full vectors, as PostgreSQL's catalog knows it."""
+"""The table of full vectors, as the catalog of PostgreSQL knows it."""
 
 from __future__ import annotations
 
@@ -31,17 +31,24 @@ class Table(NamedTuple):
 
     Parameters
     ----------
-    oid, schema, name
-        Of the table.
-    id, id_type, id_bytes
-        The column that tells rows apart, its type as SQL has it, and the length of its binary form, None
-        where that varies.
-    column, width
-        Of the vectors, and their dimensions, None where the type doesn't say.
-    is_array
+    oid : int
+        The number of the table in the catalog.
+    schema, name : str
+        The schema of the table, and its name.
+    id : str
+        The column that tells rows apart.
+    id_type : str
+        The type of that column as SQL has it.
+    id_bytes : int or None
+        The length of an id in binary form; None where the length varies.
+    column : str
+        The column of the vectors.
+    width : int or None
+        The dimensions of the vectors; None where the type does not tell them.
+    is_array : bool
         Whether the vectors are arrays of PostgreSQL's own.
-    heirs
-        Whether other tables inherit from it: a unique index doesn't reach these.
+    heirs : bool
+        Whether other tables inherit from it. A unique index does not cover the rows of those.
     """
 
     oid: int
@@ -57,12 +64,25 @@ class Table(NamedTuple):
 
 
 def find_table(connection: Any, table: str, column: str | None, key: str | None) -> Table:
-    """Return a table by its name as in SQL; `column` and `key` as for `open_store`.
+    """Return a table of full vectors by its name as SQL has it.
+
+    Parameters
+    ----------
+    connection : psycopg.Connection
+        An open connection with raw cursors.
+    table : str
+        The name of the table, with its schema where that is not in the search path.
+    column, key : str or None
+        As for `open_store`.
+
+    Returns
+    -------
+    Table
 
     Raises
     ------
     DatabaseError
-        It is missing, or it isn't clear which column holds the vectors, or none tells rows apart.
+        The table is missing, it is not clear which column holds the vectors, or no column tells rows apart.
     """
     found = connection.execute(
         "SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relkind = 'r' AND EXISTS "

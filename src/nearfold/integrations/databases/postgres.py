@@ -107,12 +107,27 @@ FOR EACH ROW EXECUTE FUNCTION {follow}();
 def open_store(
     where: str, fold: Fold, *, table: str, column: str | None, key: str | None, name: str | None, dtype: str
 ) -> PostgresStore:
-    """Connect to a server; `where` is a connection string (postgresql://...).
+    """Connect to a server.
+
+    Parameters
+    ----------
+    where : str
+        A connection string, postgresql://...
+    fold : Fold
+        The fold whose results are stored.
+    table, column, key, name, dtype
+        As for `stores.open_store`.
+
+    Returns
+    -------
+    PostgresStore
 
     Raises
     ------
     DatabaseError
-        It can't be reached, or the table or column is missing or unfit.
+        The server can't be reached, or the table or column is missing or unfit.
+    MissingExtraError
+        psycopg is not installed.
     """
     psycopg = import_extra("psycopg", "pgvector", "migrating in PostgreSQL")
     connection = _connected(where)
@@ -129,10 +144,10 @@ def open_store(
 
 
 def _connected(where: str) -> Any:
-    """Connect, with parameters as the server numbers them: in names a percent sign means nothing then.
+    """Connect, with parameters as the server numbers them, so that a percent sign in a name means nothing.
 
-    What the client library says of a string that it can't read may repeat its password, so that is told in
-    other words.
+    What the client library says of a string that it can't read may repeat its password, so the error says it
+    in other words.
     """
     psycopg = import_extra("psycopg", "pgvector", "migrating in PostgreSQL")
     try:
@@ -156,22 +171,29 @@ def _connected(where: str) -> Any:
 
 
 class PostgresStore(SqlStore):
-    """A table of folded vectors beside a table of full ones.
+    """A table of folded vectors beside a table of full ones, in PostgreSQL with pgvector.
 
     Parameters
     ----------
-    connection
-        Open, in autocommit mode, with raw cursors; closed by `close`.
-    where
-        The connection string, for a second connection.
-    fold
-        Whose results go in.
-    table
+    connection : psycopg.Connection
+        An open connection in autocommit mode, with raw cursors. `close` closes it.
+    where : str
+        The connection string, by which a second connection is opened.
+    fold : Fold
+        The fold whose results are stored.
+    table : Table
         The table of full vectors.
-    name
-        Of the new table, which goes into the same schema.
-    dtype
-        "float16" or "float32".
+    name : str
+        The name of the new table, which goes into the same schema.
+    dtype : {"float16", "float32"}
+        The type of the folded vectors: halfvec or vector.
+
+    Raises
+    ------
+    ParameterError
+        A name is too long for PostgreSQL.
+    DatabaseError
+        The id has the name of another column of the folded table.
     """
 
     def __init__(self, connection: Any, where: str, fold: Fold, table: Table, name: str, dtype: str) -> None:
@@ -207,7 +229,7 @@ class PostgresStore(SqlStore):
         }
         for each, part in _PARTS.items():
             self._names[each] = self._composed(part)
-        self._target, self._weights = self._text("{target}"), self._text("{weights}")
+        self._target = self._text("{target}")
         self._at = f"table {self._target}"
         self.source_mark = self._text("{}.{} by {}", named(table.name), named(table.column), named(table.id))
         self.target_mark = name
@@ -351,18 +373,19 @@ class PostgresStore(SqlStore):
         migration, or, from a version that put no marks there, holds what would be written anew.
         """
         schema = self._table.schema
-        weights, mark = self._weights, self._mark_of_function
-        body, said, marked, like = self._run(
+        mark = self._mark_of_function
+        # By one statement: another run may make them meanwhile.
+        body, said, has_weights, marked, like = self._run(
             "SELECT (SELECT prosrc FROM pg_proc WHERE oid = to_regprocedure($1)), "
-            "obj_description(to_regprocedure($1), 'pg_proc'), obj_description(to_regclass($2), 'pg_class'), "
+            "obj_description(to_regprocedure($1), 'pg_proc'), "
+            "to_regclass($2) IS NOT NULL, obj_description(to_regclass($2), 'pg_class'), "
             "EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace "
             "WHERE n.nspname = $3 AND p.proname = $4 AND p.oid IS DISTINCT FROM to_regprocedure($1))",
             self._text("{function}(vector)"),
-            weights,
+            self._text("{weights}"),
             schema,
             self._function,
         ).fetchone()
-        has_weights = self._value("SELECT to_regclass($1) IS NOT NULL", weights)
         wanted = fold_body(self._function, encoder.n_components, schema=schema)
         if body is None and not has_weights and not like:
             return False
@@ -606,5 +629,6 @@ def _groups(items: Iterator[Any], count: int) -> Iterator[Iterator[Any]]:
 
 
 def _parsed(texts: tuple[str, ...], width: int) -> Float32:
+    """Return vectors, which pgvector writes as text, as float32 of shape (n, width)."""
     rows = [np.fromstring(text.strip("[]"), np.float32, sep=",") for text in texts]
     return np.stack(rows) if rows else np.empty((0, width), np.float32)

@@ -1,7 +1,7 @@
-"""Qdrant, by its edge engine: a shard of folded vectors beside the shard of full ones, under the same ids.
+"""Qdrant, by its edge engine: a shard of folded vectors beside the shard of full ones, with the same ids.
 
-Named vectors can't be added to a shard that is there, so folded ones get a shard of their own, where each
-point's payload holds a digest of its vector.
+Named vectors can't be added to a shard that is there already, so folded ones get a shard of their own, in
+which the payload of each point holds a digest of its vector.
 """
 
 from __future__ import annotations
@@ -53,12 +53,27 @@ _PAGE = 10_000
 def open_store(
     where: str, fold: Fold, *, table: str, column: str | None, key: str | None, name: str | None, dtype: str
 ) -> QdrantStore:
-    """Open a shard; `where` is its folder, or with `table` the folder above it.
+    """Open a shard.
+
+    Parameters
+    ----------
+    where : str
+        The folder above that of the shard, which `table` names.
+    fold : Fold
+        The fold whose results are stored.
+    table, column, key, name, dtype
+        As for `stores.open_store`.
+
+    Returns
+    -------
+    QdrantStore
 
     Raises
     ------
     DatabaseError
         The shard or the named vector is missing or unfit, or another process has the shard open.
+    MissingExtraError
+        qdrant_edge is not installed.
     """
     qdrant = import_extra("qdrant_edge", "qdrant", "migrating in Qdrant")
     if key is not None:
@@ -105,24 +120,24 @@ def _opened(qdrant: Any, folder: Path) -> Any:
 
 
 class QdrantStore(Store):
-    """A shard of folded vectors beside a shard of full ones.
+    """A shard of folded vectors beside a shard of full ones, of Qdrant's edge engine.
 
     Parameters
     ----------
-    shard
-        Of full vectors, open.
-    folder
-        Where that is.
-    fold
-        Whose results go in.
-    column
-        The name of the full vector; "" for the only one.
-    width
-        Its dimensions.
-    target
+    shard : qdrant_edge.EdgeShard
+        The open shard of full vectors. `close` closes it.
+    folder : Path
+        The folder of that shard.
+    fold : Fold
+        The fold whose results are stored.
+    column : str
+        The name of the full vector; "" where a point has only one.
+    width : int
+        The dimensions of the full vectors.
+    target : Path
         The folder of the new shard.
-    dtype
-        "float16" or "float32".
+    dtype : {"float16", "float32"}
+        The type of the folded vectors.
     """
 
     # The engine raises nothing more special.

@@ -1,4 +1,4 @@
-"""The databases by the beginning of what names them."""
+"""The databases that folded vectors can be migrated into, by the scheme that names them."""
 
 from __future__ import annotations
 
@@ -28,29 +28,35 @@ def open_store(
 
     Parameters
     ----------
-    where
-        postgresql://..., lancedb:FOLDER or qdrant:FOLDER.
-    fold
-        Whose results go in.
-    table
-        That holds the vectors; of Qdrant the shard's folder below FOLDER.
-    column
-        Of the vectors; None where there is only one such.
-    key
-        The column that tells rows apart; None for the primary key.
-    name
-        Of what is made: a table, a column or a shard.
-    dtype
-        Of folded vectors, "float16" or "float32".
+    where : str
+        The database: postgresql://USER@HOST/NAME, lancedb:FOLDER, duckdb:FILE or qdrant:FOLDER.
+    fold : Fold
+        The fold whose results are stored.
+    table : str
+        The table that holds the vectors. For Qdrant it is the folder of the shard below FOLDER.
+    column : str, optional
+        The column of the vectors. By default there is only one such column.
+    key : str, optional
+        The column that tells rows apart. The default is the primary key.
+    name : str, optional
+        The name of what is made: a table, a column (LanceDB) or a shard (Qdrant). The default is that of the
+        table, column or shard with `_folded` or `-folded` behind it.
+    dtype : {"float16", "float32"}, default="float16"
+        The type of the folded vectors. DuckDB stores float32 only.
+
+    Returns
+    -------
+    Store
+        The open database, which is a context manager.
 
     Raises
     ------
     ParameterError
-        The scheme or dtype is unknown.
+        The scheme or the dtype is unknown.
     DatabaseError
-        The database can't be reached, or doesn't hold what was asked for.
+        The database can't be reached, or does not hold what was asked for.
     MissingExtraError
-        Its driver is not installed; the message names the extra.
+        The driver of the database is not installed; the message names the extra.
     """
     # What a driver says of a connection string may hold a part of its password.
     remember(where)
