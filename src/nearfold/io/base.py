@@ -64,7 +64,7 @@ class Layout(NamedTuple):
 class Source(ABC):
     """Vectors in a file or a folder of files, opened.
 
-    Subclasses set `path` (as the user wrote it) and `layout`, and yield rows in `chunks`.
+    Subclasses set `path` (as the user wrote it) and `layout`, and yield rows in `_chunks`.
     """
 
     path: str
@@ -85,7 +85,6 @@ class Source(ABC):
     query_column: str | None = None
     """The column of the queries that belong to these vectors, where the format has a name for it."""
 
-    @abstractmethod
     def chunks(
         self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
     ) -> Iterator[Chunk]:
@@ -93,6 +92,12 @@ class Source(ABC):
 
         With `others=False` columns beside the vectors need not be read.
         """
+        stop = self.layout.rows if stop is None else stop
+        yield from self._chunks(rows, start, stop, others) if start < stop else ()
+
+    @abstractmethod
+    def _chunks(self, rows: int, start: int, stop: int, others: bool) -> Iterator[Chunk]:
+        """Yield what `chunks` does; there is a row at least."""
 
     def take(self, rows: Int64) -> npt.NDArray[Any]:
         """Return the rows of these numbers (rising), shape (len(rows), d)."""

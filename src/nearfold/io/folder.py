@@ -63,11 +63,8 @@ class FolderSource(Source):
             if low < stop and high > start:
                 yield part, low, max(start, low) - low, min(stop, high) - low
 
-    def chunks(
-        self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
-    ) -> Iterator[Chunk]:
+    def _chunks(self, rows: int, start: int, stop: int, others: bool) -> Iterator[Chunk]:
         """Yield the rows of one file after another, with the columns of all files."""
-        stop = self.layout.rows if stop is None else stop
         schema = self.layout.others if others else None
         for part, _, low, high in self._overlapping(start, stop):
             for chunk in part.chunks(rows, low, high, others=others):

@@ -77,11 +77,8 @@ class Hdf5Source(Source):
             # Damage shows as errors of many kinds: RuntimeError, KeyError, OverflowError, ...
             raise FileError(f"{self.path}: truncated or not an HDF5 file ({one_line(error)})") from error
 
-    def chunks(
-        self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
-    ) -> Iterator[Chunk]:
+    def _chunks(self, rows: int, start: int, stop: int, others: bool) -> Iterator[Chunk]:
         """Yield slices of the dataset."""
-        stop = self.layout.rows if stop is None else stop
         with self._open() as file:
             dataset = _open_dataset(self.path, file, self._name)
             for first in range(start, stop, rows):

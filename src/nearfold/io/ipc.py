@@ -74,13 +74,8 @@ class IpcSource(TableSource):
         for batch in self._batches(0, [place]) if self._index.batches else ():
             yield self._lists(batch, 0)
 
-    def chunks(
-        self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
-    ) -> Iterator[Chunk]:
+    def _chunks(self, rows: int, start: int, stop: int, others: bool) -> Iterator[Chunk]:
         """Yield rows, cut from one record batch after another."""
-        stop = self.layout.rows if stop is None else stop
-        if start >= stop:
-            return
         first = int(np.searchsorted(self._starts, start, "right")) - 1
         columns = None if others else [self.schema.get_field_index(self.column.top)]
         with reading(self.path, "truncated or damaged"):

@@ -55,11 +55,8 @@ class LanceSource(TableSource):
         for batch in self._dataset.scanner(columns=[self.column.top], batch_size=64).to_batches():
             yield self._lists(batch, 0)
 
-    def chunks(
-        self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
-    ) -> Iterator[Chunk]:
+    def _chunks(self, rows: int, start: int, stop: int, others: bool) -> Iterator[Chunk]:
         """Yield rows, one record batch after another."""
-        stop = self.layout.rows if stop is None else stop
         columns = None if others else [self.column.top]
         with self._reading():
             scanner = self._dataset.scanner(

@@ -45,11 +45,8 @@ class ArraySource(Source):
         self.layout = check_layout(path, array.shape, array.dtype, name)
         self.array = array
 
-    def chunks(
-        self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
-    ) -> Iterator[Chunk]:
+    def _chunks(self, rows: int, start: int, stop: int, others: bool) -> Iterator[Chunk]:
         """Yield views of the array."""
-        stop = len(self.array) if stop is None else stop
         for first in range(start, stop, rows):
             yield Chunk(self.array[first : min(stop, first + rows)])
 
@@ -104,11 +101,8 @@ class FortranSource(Source):
                 raise FileError(f"{self.path}: truncated: it ends in the middle of its numbers")
         return columns.T
 
-    def chunks(
-        self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
-    ) -> Iterator[Chunk]:
+    def _chunks(self, rows: int, start: int, stop: int, others: bool) -> Iterator[Chunk]:
         """Yield rows, a piece of every column for each chunk."""
-        stop = self.layout.rows if stop is None else stop
         with self._open() as file:
             for first in range(start, stop, rows):
                 yield Chunk(np.ascontiguousarray(self._rows(file, first, min(stop, first + rows))))

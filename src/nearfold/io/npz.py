@@ -105,11 +105,8 @@ class PackedSource(Source):
         self.path, self.layout = location.name, layout
         self._location = location
 
-    def chunks(
-        self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
-    ) -> Iterator[Chunk]:
+    def _chunks(self, rows: int, start: int, stop: int, others: bool) -> Iterator[Chunk]:
         """Yield rows; those before them are unpacked too."""
-        stop = self.layout.rows if stop is None else stop
         width, dtype = self.layout.n_features, self.layout.dtype
         with _opened(self._location) as archive, archive.open(f"{self.layout.name}.npy") as member:
             read_header(member)

@@ -89,13 +89,8 @@ class ParquetSource(TableSource):
         for batch in self._file.iter_batches(batch_size=1, columns=[self._leaf]):
             yield self._lists(batch, 0)
 
-    def chunks(
-        self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
-    ) -> Iterator[Chunk]:
+    def _chunks(self, rows: int, start: int, stop: int, others: bool) -> Iterator[Chunk]:
         """Yield rows, one record batch after another; row groups without any of them are not read."""
-        stop = self.layout.rows if stop is None else stop
-        if start >= stop:
-            return
         starts = self._group_starts
         low, high = np.searchsorted(starts, start, "right") - 1, np.searchsorted(starts, stop)
         first = int(starts[low])

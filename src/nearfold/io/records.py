@@ -133,11 +133,8 @@ class RecordSource(Source):
                 raise FileError(f"{self.path}: truncated: it ends {len(wanted) - have} bytes early")
             have += got
 
-    def chunks(
-        self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
-    ) -> Iterator[Chunk]:
+    def _chunks(self, rows: int, start: int, stop: int, others: bool) -> Iterator[Chunk]:
         """Yield rows, each chunk in memory of its own."""
-        stop = self.layout.rows if stop is None else stop
         with self._open() as file:
             file.seek(self._offset + start * self._stride)
             for first in range(start, stop, rows):
