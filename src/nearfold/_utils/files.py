@@ -43,6 +43,7 @@ __all__ = [
     "new_folder",
     "one_line",
     "open_regular",
+    "os_errors",
     "remove_beside",
     "replacing",
     "sync_folder",
@@ -72,6 +73,15 @@ _KINDS = (
 def cause(error: OSError) -> str:
     """Return what the system said of a failed file operation, without path or number."""
     return error.strerror or str(error)
+
+
+@contextmanager
+def os_errors(name: object, what: str = "can't be read") -> Iterator[None]:
+    """Make what the system says of a failed operation a `FileError` that begins with a name and `what`."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"{name}: {what}: {cause(error)}") from error
 
 
 def one_line(error: BaseException) -> str:
@@ -143,12 +153,9 @@ def open_regular(path: str | os.PathLike[str], name: str | None = None) -> Buffe
 
 def checksum(path: Path) -> tuple[int, str]:
     """Return a file's size and the SHA-256 of its content, in hexadecimal."""
-    try:
-        with open_regular(path) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return file.tell(), digest
-    except OSError as error:
-        raise FileError(f"{path}: can't be read: {cause(error)}") from error
+    with os_errors(path), open_regular(path) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), digest
 
 
 @contextmanager
@@ -299,7 +306,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     target = Path(path)
     check_replaceable(target)
-    try:
+    with os_errors(target, "can't be written"):
         with _beside(target) as content:
             with content.open("xb") as file:
                 _inherit(file, target)
@@ -311,8 +318,6 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             content.replace(target)
             sync_folder(target.parent)
         event("wrote", path=str(target), bytes=written)
-    except OSError as error:
-        raise FileError(f"{target}: can't be written: {cause(error)}") from error
 
 
 def _inherit(file: BinaryIO, target: Path) -> None:
@@ -349,16 +354,13 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     check_kept(target)
     if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
         raise FileError(f"{target}: is there already; name a folder that is not")
-    try:
-        with _beside(target) as content:
-            content.mkdir()
-            yield content
-            for file in content.rglob("*"):
-                _sync(file)
-            content.replace(target)
-            sync_folder(target.parent)
-    except OSError as error:
-        raise FileError(f"{target}: can't be written: {cause(error)}") from error
+    with os_errors(target, "can't be written"), _beside(target) as content:
+        content.mkdir()
+        yield content
+        for file in content.rglob("*"):
+            _sync(file)
+        content.replace(target)
+        sync_folder(target.parent)
 
 
 @contextmanager
@@ -454,11 +456,9 @@ def held(folder: str | os.PathLike[str]) -> Iterator[None]:
     path = Path(folder)
     check_name(path)
     check_kept(path)
-    try:
+    with os_errors(path, "can't be made a folder"):
         path.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise FileError(f"{path}: can't be made a folder: {cause(error)}") from error
     try:
         if not _lock(handle, wait=False):
             raise FileError(f"{path}: another run is writing here; wait for it or name another folder")
@@ -487,10 +487,8 @@ def held_file(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
         return
     with contextlib.ExitStack() as stack:
-        try:
+        with os_errors(path, "can't be written"):
             _hold_beside(target, stack)
-        except OSError as error:
-            raise FileError(f"{path}: can't be written: {cause(error)}") from error
         token = _HELD.set((*_HELD.get(), target))
         try:
             yield

@@ -20,7 +20,14 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from nearfold._utils.files import cause, checksum, open_regular, remove_beside, replacing, sync_folder
+from nearfold._utils.files import (
+    checksum,
+    open_regular,
+    os_errors,
+    remove_beside,
+    replacing,
+    sync_folder,
+)
 from nearfold._utils.progress import stage
 from nearfold._utils.schema import Count, Positive, Sha256, checked_json, encoded, inside
 from nearfold._utils.threads import blas_threads, in_order
@@ -209,11 +216,8 @@ class Ledger:
             return None
         if self._journal.is_symlink():
             raise self._error(f"its {_JOURNAL} is a link")
-        try:
-            with open_regular(self._journal) as file:
-                return file.read()
-        except OSError as error:
-            raise FileError(f"{self._folder}: can't be read: {cause(error)}") from error
+        with os_errors(self._folder), open_regular(self._journal) as file:
+            return file.read()
 
     def _in_place(self, entry: Entry) -> bool:
         """Return whether a shard that has its line has its name too; it gets it where that was left to do."""
@@ -234,7 +238,7 @@ class Ledger:
             file.write(msgspec.json.encode(header) + b"\n")
 
     def _append(self, line: bytes, size: int | None = None) -> None:
-        try:
+        with os_errors(self._folder, "can't be written"):
             handle = os.open(self._journal, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
             with os.fdopen(handle, "ab") as file:
                 if size is not None:
@@ -242,16 +246,12 @@ class Ledger:
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error:
-            raise FileError(f"{self._folder}: can't be written: {cause(error)}") from error
 
     def _name(self, hidden: Path, final: Path) -> None:
         if os.path.lexists(final):
             raise self._error(f"{final.name} is in the way and not of this run; move it")
-        try:
+        with os_errors(final, "can't be written"):
             hidden.rename(final)
-        except OSError as error:
-            raise FileError(f"{final}: can't be written: {cause(error)}") from error
         sync_folder(final.parent)
 
     def _remove_journal(self) -> None:

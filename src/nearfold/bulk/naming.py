@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from nearfold._utils.files import cause
+from nearfold._utils.files import os_errors
 from nearfold.bulk.manifest import Entry
 from nearfold.errors import FileError
 
@@ -80,20 +80,20 @@ def check_distinct(folder: Path, pieces: Iterable[Piece]) -> None:
     doubtful = [group for group in alike.values() if len(group) > 1]
     if not doubtful:
         return
-    try:
-        # Asked of the disk itself, in a folder that is gone before anything is written.
-        with tempfile.TemporaryDirectory(prefix=".nearfold-", dir=folder) as probe:
-            for number, group in enumerate(doubtful):
-                first = group[0]
-                home = Path(probe) / str(number)
-                _touched(home / str(first.shard.file))
-                for other in group[1:]:
-                    path = home / str(other.shard.file)
-                    if path.exists():
-                        raise _clash(first.path, other.path, str(other.shard.file))
-                    _touched(path)
-    except OSError as error:
-        raise FileError(f"{folder}: can't be written: {cause(error)}") from error
+    # Asked of the disk itself, in a folder that is gone before anything is written.
+    with (
+        os_errors(folder, "can't be written"),
+        tempfile.TemporaryDirectory(prefix=".nearfold-", dir=folder) as probe,
+    ):
+        for number, group in enumerate(doubtful):
+            first = group[0]
+            home = Path(probe) / str(number)
+            _touched(home / str(first.shard.file))
+            for other in group[1:]:
+                path = home / str(other.shard.file)
+                if path.exists():
+                    raise _clash(first.path, other.path, str(other.shard.file))
+                _touched(path)
 
 
 def _folded(name: str) -> str:

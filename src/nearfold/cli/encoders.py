@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from nearfold._utils.files import cause, check_kept, checksum, open_regular, replacing
+from nearfold._utils.files import check_kept, checksum, open_regular, os_errors, replacing
 from nearfold._utils.schema import Sha256, checked_json, encoded
 from nearfold.errors import FileError
 from nearfold.evaluation.compare import Comparison
@@ -42,10 +42,8 @@ def save_encoders(comparison: Comparison, folder: Path) -> list[Path]:
         did not write.
     """
     check_kept(folder)
-    try:
+    with os_errors(folder, "can't be made a folder"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"{folder}: can't be made a folder: {cause(error)}") from error
     folds = {
         f"{entry.method}-{entry.evaluation.metric}-{entry.encoder.n_components}.safetensors": entry.encoder
         for entry in comparison.entries

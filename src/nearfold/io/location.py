@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from nearfold._utils.extras import import_extra
-from nearfold._utils.files import cause, check_name, check_regular, open_regular
+from nearfold._utils.files import cause, check_name, check_regular, open_regular, os_errors
 from nearfold.errors import FileError
 from nearfold.errors.credentials import remember
 
@@ -180,10 +180,8 @@ class Location:
         return bool(self._info().type == fs.FileType.Directory)
 
     def _info(self) -> Any:
-        try:
+        with os_errors(self.name):
             return self.filesystem.get_file_info(self.path)
-        except OSError as error:
-            raise FileError(f"{self.name}: can't be read: {cause(error)}") from error
 
     def stamp(self) -> Stamp:
         """Return the file's size and when it changed last.
@@ -270,7 +268,7 @@ class Location:
             The folder can't be listed.
         """
         root = self.name.rstrip("/")
-        try:
+        with os_errors(self.name, "can't be listed"):
             if self.filesystem is None:
                 folder = Path(self.path)
                 found = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()]
@@ -282,8 +280,6 @@ class Location:
                 found = [
                     info.path.strip("/")[len(base) + 1 :] for info in infos if info.type == fs.FileType.File
                 ]
-        except OSError as error:
-            raise FileError(f"{self.name}: can't be listed: {cause(error)}") from error
         data = [name for name in found if not any(part[0] in "._" for part in PurePosixPath(name).parts)]
         return [
             Location(f"{root}/{name}", self.filesystem, f"{self.path.rstrip('/')}/{name}")

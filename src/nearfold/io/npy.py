@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold._utils.arrays import Int64
-from nearfold._utils.files import cause, one_line, replacing
+from nearfold._utils.files import one_line, os_errors, replacing
 from nearfold.errors import FileError, NearfoldError
 from nearfold.io.base import Chunk, Layout, Source, check_layout
 from nearfold.io.location import Location
@@ -87,11 +87,8 @@ class FortranSource(Source):
 
     @contextmanager
     def _open(self) -> Iterator[IO[bytes]]:
-        try:
-            with self._location.open() as file:
-                yield file
-        except OSError as error:
-            raise FileError(f"{self.path}: can't be read: {cause(error)}") from error
+        with os_errors(self.path), self._location.open() as file:
+            yield file
 
     def _rows(self, file: IO[bytes], first: int, stop: int) -> npt.NDArray[Any]:
         columns = np.empty((self.layout.n_features, stop - first), self.layout.dtype)
@@ -128,11 +125,8 @@ def read(location: Location, column: str | None) -> Source:
             raise FileError(f"{location.name}: was replaced since it was opened; open it again")
         return Head(layout, offset)
 
-    try:
-        with location.open() as file:
-            layout, offset, fortran_order = _checked_header(location.name, file, location.size())
-    except OSError as error:
-        raise FileError(f"{location.name}: can't be read: {cause(error)}") from error
+    with os_errors(location.name), location.open() as file:
+        layout, offset, fortran_order = _checked_header(location.name, file, location.size())
     if fortran_order:
         return FortranSource(location, layout, offset)
     return RecordSource(location, read_head)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfold._utils.arrays import Int64
-from nearfold._utils.files import cause
+from nearfold._utils.files import os_errors
 from nearfold.errors import FileError
 from nearfold.io.base import Chunk, Layout, Source
 from nearfold.io.location import Location
@@ -92,11 +92,8 @@ class RecordSource(Source):
 
     @contextmanager
     def _reading(self, opened: IO[bytes]) -> Iterator[IO[bytes]]:
-        try:
-            with opened as file:
-                yield file
-        except OSError as error:
-            raise FileError(f"{self.path}: can't be read: {cause(error)}") from error
+        with os_errors(self.path), opened as file:
+            yield file
 
     @contextmanager
     def _open(self) -> Iterator[IO[bytes]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from nearfold._utils.files import cause, checksum, open_regular
+from nearfold._utils.files import cause, checksum, open_regular, os_errors
 from nearfold._utils.schema import Count, Sha256
 from nearfold.errors import FileError
 
@@ -62,15 +62,12 @@ def _sampled(path: Path) -> str:
     """Return the digest of some pieces of a file, its beginning and end among them."""
     digest = hashlib.sha256()
     for each in _files(path):
-        try:
-            with open_regular(each) as file:
-                size = file.seek(0, os.SEEK_END)
-                last = max(0, size - _PIECE_BYTES)
-                for place in sorted({last * i // (_PIECES - 1) for i in range(_PIECES)}):
-                    file.seek(place)
-                    digest.update(file.read(_PIECE_BYTES))
-        except OSError as error:
-            raise FileError(f"{each}: can't be read: {cause(error)}") from error
+        with os_errors(each), open_regular(each) as file:
+            size = file.seek(0, os.SEEK_END)
+            last = max(0, size - _PIECE_BYTES)
+            for place in sorted({last * i // (_PIECES - 1) for i in range(_PIECES)}):
+                file.seek(place)
+                digest.update(file.read(_PIECE_BYTES))
     return digest.hexdigest()
 
 

@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.files import cause, checksum, held, open_regular, remove_beside, replacing
+from nearfold._utils.files import cause, checksum, held, open_regular, os_errors, remove_beside, replacing
 from nearfold._utils.schema import Count, FileName, Positive, checked_json, encoded
 from nearfold.codecs.codec import Codec
 from nearfold.errors import FileError
@@ -366,11 +366,8 @@ def read_index(
 def _part(home: Path, manifest: _Manifest, name: str) -> bytes:
     """Return the content of a part of an index, which must be as the manifest says."""
     path = home / name
-    try:
-        with _open_own(path) as file:
-            content: bytes = file.read()
-    except OSError as error:
-        raise FileError(f"{path}: can't be read: {cause(error)}") from error
+    with os_errors(path), _open_own(path) as file:
+        content: bytes = file.read()
     if (len(content), hashlib.sha256(content).hexdigest()) != manifest.files.get(name):
         raise FileError(f"{path}: damaged: not what the index's manifest says; {_TODO}")
     return content

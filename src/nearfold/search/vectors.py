@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from nearfold._utils.arrays import Float32, Int64, as_rows, as_vectors, check_directions, check_finite
 from nearfold._utils.config import memory_budget
-from nearfold._utils.files import cause, open_regular
+from nearfold._utils.files import open_regular, os_errors
 from nearfold.errors import DataError, FileError
 from nearfold.io.base import Source
 from nearfold.io.npy import read_header
@@ -83,7 +83,7 @@ class _Rows:
         stops = np.append(starts[1:], len(rows))
         spans = rows[stops - 1] - rows[starts] + 1
         places = self._offset + rows[starts] * stride
-        try:
+        with os_errors(self._path):
             for first, stop, span, place in zip(
                 starts.tolist(), stops.tolist(), spans.tolist(), places.tolist(), strict=True
             ):
@@ -93,8 +93,6 @@ class _Rows:
                     around = np.empty((span, self.width), self.dtype)
                     self._read(around.reshape(-1).view(np.uint8).data, place)
                     out[first:stop] = around[rows[first:stop] - rows[first]]
-        except OSError as error:
-            raise FileError(f"{self._path}: can't be read: {cause(error)}") from error
         self._check_same()
         return out
 
