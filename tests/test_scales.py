@@ -11,11 +11,12 @@ from nearfold import NearFold, evaluate, fit_codec
 from nearfold._utils.arrays import Metric, as_vectors, check_products, check_tiny, normalize_rows
 from nearfold.errors import DataError, NearfoldError, NearfoldWarning
 from nearfold.evaluation.compare import compare
-from nearfold.evaluation.ground_truth import GroundTruth, search
+from nearfold.evaluation.ground_truth import GroundTruth
 from nearfold.evaluation.inspection import inspect
 from nearfold.evaluation.sweep import sweep
 from nearfold.methods.registry import LINEAR, make
 from nearfold.planning.plan import plan
+from nearfold.scan.exact import search
 from nearfold.scan.moments import Moments
 from nearfold.scan.neighbors import nearest
 

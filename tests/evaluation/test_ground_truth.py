@@ -8,8 +8,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from nearfold._utils.arrays import METRICS, Metric
 from nearfold.errors import NearfoldError
-from nearfold.evaluation.ground_truth import GroundTruth, search
-from nearfold.scan.exact import exact_scores
+from nearfold.evaluation.ground_truth import GroundTruth
+from nearfold.scan.exact import exact_scores, search
 
 
 @pytest.mark.parametrize("metric", METRICS)

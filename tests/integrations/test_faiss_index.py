@@ -11,9 +11,9 @@ import pytest
 
 from nearfold import Encoder, MLPEncoder
 from nearfold.errors import ParameterError
-from nearfold.evaluation.ground_truth import search
 from nearfold.folds.fold import Fold
 from nearfold.integrations.faiss import faiss_index, faiss_transforms, write_faiss
+from nearfold.scan.exact import search
 
 Vectors = npt.NDArray[np.float32]
 

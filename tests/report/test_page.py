@@ -41,9 +41,9 @@ def test_figures_hold_no_numbers_that_json_lacks() -> None:
     for figure in (
         lines({"a": (gaps, gaps)}, "x", "y", log_x=True, log_y=True),
         dots(["a", "b", "c"], {"s": (gaps, gaps, gaps)}, "x"),
-        scatter(["a", "b", "c"], gaps, gaps, "x", "y", log_x=True),
-        distributions({"a": (gaps, gaps)}, "x", "y", (0.1, float("inf"))),
-        distributions({}, "x", "y", (0.1, 1.0)),
+        scatter(["a", "b", "c"], gaps, gaps, "x", "y"),
+        distributions({"a": (gaps, gaps)}, (0.1, float("inf"))),
+        distributions({}, (0.1, 1.0)),
     ):
         json.dumps(figure, allow_nan=False)
 

@@ -17,7 +17,7 @@ from nearfold._utils.arrays import Metric
 from nearfold.codecs.projections import SharedProjection
 from nearfold.codecs.quantizers.floats import Floats
 from nearfold.errors import DataError, FileError, NearfoldError, ParameterError
-from nearfold.evaluation.ground_truth import search as exact
+from nearfold.scan.exact import search as exact
 
 from ..io.test_vectors import write
 from ..searching import exact as all_scores

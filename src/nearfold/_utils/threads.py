@@ -53,28 +53,23 @@ class Deal:
     """
 
     def __init__(self, n_threads: int) -> None:
-        self._pools = [ThreadPoolExecutor(1) for _ in range(n_threads)]
+        self.pools = [ThreadPoolExecutor(1) for _ in range(n_threads)]
         self._pending: list[deque[Future[None]]] = [deque() for _ in range(n_threads)]
         self._dealt = 0
 
     def __call__(self, work: Callable[[int], None]) -> None:
         """Let the next thread call work(its number); raises what earlier work raised."""
-        i = self._dealt % len(self._pools)
+        i = self._dealt % len(self.pools)
         self._dealt += 1
         if len(self._pending[i]) >= PENDING:
             self._pending[i].popleft().result()
-        self._pending[i].append(self._pools[i].submit(work, i))
+        self._pending[i].append(self.pools[i].submit(work, i))
 
     def wait(self) -> None:
         """Wait for all work dealt; raises what it raised."""
         for pending in self._pending:
             while pending:
                 pending.popleft().result()
-
-    def close(self) -> None:
-        """Drop work not begun, and end the threads."""
-        for pool in self._pools:
-            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
@@ -86,7 +81,9 @@ def dealt_work(n_threads: int) -> Iterator[Deal]:
             yield deal
             deal.wait()
         finally:
-            deal.close()
+            # Work not begun is dropped where something failed.
+            for pool in deal.pools:
+                pool.shutdown(cancel_futures=True)
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> Iterator[R]:

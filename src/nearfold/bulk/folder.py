@@ -179,12 +179,10 @@ def verify_folder(folder: str | os.PathLike[str]) -> VerifiedFolder:
         shards=len(written),
         bytes=sum(entry.bytes for entry in written.values()),
         set_aside=len(manifest.set_aside),
-        unlisted=sum(_name_below(home, file.path) not in written for file in Location.of(home).files()),
+        unlisted=sum(
+            Path(file.path).relative_to(home).as_posix() not in written for file in Location.of(home).files()
+        ),
     )
-
-
-def _name_below(folder: Path, path: str) -> str:
-    return Path(path).relative_to(folder).as_posix()
 
 
 def _write_missing(tasks: list[_Task], ledger: Ledger, engine: Engine, *, skip_bad: bool) -> int:

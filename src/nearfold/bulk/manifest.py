@@ -161,8 +161,8 @@ class Ledger:
     def _journal(self) -> Path:
         return self._folder / _JOURNAL
 
-    def _error(self, what: str, todo: str = _TODO) -> FileError:
-        return FileError(f"{self._folder}: {what}; {todo}")
+    def _error(self, what: str) -> FileError:
+        return FileError(f"{self._folder}: {what}; {_TODO}")
 
     def _read_manifest(self) -> bool:
         manifest = read_manifest(self._folder)

@@ -75,7 +75,7 @@ def _example(comparison: Comparison, vectors: Float32, split: int, texts: list[s
     """
     import numpy as np
 
-    from nearfold.evaluation.ground_truth import search
+    from nearfold.scan.exact import search
 
     first = comparison.entries[0]
     metric, dims = first.evaluation.metric, first.encoder.n_components

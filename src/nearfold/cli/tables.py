@@ -7,20 +7,18 @@ from itertools import groupby
 from rich.table import Table
 
 from nearfold.cli.console import interval, output, short
-from nearfold.evaluation.compare import Comparison, ComparisonEntry
+from nearfold.evaluation.compare import Comparison
 from nearfold.evaluation.spectrum import spectrum_of
 
 __all__ = ["print_comparison"]
 
 
-def _group(entry: ComparisonEntry) -> tuple[str, int]:
-    return entry.evaluation.metric, entry.encoder.n_components
-
-
 def print_comparison(comparison: Comparison) -> None:
     """Print one table a metric and dimension, the best in bold and the rest's distance to it."""
     console = output()
-    for (metric, dims), entries in groupby(comparison.entries, _group):
+    for (metric, dims), entries in groupby(
+        comparison.entries, lambda e: (e.evaluation.metric, e.encoder.n_components)
+    ):
         group = list(entries)
         best = max(group, key=lambda e: e.evaluation.recall[e.evaluation.k_max].mean)
         k_max = best.evaluation.k_max

@@ -34,9 +34,11 @@ class Distortion(NamedTuple):
     random: Float64
 
 
-def distortion(
-    fold: Fold, base: Float32, metric: Metric, *, n_anchors: int = 1000, k: int = 10, seed: int = 0
-) -> Distortion:
+# How many rows' neighbours are looked at, drawn at random, and how many of each.
+_ANCHORS, _NEIGHBORS = 1000, 10
+
+
+def distortion(fold: Fold, base: Float32, metric: Metric) -> Distortion:
     """Measure ratios over rows and their k nearest, and over as many random pairs.
 
     Parameters
@@ -47,21 +49,15 @@ def distortion(
         The rows.
     metric : {"cosine", "l2", "ip"}
         The metric that says what near means. Under cosine, rows are scaled to norm 1 first.
-    n_anchors : int, default=1000
-        The number of rows whose neighbours are looked at.
-    k : int, default=10
-        The number of neighbours of each; fewer where there are not as many other rows.
-    seed : int, default=0
-        The seed of the draws.
 
     Returns
     -------
     Distortion
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     rows = normalize_rows(base, "base") if metric == "cosine" else base
-    chosen = np.sort(rng.choice(len(rows), min(n_anchors, len(rows)), replace=False))
-    near = nearest_others(rows, chosen, min(k, len(rows) - 1), metric)
+    chosen = np.sort(rng.choice(len(rows), min(_ANCHORS, len(rows)), replace=False))
+    near = nearest_others(rows, chosen, min(_NEIGHBORS, len(rows) - 1), metric)
     first = np.repeat(chosen, near.shape[1])
     other = rng.integers(1, len(rows), len(first))
     folded = fold.transform(rows)

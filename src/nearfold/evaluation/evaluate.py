@@ -25,13 +25,7 @@ from nearfold._utils.progress import stage
 from nearfold._utils.sampling import sampled_rows
 from nearfold._utils.threads import blas_threads, dealt_work
 from nearfold.errors import DataError
-from nearfold.evaluation.ground_truth import (
-    GroundTruth,
-    are_blurred,
-    candidates,
-    searched_again,
-    warn_of_copies,
-)
+from nearfold.evaluation.ground_truth import GroundTruth, candidates, warn_of_copies
 from nearfold.evaluation.recall import (
     DEFAULT_KS,
     DEFAULT_N_CANDIDATES,
@@ -46,6 +40,7 @@ from nearfold.folds.fold import Fold, as_fold
 from nearfold.io.base import Source
 from nearfold.io.held import held_rows
 from nearfold.io.vectors import as_source, check_directions, checked_rows, located_chunks
+from nearfold.scan.exact import are_blurred, searched_again
 from nearfold.scan.neighbors import Neighbors, NeighborSearch
 
 __all__ = ["evaluate"]

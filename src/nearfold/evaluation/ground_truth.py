@@ -22,12 +22,11 @@ from nearfold._utils.arrays import (
     check_products,
 )
 from nearfold._utils.warned import warn
-from nearfold.errors import ParameterError
 from nearfold.scan.exact import (
     BLURRED,
     EQUAL,
     Rows,
-    are_blurred,
+    check_enough,
     exact_scores,
     scored,
     search,
@@ -35,7 +34,7 @@ from nearfold.scan.exact import (
     tied_from,
 )
 
-__all__ = ["GroundTruth", "Rows", "are_blurred", "candidates", "search", "searched_again", "warn_of_copies"]
+__all__ = ["GroundTruth", "candidates", "warn_of_copies"]
 
 
 # faiss scores in float32; this many rows past the k-th are scored again in float64, so that
@@ -94,10 +93,7 @@ class GroundTruth:
         DataError
             As `search`, and for numbers whose products float32 can't hold.
         """
-        if k_max > len(base):
-            raise ParameterError(
-                f"k={k_max} neighbours are asked of a base of {len(base)} rows; ask for fewer"
-            )
+        check_enough(k_max, len(base))
         check_products(base, metric, "the base")
         check_products(queries, metric, "queries", alone=False)
         ids = search(base, queries, candidates(k_max, len(base)), metric)

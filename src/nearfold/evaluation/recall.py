@@ -10,9 +10,10 @@ import numpy as np
 
 from nearfold._utils.arrays import Float32, Float64, Int64, Metric, check_positive, largest_number
 from nearfold.errors import ParameterError
-from nearfold.evaluation.ground_truth import GroundTruth, search
+from nearfold.evaluation.ground_truth import GroundTruth
 from nearfold.evaluation.intervals import Estimate, estimate, paired_estimate
 from nearfold.folds.fold import Fold
+from nearfold.scan.exact import check_enough, search
 
 __all__ = [
     "DEFAULT_KS",
@@ -101,7 +102,6 @@ def recall_of_fold(
     ground_truth: GroundTruth,
     ks: Sequence[int],
     n_candidates: Sequence[int],
-    metric: Metric | None = None,
 ) -> EvaluationResult:
     """Return what a fold keeps of the true neighbours, by an exact search of the folded base.
 
@@ -116,16 +116,14 @@ def recall_of_fold(
     n_candidates : sequence of int
         The R of k-recall@R for the largest k. Those that are not above k, or above the number of base
         rows, are left out.
-    metric : {"cosine", "l2", "ip"}, optional
-        The metric that folded vectors are searched by. The default is that of the ground truth.
 
     Returns
     -------
     EvaluationResult
     """
-    near = metric or ground_truth.metric
+    near = ground_truth.metric
     base, queries = (images(fold, np.asarray(x), near) for x in (ground_truth.base, ground_truth.queries))
-    return recall_of_vectors(ground_truth, base, queries, ks, n_candidates, metric)
+    return recall_of_vectors(ground_truth, base, queries, ks, n_candidates)
 
 
 def images(fold: Fold, vectors: Float32, metric: Metric) -> Float32:
@@ -156,8 +154,10 @@ def recall_of_vectors(
         As for `recall_of_fold`.
     base, queries : ndarray of shape (n, m) and (n_queries, m), float32
         The vectors of the ground truth after folding.
-    ks, n_candidates, metric
+    ks, n_candidates
         As for `recall_of_fold`.
+    metric : {"cosine", "l2", "ip"}, optional
+        The metric that folded vectors are searched by. The default is that of the ground truth.
 
     Returns
     -------
@@ -222,5 +222,4 @@ def check_counts(ks: Iterable[int], n_candidates: Iterable[int], rows: int) -> N
     for name, values in (("k", ks), ("n_candidates", list(n_candidates))):
         for value in values:
             check_positive(name, value)
-    if max(ks) > rows:
-        raise ParameterError(f"k={max(ks)} neighbours are asked of a base of {rows} rows; ask for fewer")
+    check_enough(max(ks), rows)

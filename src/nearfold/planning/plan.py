@@ -10,7 +10,8 @@ from nearfold._utils.arrays import Metric, check_metric, check_positive
 from nearfold.codecs.codec import Codec
 from nearfold.codecs.spec import CodecSpec, parse_spec
 from nearfold.errors import ParameterError
-from nearfold.evaluation.intervals import Estimate, estimate, paired_estimate
+from nearfold.evaluation.intervals import Estimate, estimate
+from nearfold.evaluation.recall import paired_difference
 from nearfold.evaluation.split import base_and_queries, rows_and_queries
 from nearfold.planning.candidates import candidates, ladder
 from nearfold.planning.halving import Trial, successive_halving
@@ -99,7 +100,7 @@ class Plan:
         """Return runner-up minus chosen, paired by query: what is lost if the runner-up is the better."""
         if self.runner_up is None or self.against is None:
             return None
-        return _difference(self.runner_up, self.against, self.column)
+        return paired_difference(self.runner_up.evaluation, self.against.evaluation, self.column)
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything that was measured, as JSON holds it."""
@@ -287,7 +288,3 @@ def _chosen(
     if not enough:
         return max(final, key=lambda trial: trial.quality(column)), False
     return min(enough, key=lambda t: (t.codec.bytes_per_vector, -t.quality(column))), True
-
-
-def _difference(first: Trial, second: Trial, column: str) -> Estimate:
-    return paired_estimate(first.evaluation.per_query[column], second.evaluation.per_query[column])

@@ -11,6 +11,8 @@ __all__ = ["PALETTE", "distributions", "dots", "lines", "scatter"]
 # Okabe and Ito's colours, which those who see few colours can tell apart, on light and on dark.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
 
+_LOG = {"type": "log", "exponentformat": "power", "dtick": 1}
+
 # Labels of neighbouring points go to different sides of them.
 _PLACES = ("top center", "bottom center")
 
@@ -97,17 +99,12 @@ def lines(
         }
         for number, (name, (xs, ys)) in enumerate(series.items())
     ]
-    axes = {
-        "xaxis": {"type": "log", "exponentformat": "power", "dtick": 1} if log_x else {},
-        "yaxis": {"type": "log", "exponentformat": "power", "dtick": 1} if log_y else {},
-    }
+    axes = {"xaxis": _LOG if log_x else {}, "yaxis": _LOG if log_y else {}}
     return {"data": data, "layout": _layout(x, y, showlegend=True, **axes)}
 
 
-def scatter(
-    labels: Sequence[str], xs: Numbers, ys: Numbers, x: str, y: str, *, log_x: bool = False
-) -> Figure:
-    """Return labelled points."""
+def scatter(labels: Sequence[str], xs: Numbers, ys: Numbers, x: str, y: str) -> Figure:
+    """Return labelled points; x is logarithmic."""
     return {
         "data": [
             {
@@ -122,21 +119,16 @@ def scatter(
                 "hovertemplate": "%{text}<br>%{x:.3g}, %{y:.3f}<extra></extra>",
             }
         ],
-        "layout": _layout(
-            x,
-            y,
-            xaxis={"type": "log", "exponentformat": "power", "dtick": 1} if log_x else {},
-            showlegend=False,
-        ),
+        "layout": _layout(x, y, xaxis=_LOG, showlegend=False),
     }
 
 
 def distributions(
-    series: Mapping[str, tuple[Numbers, Numbers]], x: str, y: str, band: tuple[float, float] | None = None
+    series: Mapping[str, tuple[Numbers, Numbers]], band: tuple[float, float] | None = None
 ) -> Figure:
-    """Return histograms as filled outlines; a series is its bins' middles and shares.
+    """Return histograms of ratios |Wd| / |d| as filled outlines; a series is its bins' middles and shares.
 
-    `band` marks an interval of x.
+    `band` marks an interval of ratios.
     """
     data = [
         {
@@ -151,7 +143,7 @@ def distributions(
         }
         for number, (name, (middles, shares)) in enumerate(series.items())
     ]
-    layout = _layout(x, y, showlegend=True)
+    layout = _layout("|Wd| / |d|", "share of pairs", showlegend=True)
     if band is not None and all(map(math.isfinite, band)):
         edge = {
             "type": "line",

@@ -103,7 +103,6 @@ def _charts(comparison: Comparison, metric: str) -> list[Part]:
                 [kept(e).mean for e in smallest],
                 "seconds to learn",
                 f"recall@{k_max}",
-                log_x=True,
             ),
             f"What a fold to {dims[0]} dimensions keeps against the time to learn it; up and left is better.",
         ),

@@ -64,7 +64,6 @@ def inspection_page(inspection: Inspection, name: str, provenance: dict[str, str
         Chart(
             _histograms(
                 {f"{kind} pairs": values for kind, values in ratios.items()},
-                "|Wd| / |d|",
                 None if spectrum is None else (spectrum.sigma_min, spectrum.sigma_max),
             ),
             "Share of pairs by ratio.",
@@ -107,10 +106,10 @@ def inspection_page(inspection: Inspection, name: str, provenance: dict[str, str
     return page
 
 
-def _histograms(series: dict[str, Float64], x: str, band: tuple[float, float] | None) -> dict[str, Any]:
+def _histograms(series: dict[str, Float64], band: tuple[float, float] | None) -> dict[str, Any]:
     present = {name: values for name, values in series.items() if len(values)}
     if not present:
-        return distributions({}, x, "share of pairs", band)
+        return distributions({}, band)
     low = min(float(v.min()) for v in present.values())
     high = max(float(v.max()) for v in present.values())
     edges = np.linspace(low, max(high, low + 1e-9), _BINS + 1)
@@ -119,7 +118,7 @@ def _histograms(series: dict[str, Float64], x: str, band: tuple[float, float] | 
         name: (middles, (np.histogram(values, edges)[0] / len(values)).tolist())
         for name, values in present.items()
     }
-    return distributions(shares, x, "share of pairs", band)
+    return distributions(shares, band)
 
 
 def _shares(candidates: Int64, rows: int) -> dict[str, Any]:

@@ -91,5 +91,5 @@ def _chart(result: Plan, trials: list[Trial]) -> Chart:
         figure = dots(names, {result.column: (means, lows, highs)}, result.column)
         return Chart(figure, f"{seen}; right is better. Lines are 95% intervals.")
     qualities = [trial.quality(result.column) for trial in trials]
-    figure = scatter(names, sizes, qualities, "bytes a vector", result.column, log_x=True)
+    figure = scatter(names, sizes, qualities, "bytes a vector", result.column)
     return Chart(figure, f"{seen}; up and left is better.")

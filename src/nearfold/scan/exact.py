@@ -33,6 +33,7 @@ __all__ = [
     "EQUAL",
     "Rows",
     "are_blurred",
+    "check_enough",
     "exact_scores",
     "scored",
     "search",
@@ -98,8 +99,7 @@ def search(base: Float32, queries: Float32, k: int, metric: Metric, *, folded: b
         k is not a positive number, or is larger than n.
     """
     check_positive("k", k)
-    if k > len(base):
-        raise ParameterError(f"k={k} neighbours are asked of a base of {len(base)} rows; ask for fewer")
+    check_enough(k, len(base))
     if base.shape[1] != queries.shape[1]:
         raise DataError(f"queries has {queries.shape[1]} dimensions where the base has {base.shape[1]}")
     import faiss
@@ -133,6 +133,12 @@ def search(base: Float32, queries: Float32, k: int, metric: Metric, *, folded: b
             ids[start : start + len(part)] = found
             advance(len(part))
     return ids
+
+
+def check_enough(k: int, rows: int) -> None:
+    """Refuse to look for more neighbours than a base of `rows` rows has."""
+    if k > rows:
+        raise ParameterError(f"k={k} neighbours are asked of a base of {rows} rows; ask for fewer")
 
 
 def are_blurred(scores: npt.NDArray[Any], sizes: npt.NDArray[Any]) -> Int64:

@@ -419,12 +419,10 @@ def neighbor_graph(X: Float32, k: int, metric: Metric) -> scipy.sparse.csr_array
     return graph.maximum(graph.T)
 
 
-def neighbor_differences(
-    X: Float32, k: int, metric: Metric, rng: np.random.Generator, n_anchors: int = _ANCHORS
-) -> Float64:
+def neighbor_differences(X: Float32, k: int, metric: Metric, rng: np.random.Generator) -> Float64:
     """Return the second moments of x_i - x_j over neighbours, scaled to trace d: shape (d, d).
 
-    Edges run from up to `n_anchors` drawn rows to their k nearest among all. A small multiple of the
+    Edges run from some drawn rows to their k nearest among all. A small multiple of the
     identity keeps the result positive definite where differences don't span the space.
 
     Raises
@@ -437,7 +435,7 @@ def neighbor_differences(
     if k >= len(X):
         raise ParameterError(f"{k} neighbours need more than {len(X)} sample(s) (n_samples = {len(X)})")
     rows = without_copies(normalize_rows(X) if metric == "cosine" else X, k + 1)
-    chosen = np.sort(rng.choice(len(rows), min(n_anchors, len(rows)), replace=False))
+    chosen = np.sort(rng.choice(len(rows), min(_ANCHORS, len(rows)), replace=False))
     neighbors = nearest_others(rows, chosen, k, metric)
     d = X.shape[1]
     total = np.zeros((d, d))

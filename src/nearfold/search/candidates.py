@@ -171,7 +171,7 @@ class InvertedLists(CandidateIndex):
         self._coarse.add(faiss_ready(centroids, "centroids of lists"))
 
     @classmethod
-    def of_sample(cls, codec: Codec, images: Float32, rows: int, seed: int = 0) -> InvertedLists:
+    def of_sample(cls, codec: Codec, images: Float32, rows: int) -> InvertedLists:
         """Return empty lists for so many rows, made from images of some of them, all different."""
         lists = _list_count(rows, len(images))
         if lists > 1:
@@ -179,7 +179,7 @@ class InvertedLists(CandidateIndex):
                 images.shape[1],
                 lists,
                 niter=10,
-                seed=seed + 1,
+                seed=1,
                 max_points_per_centroid=_ROWS_A_LIST,
                 min_points_per_centroid=1,
             )
@@ -343,7 +343,6 @@ def candidate_index(
     *,
     M: int,
     ef_construction: int,
-    seed: int = 0,
 ) -> CandidateIndex:
     """Return an empty first stage.
 
@@ -361,8 +360,6 @@ def candidate_index(
         How many links a vertex of a graph has on each level; on the lowest it has twice as many.
     ef_construction : int
         How many candidates are kept while the links of a vertex are chosen.
-    seed : int, default=0
-        The seed of the lists.
 
     Raises
     ------
@@ -376,7 +373,7 @@ def candidate_index(
         codec.quantizer.lists_index(1, codec.projection.score)
         images = np.ascontiguousarray(codec.projection.project(sample))
         different = images[distinct_rows(codec.quantizer.encode(images))]
-        return InvertedLists.of_sample(codec, different, rows, seed)
+        return InvertedLists.of_sample(codec, different, rows)
     if kind == "hnsw":
         return _graph(codec, M, ef_construction)
     raise ParameterError(f"index kind {kind!r} is unknown; use one of {', '.join(KINDS)}")

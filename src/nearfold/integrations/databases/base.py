@@ -120,10 +120,6 @@ class Note:
         """Return the note of a migration from one place to another."""
         return replace(self, source=source, target=target)
 
-    def with_recall(self, recall: float) -> Note:
-        """Return the note of a migration that was verified."""
-        return replace(self, recall=recall)
-
     def dumps(self) -> str:
         """Return the note as a line of JSON."""
         return json.dumps({"nearfold": asdict(self)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -198,7 +198,7 @@ def migrate(
                 "it again"
             )
         found = _verified(fold, store, survey, _Asked(k, n_candidates, n_queries, recall, seed))
-        store.mark(note.with_recall(found.mean))
+        store.mark(replace(note, recall=found.mean))
         recipe = store.recipe(k, n_candidates)
         return Migration(survey, *filled, removed, found, min(n_queries, survey.rows), recipe)
 
