@@ -20,14 +20,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from nearfold._utils.files import (
-    checksum,
-    open_regular,
-    os_errors,
-    remove_beside,
-    replacing,
-    sync_folder,
-)
+from nearfold._utils.files import checksum, open_regular, os_errors, remove_beside, replacing, sync_folder
 from nearfold._utils.progress import stage
 from nearfold._utils.schema import Count, Positive, Sha256, checked_json, encoded, inside
 from nearfold._utils.threads import blas_threads, in_order

@@ -10,13 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nearfold._utils.arrays import (
-    Float32,
-    Metric,
-    check_metric,
-    check_positive,
-    resolve_components,
-)
+from nearfold._utils.arrays import Float32, Metric, check_metric, check_positive, resolve_components
 from nearfold._utils.progress import track
 from nearfold.errors import NearfoldWarning
 from nearfold.evaluation.ground_truth import GroundTruth, warn_of_copies

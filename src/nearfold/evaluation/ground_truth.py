@@ -14,13 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.arrays import (
-    Float32,
-    Float64,
-    Int64,
-    Metric,
-    check_products,
-)
+from nearfold._utils.arrays import Float32, Float64, Int64, Metric, check_products
 from nearfold._utils.warned import warn
 from nearfold.scan.exact import (
     BLURRED,
