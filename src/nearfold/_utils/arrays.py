@@ -87,12 +87,7 @@ def largest_number(X: npt.NDArray[Any]) -> float:
 
 
 def check_products(
-    X: Float32,
-    metric: Metric,
-    name: str,
-    *,
-    rows: Int64 | None = None,
-    alone: bool = True,
+    X: Float32, metric: Metric, name: str, *, rows: Int64 | None = None, alone: bool = True
 ) -> None:
     """Refuse vectors whose inner products or distances leave float32's range; cosine takes any.
 
@@ -403,12 +398,7 @@ def row_norms(X: Float32) -> Float32:
 
 
 def normalize_rows(
-    X: Float32,
-    name: str = "X",
-    *,
-    keep_zero: bool = False,
-    first_row: int = 0,
-    out: Float32 | None = None,
+    X: Float32, name: str = "X", *, keep_zero: bool = False, first_row: int = 0, out: Float32 | None = None
 ) -> Float32:
     """Return the rows of `X` scaled to norm 1, as cosine compares them.
 

@@ -62,10 +62,7 @@ def get_config() -> dict[str, Any]:
 
 
 def set_config(
-    *,
-    memory: int | str | None = _UNCHANGED,
-    n_threads: int | None = _UNCHANGED,
-    scheduler: Any = _UNCHANGED,
+    *, memory: int | str | None = _UNCHANGED, n_threads: int | None = _UNCHANGED, scheduler: Any = _UNCHANGED
 ) -> None:
     """Change the settings of the whole process; what is not given stays as it is.
 
@@ -98,10 +95,7 @@ def set_config(
 
 @contextmanager
 def config_context(
-    *,
-    memory: int | str | None = _UNCHANGED,
-    n_threads: int | None = _UNCHANGED,
-    scheduler: Any = _UNCHANGED,
+    *, memory: int | str | None = _UNCHANGED, n_threads: int | None = _UNCHANGED, scheduler: Any = _UNCHANGED
 ) -> Iterator[None]:
     """Change the settings for the calls inside a `with` block; what is not given stays as it is.
 

@@ -57,13 +57,7 @@ def check_output(encoder: Applied, source: Source, out: str, suffix: str) -> Non
 
 
 def folded_chunks(
-    encoder: Applied,
-    source: Source,
-    start: int,
-    stop: int | None,
-    *,
-    columns: Any,
-    dtype: npt.DTypeLike,
+    encoder: Applied, source: Source, start: int, stop: int | None, *, columns: Any, dtype: npt.DTypeLike
 ) -> Iterator[Chunk]:
     """Yield a source's chunks folded, with other columns of a schema; an error names file and row."""
     first = start

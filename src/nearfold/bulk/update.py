@@ -197,11 +197,7 @@ def _nearest_kept(vectors: np.typing.NDArray[np.float32], kept: Kept, anchors: A
 
 
 def _scan_new_rows(
-    state: ScanCheckpoint,
-    source: Source,
-    engine: Engine,
-    anchors: Anchors | None,
-    start: Scan,
+    state: ScanCheckpoint, source: Source, engine: Engine, anchors: Anchors | None, start: Scan
 ) -> Scan:
     before, finish = 0, None
     with stage("scan", source.layout.rows) as advance:

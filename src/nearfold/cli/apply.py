@@ -35,11 +35,7 @@ def apply(
     ],
     out: Annotated[
         Path,
-        typer.Option(
-            "--out",
-            "-o",
-            help="File, or folder of shards, to write the folded vectors to.",
-        ),
+        typer.Option("--out", "-o", help="File, or folder of shards, to write the folded vectors to."),
         Mark.writes,
     ],
     column: opt.Column = None,
@@ -88,14 +84,7 @@ def apply(
     results: dict[str, Any] = {"out": str(out)}
     with showing_progress(quiet or as_json), opt.configured(memory, scheduler):
         source = open_source(vectors, column, on_bad=(lambda *_: None) if skip_bad else None)
-        written = applied(
-            loaded,
-            source,
-            out,
-            dtype=target,
-            format=shard_format,
-            skip_bad=skip_bad,
-        )
+        written = applied(loaded, source, out, dtype=target, format=shard_format, skip_bad=skip_bad)
     results["rows"] = written.rows
     if into_folder:
         results |= {"files": written.files, "new_files": written.new_files}

@@ -61,11 +61,7 @@ def output(*, stderr: bool = False) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     return SafeConsole(
-        stderr=stderr,
-        width=None if stream.isatty() else 120,
-        markup=False,
-        emoji=False,
-        highlight=False,
+        stderr=stderr, width=None if stream.isatty() else 120, markup=False, emoji=False, highlight=False
     )
 
 

@@ -109,13 +109,7 @@ class Inspection:
 
 
 def inspect(
-    fold: Any,
-    base: Any,
-    queries: Any = None,
-    k: int = 10,
-    *,
-    n_queries: int | None = None,
-    seed: int = 0,
+    fold: Any, base: Any, queries: Any = None, k: int = 10, *, n_queries: int | None = None, seed: int = 0
 ) -> Inspection:
     """Look at a fold from all sides, in the metric that it was made for.
 

@@ -60,11 +60,7 @@ class EvaluationResult:
 
     @classmethod
     def of(
-        cls,
-        metric: Metric,
-        ks: Sequence[int],
-        n_candidates: Sequence[int],
-        per_query: dict[str, Float64],
+        cls, metric: Metric, ks: Sequence[int], n_candidates: Sequence[int], per_query: dict[str, Float64]
     ) -> EvaluationResult:
         """Return the result of each query's shares, whose columns follow `ks` and then `n_candidates`."""
         estimates = estimate(np.column_stack(list(per_query.values())))
@@ -98,10 +94,7 @@ class EvaluationResult:
 
 
 def recall_of_fold(
-    fold: Fold,
-    ground_truth: GroundTruth,
-    ks: Sequence[int],
-    n_candidates: Sequence[int],
+    fold: Fold, ground_truth: GroundTruth, ks: Sequence[int], n_candidates: Sequence[int]
 ) -> EvaluationResult:
     """Return what a fold keeps of the true neighbours, by an exact search of the folded base.
 

@@ -192,11 +192,7 @@ def located(source: Source, row: int) -> tuple[str, int]:
 
 
 def checked_rows(
-    taken: npt.NDArray[Any],
-    rows: Int64,
-    source: Source,
-    *,
-    directions: bool = False,
+    taken: npt.NDArray[Any], rows: Int64, source: Source, *, directions: bool = False
 ) -> Float32:
     """Return rows of a source that were taken by number as finite float32.
 
@@ -269,12 +265,7 @@ def checked_chunks(
 
 
 def located_chunks(
-    source: Source,
-    start: int = 0,
-    *,
-    others: bool = False,
-    nbytes: int | None = None,
-    finite: bool = True,
+    source: Source, start: int = 0, *, others: bool = False, nbytes: int | None = None, finite: bool = True
 ) -> Iterator[tuple[Chunk, str, int]]:
     """Yield a source's chunks from a row on, each with its file and the number of its first row there.
 

@@ -74,11 +74,7 @@ def inspection_page(inspection: Inspection, name: str, provenance: dict[str, str
         page.add(
             "Angles to principal axes",
             Chart(
-                lines(
-                    {"angle": (list(range(1, len(degrees) + 1)), degrees.tolist())},
-                    "rank",
-                    "degrees",
-                ),
+                lines({"angle": (list(range(1, len(degrees) + 1)), degrees.tolist())}, "rank", "degrees"),
                 "Principal angles between W's row space and that of as many principal axes: 0 is a direction "
                 "that both keep.",
             ),

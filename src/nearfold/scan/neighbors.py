@@ -117,13 +117,7 @@ class Neighbors(NamedTuple):
 
 
 def nearest(
-    anchors: Float32,
-    chunks: Iterable[Float32],
-    k: int,
-    metric: Metric,
-    rows: int,
-    *,
-    distinct: bool = False,
+    anchors: Float32, chunks: Iterable[Float32], k: int, metric: Metric, rows: int, *, distinct: bool = False
 ) -> Neighbors:
     """Return each anchor's k best rows by inner product, or by distance for metric "l2".
 

@@ -50,12 +50,7 @@ class Scanner:
     """
 
     def __init__(
-        self,
-        request: ScanSpec,
-        anchors: Anchors | None,
-        *,
-        start: Scan | None = None,
-        carry: bool = True,
+        self, request: ScanSpec, anchors: Anchors | None, *, start: Scan | None = None, carry: bool = True
     ) -> None:
         self._request, self._carry = request, carry
         self._shift = anchors.shift if anchors else None

@@ -336,13 +336,7 @@ def _graph(codec: Codec, M: int, ef_construction: int) -> Graph:
 
 
 def candidate_index(
-    codec: Codec,
-    kind: str,
-    sample: Float32,
-    rows: int,
-    *,
-    M: int,
-    ef_construction: int,
+    codec: Codec, kind: str, sample: Float32, rows: int, *, M: int, ef_construction: int
 ) -> CandidateIndex:
     """Return an empty first stage.
 

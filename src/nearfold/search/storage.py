@@ -374,12 +374,7 @@ def _part(home: Path, manifest: _Manifest, name: str) -> bytes:
 
 
 def _read(
-    home: Path,
-    manifest: _Manifest,
-    digest: str,
-    base: str | os.PathLike[str] | None,
-    *,
-    fetched: bool,
+    home: Path, manifest: _Manifest, digest: str, base: str | os.PathLike[str] | None, *, fetched: bool
 ) -> StoredIndex:
     parts = manifest.parts
     for name in (parts.codec, parts.rows):

@@ -256,10 +256,7 @@ def key_taken(where: str, key: str) -> DatabaseError:
 
 
 def chosen_column(
-    found: Sequence[str],
-    wanted: str | None,
-    where: str,
-    unfit: Mapping[str, str] = MappingProxyType({}),
+    found: Sequence[str], wanted: str | None, where: str, unfit: Mapping[str, str] = MappingProxyType({})
 ) -> str:
     """Return the column of full vectors: the wanted one, or the only one there is.
 
