@@ -200,7 +200,7 @@ class PostgresStore(SqlStore):
         super().__init__(fold, dtype)
         psycopg = import_extra("psycopg", "pgvector", "migrating in PostgreSQL")
         self.failures = (psycopg.Error,)
-        self._sql = psycopg.sql
+        self._sql = import_extra("psycopg.sql", "pgvector", "migrating in PostgreSQL")
         self._db = connection
         self._where = where
         self._table = table
