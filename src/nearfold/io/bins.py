@@ -1,4 +1,4 @@
-"""The formats fbin, u8bin and i8bin of big-ann-benchmarks: the counts of rows and dimensions, then the rows."""
+"""The formats fbin, u8bin and i8bin of big-ann-benchmarks: counts of rows and dimensions, then the rows."""
 
 from __future__ import annotations
 
