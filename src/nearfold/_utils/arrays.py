@@ -56,9 +56,19 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
 def chunk_rows(n_features: int, nbytes: int = 4 << 20) -> int:
-    """Return the number of float32 rows of `n_features` dimensions that take about `nbytes`, at least 256.
+    """Return the number of float32 rows for a piece of work of about the given size.
 
-    With the default size a piece stays in a core's cache between two passes.
+    Parameters
+    ----------
+    n_features : int
+        The number of dimensions of the rows.
+    nbytes : int, default=4 MiB
+        The size of a piece in bytes. Pieces of the default size stay in a core's cache between two passes.
+
+    Returns
+    -------
+    int
+        At least 256.
     """
     return max(256, nbytes // (4 * max(1, n_features)))
 
@@ -126,12 +136,21 @@ def check_products(
 def check_tiny(X: npt.NDArray[Any], metric: Metric, name: str) -> None:
     """Refuse vectors so small that their products vanish in float32; cosine takes any vectors.
 
-    The first rows usually suffice to pass the check, which then costs nothing.
+    Usually the first rows suffice to pass, so that the check costs nothing.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+        The vectors.
+    metric : {"cosine", "l2", "ip"}
+        The metric that they are compared by.
+    name : str
+        The name of the vectors in messages.
 
     Raises
     ------
     DataError
-        All numbers are too small, and not all are zero; the message begins with `name`.
+        All numbers are too small, and not all are zero.
     """
     if metric == "cosine" or not X.size:
         return
@@ -153,10 +172,19 @@ def _tiny_error(name: str, largest: float) -> DataError:
 
 
 def common_part(X: Float32) -> Float32 | None:
-    """Return the mean of the vectors (n, d), shape (d,), if it holds nearly all of their energy; else None.
+    """Return the mean of vectors if it holds nearly all of their energy, else None.
 
     Until such a mean is subtracted, float32 resolves little of the differences between the vectors. The
     share of its energy is estimated from a sample of the rows.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float32
+        The vectors.
+
+    Returns
+    -------
+    ndarray of shape (d,), float32, or None
     """
     sample = X[:: max(1, len(X) // _LOOKED_AT_ROWS)]
     if len(sample) < 2:
@@ -195,12 +223,19 @@ def check_positive(name: str, value: Any, *, integer: bool = True, zero: bool = 
 
 
 def check_width(name: str, found: int, wanted: int) -> None:
-    """Refuse vectors of `found` dimensions where a fold takes `wanted`.
+    """Refuse vectors that have another number of dimensions than a fold takes.
+
+    Parameters
+    ----------
+    name : str
+        The name of the vectors in messages.
+    found, wanted : int
+        The number of dimensions of the vectors, and that of the fold's input.
 
     Raises
     ------
     DataError
-        The two numbers differ; the message begins with `name`.
+        The two numbers differ.
     """
     if found != wanted:
         raise DataError(
@@ -446,7 +481,7 @@ def check_finite(X: npt.NDArray[Any], name: str = "X", first_row: int = 0) -> No
 
 
 def row_norms(X: Float32) -> Float32:
-    """Return the Euclidean norm of each row, shape (n,), as float32."""
+    """Return the Euclidean norm of each row of X (n, d), shape (n,), as float32."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         squares: Float32 = np.einsum("ij,ij->i", X, X)
     norms = np.sqrt(squares)
@@ -512,12 +547,21 @@ def normalize_rows(
 
 
 def check_directions(vectors: Float32, name: str, first_row: int = 0) -> None:
-    """Refuse vectors (n, d) among which a row is zero, as its cosine similarity is not defined.
+    """Refuse vectors among which a row is zero, as its cosine similarity is not defined.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n, d), float32
+        The vectors.
+    name : str
+        The name of the vectors in messages.
+    first_row : int, default=0
+        The number of the first row in messages.
 
     Raises
     ------
     DataError
-        A row is zero; the message calls the data `name` and counts rows from `first_row`.
+        A row is zero; the message names the first such row.
     """
     if len(zero := np.flatnonzero(~vectors.any(axis=1))):
         row = int(zero[0])

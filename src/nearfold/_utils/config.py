@@ -138,12 +138,19 @@ def memory_budget() -> int:
 
 
 def bytes_of(memory: int | str, name: str = "memory") -> int:
-    """Return the number of bytes that text such as "1500000", "800MB" or "1.5GB", or an int, stands for.
+    """Return a number of bytes.
+
+    Parameters
+    ----------
+    memory : int or str
+        The number, or text such as "1500000", "800MB" or "1.5GB", with decimal units.
+    name : str, default="memory"
+        The name of the number in messages.
 
     Raises
     ------
     ParameterError
-        `memory` is not such a number; the message calls it `name`.
+        `memory` is neither.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)?\s*", str(memory).upper())
     if match is None or isinstance(memory, bool):

@@ -294,6 +294,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     that it replaces, and the owner if the system allows that. If anything fails inside the `with` block, an
     interrupt included, the temporary file is removed and `path` is left as it was.
 
+    Parameters
+    ----------
+    path : str or path
+        The file to write.
+
+    Yields
+    ------
+    binary file
+        The temporary file.
+
     Raises
     ------
     FileError
@@ -342,6 +352,16 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     If anything fails inside the `with` block, an interrupt included, the temporary folder is removed.
 
+    Parameters
+    ----------
+    path : str or path
+        The folder to write.
+
+    Yields
+    ------
+    Path
+        The temporary folder.
+
     Raises
     ------
     FileError
@@ -351,7 +371,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     check_name(path)
     check_kept(target)
     if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
-        raise FileError(f"{target}: is there already; name a folder that is not")
+        raise FileError(f"{target}: exists already; name a folder that does not")
     try:
         with _beside(target) as content:
             content.mkdir()

@@ -67,7 +67,7 @@ def _check_log(path: Path) -> None:
                     return
             except (ValueError, AttributeError, RecursionError):
                 pass
-    raise FileError(f"{path}: is there and is no log of nearfold; name another file for the log")
+    raise FileError(f"{path}: exists and is no log of nearfold; name another file for the log")
 
 
 @contextmanager

@@ -71,7 +71,15 @@ def stage(label: str, total: int, unit: str = "rows") -> Iterator[Callable[[int]
 
 
 def track(items: Iterable[T], label: str, total: int, unit: str = "steps") -> Iterator[T]:
-    """Yield `items`, and report one of `total` steps of a stage after each; see `stage`."""
+    """Yield items, and report one step of a stage after each.
+
+    Parameters
+    ----------
+    items : iterable
+        The items.
+    label, total, unit
+        The name, the number of steps and the unit of the stage; see `stage`.
+    """
     with stage(label, total, unit) as advance:
         for item in items:
             yield item

@@ -95,10 +95,19 @@ def dealt_work(n_threads: int) -> Iterator[Deal]:
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> Iterator[R]:
-    """Yield function(item) for each item, in order, with up to `n_threads` calls at a time.
+    """Yield function(item) for each item, in order, from parallel calls.
 
     The caller's thread draws the items and takes the results meanwhile. BLAS has one thread, as parallel
     calls use the cores better than threads inside each call.
+
+    Parameters
+    ----------
+    function : callable
+        A function of one item.
+    items : iterable
+        The items.
+    n_threads : int
+        The number of calls at a time.
     """
     waiting: deque[Future[R]] = deque()
     with single_threaded_blas():

@@ -123,6 +123,17 @@ class Encoder(Fold):
     def from_file(cls, path: Path, content: FoldFile) -> Encoder:
         """Return the encoder that a file's content describes.
 
+        Parameters
+        ----------
+        path : Path
+            The file, as messages name it.
+        content : FoldFile
+            Its content, from `read_fold_file`.
+
+        Returns
+        -------
+        Encoder
+
         Raises
         ------
         FileError

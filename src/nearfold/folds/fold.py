@@ -381,6 +381,15 @@ class FoldFile(NamedTuple):
 def read_fold_file(path: str | os.PathLike[str]) -> FoldFile:
     """Read a file that `Fold.save` wrote. Nothing in it is executed.
 
+    Parameters
+    ----------
+    path : str or path
+        The safetensors file.
+
+    Returns
+    -------
+    FoldFile
+
     Raises
     ------
     FileError
@@ -427,7 +436,20 @@ def fold_checksum(fold: Fold) -> str:
 
 
 def safetensors_bytes(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
-    """Return the bytes of a safetensors file; the same tensors and metadata give the same bytes."""
+    """Return the content of a safetensors file.
+
+    Parameters
+    ----------
+    tensors : mapping of str to ndarray
+        The C-contiguous tensors by name.
+    metadata : mapping of str to str
+        The metadata.
+
+    Returns
+    -------
+    bytes
+        The same tensors and metadata give the same bytes.
+    """
     from safetensors.numpy import save
 
     written = save(dict(tensors), dict(metadata))
@@ -463,6 +485,18 @@ def _opened_safetensors(path: Path) -> Iterator[tuple[IO[bytes], dict[str, str],
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
     """Return the metadata and the tensors of a safetensors file; a digest by nearfold is verified.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    metadata : dict of str to str
+        The metadata, empty if there is none.
+    tensors : dict of str to ndarray
+        The tensors by name.
 
     Raises
     ------

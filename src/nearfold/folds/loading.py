@@ -19,6 +19,15 @@ _KINDS: dict[str, type[Encoder] | type[MLPEncoder]] = {
 def load_fold(path: str | os.PathLike[str]) -> Fold:
     """Read a fold that `Fold.save` wrote. Nothing in the file is executed.
 
+    Parameters
+    ----------
+    path : str or path
+        The safetensors file.
+
+    Returns
+    -------
+    Encoder or MLPEncoder
+
     Raises
     ------
     FileError

@@ -161,7 +161,18 @@ class MLPEncoder(Fold):
 
     @classmethod
     def from_file(cls, path: Path, content: FoldFile) -> MLPEncoder:
-        """Return the fold that a file's content describes.
+        """Return the network that a file's content describes.
+
+        Parameters
+        ----------
+        path : Path
+            The file, as messages name it.
+        content : FoldFile
+            Its content, from `read_fold_file`.
+
+        Returns
+        -------
+        MLPEncoder
 
         Raises
         ------

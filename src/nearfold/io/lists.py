@@ -371,13 +371,27 @@ def checked(path: str, batch: pa.RecordBatch, first_row: int) -> None:
 
 
 def matrix_of(path: str, lists: pa.Array, width: int, first_row: int) -> npt.NDArray[Any]:
-    """Return an Arrow array of lists of length `width` as an array of shape (rows, width).
+    """Return lists of one length as an array.
+
+    Parameters
+    ----------
+    path : str
+        The file, as messages name it.
+    lists : pyarrow.Array
+        The lists.
+    width : int
+        The length that all must have.
+    first_row : int
+        The number of the first row in messages.
+
+    Returns
+    -------
+    ndarray of shape (len(lists), width)
 
     Raises
     ------
     DataError
-        A row is null, holds a null, or has another length; the message names the row, counted from
-        `first_row`, and the file at `path`.
+        A row is null, holds a null, or has another length; the message names it.
     """
     if lists.null_count:
         bad = first_row + int(np.flatnonzero(lists.is_null().to_numpy(zero_copy_only=False))[0])

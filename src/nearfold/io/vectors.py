@@ -313,7 +313,14 @@ def located_chunks(
 ) -> Iterator[tuple[Chunk, str, int]]:
     """Yield a source's chunks from a row on, each with its file and the number of its first row there.
 
-    The parameters and errors are those of `checked_chunks`, which reads each file.
+    Parameters
+    ----------
+    source : Source
+        The source.
+    start : int, default=0
+        The first row to read.
+    others, nbytes, finite
+        See `checked_chunks`, which reads each file. Here other columns are not read by default.
     """
     for part in source.parts:
         row = min(start, part.layout.rows)

@@ -29,17 +29,14 @@ class Searchable(NamedTuple):
     ----------
     hidden : ndarray of shape (entries,), bool
         Whether all rows of each entry are removed.
-    starts, rows : ndarrays of shape (entries + 1,) and (n_rows,), int64, or None
+    starts, rows : ndarrays of shape (entries + 1,) and (rows not removed,), int64, or None
         The rows of each entry: entry e has rows[starts[e] : starts[e + 1]]. Both are None if row i is the
         only row of entry i.
-    n_rows : int
-        The number of rows that are not removed.
     """
 
     hidden: npt.NDArray[np.bool_]
     starts: Int64 | None
     rows: Int64 | None
-    n_rows: int
 
     def sizes(self, entries: Int64) -> Int64:
         """Return the number of rows of each entry, 0 for the entry -1, in the shape of `entries`."""
@@ -182,12 +179,12 @@ class Groups:
     def searchable(self, removed: npt.NDArray[np.bool_]) -> Searchable:
         """Return what a search can find, given whether each row (rows,) is removed."""
         if self.entry_of is None:
-            return Searchable(removed, None, None, int(len(removed) - removed.sum()))
+            return Searchable(removed, None, None)
         rows = np.flatnonzero(~removed)
         entries = self.entry_of[rows]
         sizes = np.bincount(entries, minlength=self.entries)
         starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        return Searchable(sizes == 0, starts, rows[np.argsort(entries, kind="stable")], len(rows))
+        return Searchable(sizes == 0, starts, rows[np.argsort(entries, kind="stable")])
 
     def kept(self, rows: Int64) -> tuple[Groups, Int64]:
         """Return the table of some of the rows, numbered anew, and the old numbers of their entries."""

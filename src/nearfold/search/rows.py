@@ -74,7 +74,7 @@ class Rows:
         if numbers.shape != (n,):
             raise DataError(f"ids has shape {numbers.shape} for {n} vectors; give one id for each")
         if len(np.unique(numbers)) < n or (n and self._holds_any(numbers)):
-            raise DataError("ids has an id that is there already; give each vector an id of its own")
+            raise DataError("ids has an id twice, or one that is taken; give each vector an id of its own")
         return numbers
 
     def _holds_any(self, numbers: Int64) -> bool:
