@@ -35,7 +35,7 @@ _TODO = "give one that `fit --checkpoint` wrote"
 
 
 class ScanCheckpoint(NamedTuple):
-    """The state of a scan that is under way or finished.
+    """A scan that is under way or finished, as it is kept in a file.
 
     Parameters
     ----------

@@ -51,15 +51,15 @@ _FLOOR = 1e-4
 
 
 class Neighbors(NamedTuple):
-    """The k nearest rows found so far for each of a anchors; the results for disjoint rows can be merged.
+    """The k nearest rows found so far for each anchor; results for disjoint sets of rows can be merged.
 
     Parameters
     ----------
-    scores : ndarray of shape (a, k), float32
+    scores : ndarray of shape (n_anchors, k), float32
         The scores in no particular order, higher for nearer rows, and -inf for no row.
-    ids : ndarray of shape (a, k), int64
+    ids : ndarray of shape (n_anchors, k), int64
         The row numbers, -1 for no row.
-    marks : ndarray of shape (a, k), int64, optional
+    marks : ndarray of shape (n_anchors, k), int64, optional
         The marks of the rows (see `row_marks`), if copies of a row count once, as the lowest number among
         them. None if each row counts.
     """
