@@ -69,7 +69,7 @@ def test_what_a_static_model_cannot_take_is_refused(
         write_model2vec(Encoder(np.eye(3, 20)), static, out)
     with pytest.raises(FileError, match="saved model"):
         write_model2vec(fold, tmp_path / "nowhere", out)
-    with pytest.raises(FileError, match="there already"):
+    with pytest.raises(FileError, match="exists already"):
         write_model2vec(fold, static, static)
     (static / "config.json").write_text("{")
     with pytest.raises(FileError, match="damaged"):
@@ -201,5 +201,5 @@ def test_a_model_of_a_hub_s_cache_is_copied_whole(fold: Encoder, tmp_path: Path)
     for name in ("a/vocab.txt", "same.txt"):
         assert (tmp_path / "out" / name).read_text() == "words"
         assert not (tmp_path / "out" / name).is_symlink()
-    with pytest.raises(FileError, match="there already"):
+    with pytest.raises(FileError, match="exists already"):
         write_sentence_transformer(fold, model, tmp_path / "out")

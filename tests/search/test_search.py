@@ -439,9 +439,9 @@ def test_bad_input_is_refused(codec: Codec, base: Vectors, queries: Vectors, tmp
         index.search(queries[:, :5])
     with pytest.raises(ParameterError, match="k="):
         index.search(queries, 0)
-    with pytest.raises(DataError, match="there already"):
+    with pytest.raises(DataError, match="taken"):
         index.add(base[:2], [1, 1])
-    with pytest.raises(DataError, match="there already"):
+    with pytest.raises(DataError, match="taken"):
         index.add(base[:1], [299])
     with pytest.raises(DataError, match="one id for each"):
         index.add(base[:2], [1000])

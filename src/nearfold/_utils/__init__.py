@@ -1,1 +1,1 @@
-"""Helpers that know nothing of folds: arrays, files, threads, progress, logs, extras."""
+"""Helpers that do not depend on folds: arrays, files, threads, settings, progress, logs, extras."""

@@ -1,6 +1,6 @@
-"""Checks of arrays and parameters that come from outside; numpy alone.
+"""Checks of the arrays and parameters that users give; it needs numpy alone.
 
-Everything past this module may trust its arrays: two-dimensional, float32, C-contiguous, finite.
+All other modules may rely on their arrays being two-dimensional, float32, C-contiguous and finite.
 """
 
 from __future__ import annotations
@@ -43,26 +43,36 @@ Float64: TypeAlias = npt.NDArray[np.float64]
 Int64: TypeAlias = npt.NDArray[np.int64]
 
 Metric = Literal["cosine", "l2", "ip"]
-# Sums of squares that float32 holds at full precision.
+# Bounds between which float32 holds a sum of squares at full precision.
 _TINY_SQUARE, _HUGE_SQUARE = 1e-28, 1e36
 
-# A number whose square, summed over differences of near vectors, still has float32's full precision.
+# The least number whose square still has float32's full precision in sums over differences of near vectors.
 _TINY = 1e-15
 
-# Norms that float32 holds, and divides by, at full precision.
+# Bounds between which float32 holds a norm, and divides by it, at full precision.
 _TINY_NORM, _HUGE_NORM = 1e-35, 1e38
 
-# The share of vectors' energy that is in their mean where float32's inner products tell too little of the
-# rest, and how many rows decide that.
+# If the mean holds more than this share of the energy, float32 inner products lose too many digits of the
+# rest; and the number of rows from which that share is estimated.
 _COMMON, _LOOKED_AT_ROWS = 0.999, 1024
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
 def chunk_rows(n_features: int, nbytes: int = 4 << 20) -> int:
-    """Return how many float32 rows of `n_features` make a piece of work of about `nbytes`.
+    """Return the number of float32 rows for a piece of work of about the given size.
 
-    The default stays in a core's cache between two passes.
+    Parameters
+    ----------
+    n_features : int
+        The number of dimensions of the rows.
+    nbytes : int, default=4 MiB
+        The size of a piece in bytes. Pieces of the default size stay in a core's cache between two passes.
+
+    Returns
+    -------
+    int
+        At least 256.
     """
     return max(256, nbytes // (4 * max(1, n_features)))
 
@@ -73,7 +83,7 @@ def check_metric(metric: str) -> Metric:
     Raises
     ------
     ParameterError
-        It is none of them.
+        The metric is unknown.
     """
     for known in METRICS:
         if metric == known:
@@ -82,28 +92,32 @@ def check_metric(metric: str) -> Metric:
 
 
 def largest_number(X: npt.NDArray[Any]) -> float:
-    """Return the largest magnitude in X: 0 where it is empty, NaN or infinity where it holds such."""
+    """Return the largest magnitude in X: 0 if it is empty, NaN or infinity if it holds such a value."""
     return float(max(X.max(), -X.min())) if X.size else 0.0
 
 
 def check_products(
     X: Float32, metric: Metric, name: str, *, rows: Int64 | None = None, alone: bool = True
 ) -> None:
-    """Refuse vectors whose inner products or distances leave float32's range; cosine takes any.
+    """Refuse vectors whose inner products or distances leave float32's range; cosine takes any vectors.
 
     Parameters
     ----------
-    X, metric, name
-        The vectors, shape (n, d), how they are compared, and what messages call them.
-    rows
-        Their numbers in the user's data, shape (n,), where those are not 0, 1, ...
-    alone
-        Whether these are all that are compared: those that go with larger ones may be as small as they like.
+    X : ndarray of shape (n, d), float32
+        The vectors.
+    metric : {"cosine", "l2", "ip"}
+        The metric that they are compared by.
+    name : str
+        The name of the vectors in messages.
+    rows : ndarray of shape (n,), int64, optional
+        The row numbers in the user's data. The default is 0, 1, ...
+    alone : bool, default=True
+        Whether these are all the vectors that are compared. If not, they may be arbitrarily small.
 
     Raises
     ------
     DataError
-        Some number is too large, or all are too small (and not all zero).
+        A number is too large, or all are too small and not all zero.
     """
     if metric == "cosine" or not X.size:
         return
@@ -119,21 +133,30 @@ def check_products(
 
 
 def check_tiny(X: npt.NDArray[Any], metric: Metric, name: str) -> None:
-    """Refuse vectors that are so small that float32 has no room for their products; cosine takes any.
+    """Refuse vectors so small that their products vanish in float32; cosine takes any vectors.
 
-    It costs nothing where they are not: the first rows show it.
+    Usually the first rows suffice to pass, so that the check costs nothing.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+        The vectors.
+    metric : {"cosine", "l2", "ip"}
+        The metric that they are compared by.
+    name : str
+        The name of the vectors in messages.
 
     Raises
     ------
     DataError
-        Not all numbers are zero, and none is large enough.
+        All numbers are too small, and not all are zero.
     """
     if metric == "cosine" or not X.size:
         return
     largest, step = 0.0, chunk_rows(X.shape[1], 1 << 18)
     for start in range(0, len(X), step):
         largest = max(largest, largest_number(X[start : start + step]))
-        # NaN is for others to find.
+        # NaN passes here: check_finite reports it.
         if not largest < _TINY:
             return
     if largest:
@@ -148,9 +171,19 @@ def _tiny_error(name: str, largest: float) -> DataError:
 
 
 def common_part(X: Float32) -> Float32 | None:
-    """Return the mean of vectors that have nearly all of their energy in it, shape (d,); else None.
+    """Return the mean of vectors if it holds nearly all of their energy, else None.
 
-    float32 tells little of what such vectors differ by until it is subtracted. A sample of the rows decides.
+    Until such a mean is subtracted, float32 resolves little of the differences between the vectors. The
+    share of its energy is estimated from a sample of the rows.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float32
+        The vectors.
+
+    Returns
+    -------
+    ndarray of shape (d,), float32, or None
     """
     sample = X[:: max(1, len(X) // _LOOKED_AT_ROWS)]
     if len(sample) < 2:
@@ -158,12 +191,29 @@ def common_part(X: Float32) -> Float32 | None:
     with np.errstate(over="ignore", invalid="ignore"):
         mean = sample.mean(axis=0, dtype=np.float64)
         energy = float(np.einsum("ij,ij->", sample, sample, dtype=np.float64)) / len(sample)
-    # NaN is for others to find.
+    # NaN passes here: check_finite reports it.
     return mean.astype(np.float32) if mean @ mean > _COMMON * energy else None
 
 
 def check_positive(name: str, value: Any, *, integer: bool = True, zero: bool = False) -> None:
-    """Refuse a parameter that is not a positive (or, with `zero`, non-negative) finite number."""
+    """Refuse a parameter that is not a positive, or with `zero` a non-negative, finite number.
+
+    Parameters
+    ----------
+    name : str
+        The name of the parameter in messages.
+    value : object
+        The value to check.
+    integer : bool, default=True
+        Whether it must be a whole number.
+    zero : bool, default=False
+        Whether it may be 0.
+
+    Raises
+    ------
+    ParameterError
+        The value is not such a number.
+    """
     kind: Any = numbers.Integral if integer else numbers.Real
     good = isinstance(value, kind) and type(value) is not bool and np.isfinite(float(value))
     if not good or value < 0 or (value == 0 and not zero):
@@ -172,12 +222,19 @@ def check_positive(name: str, value: Any, *, integer: bool = True, zero: bool = 
 
 
 def check_width(name: str, found: int, wanted: int) -> None:
-    """Refuse vectors of other dimensions than a fold takes.
+    """Refuse vectors that have another number of dimensions than a fold takes.
+
+    Parameters
+    ----------
+    name : str
+        The name of the vectors in messages.
+    found, wanted : int
+        The number of dimensions of the vectors, and that of the fold's input.
 
     Raises
     ------
     DataError
-        They are; the message begins with `name`.
+        The two numbers differ.
     """
     if found != wanted:
         raise DataError(
@@ -186,16 +243,21 @@ def check_width(name: str, found: int, wanted: int) -> None:
 
 
 def as_rows(X: Any, name: str = "X") -> npt.NDArray[Any]:
-    """Return `X` as a two-dimensional array of numbers, without copying where it is one already.
+    """Return `X` as a two-dimensional array of numbers, not copied if it is one already.
 
     Parameters
     ----------
-    X
-        Anything that numpy makes an array of, shape (n, d), real numbers of any type; or n vectors of one
-        length as a column holds them: a Series of pandas or polars, an Arrow array, an object array, or a
-        data frame with one such column or with one column a dimension.
-    name
-        What messages call it.
+    X : array-like of shape (n, d)
+        Anything that numpy makes an array of, of any real dtype; or a column of n vectors of one length: a
+        Series of pandas or polars, an Arrow array, an object array, or a data frame with one such column
+        or with one column for each dimension.
+    name : str, default="X"
+        The name of the vectors in messages.
+
+    Returns
+    -------
+    ndarray of shape (n, d)
+        The numbers in the dtype they came in.
 
     Raises
     ------
@@ -227,7 +289,7 @@ def as_rows(X: Any, name: str = "X") -> npt.NDArray[Any]:
 
 
 def _as_array(X: Any, name: str) -> npt.NDArray[Any]:
-    """Return what numpy makes of something, a column of vectors or a frame by way of its own methods."""
+    """Return `X` as a numpy array; frames, Arrow arrays and tensors are converted by their own methods."""
     columns = getattr(X, "columns", None)
     if columns is None:
         columns = getattr(X, "column_names", None)
@@ -235,21 +297,21 @@ def _as_array(X: Any, name: str) -> npt.NDArray[Any]:
         X = _of_frame(X, columns, name)
     if hasattr(X, "combine_chunks"):
         X = X.combine_chunks()
-        # Before pyarrow 17 and without chunks, a chunked array stays one.
+        # Before pyarrow 17, combine_chunks returns a chunked array again if there are no chunks.
         X = X.to_numpy() if hasattr(X, "chunks") else X
     if hasattr(X, "storage") and hasattr(X, "type"):
         X = X.storage
     if hasattr(X, "flatten") and hasattr(X, "null_count") and hasattr(X, "type"):
         return _of_lists(X, name)
     if hasattr(X, "detach") and hasattr(X, "cpu"):
-        # numpy refuses a tensor that gradients flow through; bfloat16 it doesn't know.
+        # numpy refuses a tensor that requires gradients, and does not know bfloat16.
         X = X.detach().cpu()
         X = X.float() if "bfloat16" in str(X.dtype) else X
     return np.asarray(X)
 
 
 def _of_lists(array: Any, name: str) -> npt.NDArray[Any]:
-    """Return an Arrow array, of lists of one length where it is of lists."""
+    """Return an Arrow array as a numpy array, two-dimensional if it holds lists of one length."""
     if array.null_count:
         missing = np.asarray(array.is_null().to_numpy(zero_copy_only=False), bool)
         raise DataError(
@@ -268,7 +330,7 @@ def _of_lists(array: Any, name: str) -> npt.NDArray[Any]:
 
 
 def _of_frame(frame: Any, columns: Any, name: str) -> Any:
-    """Return the only column of a frame, or a frame whose columns all are numbers."""
+    """Return the only column of a frame, or the frame itself if all of its columns hold numbers."""
     names = list(columns) if not hasattr(frame, "column_names") else list(frame.column_names)
     first = [frame[each] for each in names[:_LOOKED_AT]]
     odd = [label for label, column in zip(names, first, strict=False) if not _is_numeric(column)]
@@ -284,18 +346,18 @@ def _of_frame(frame: Any, columns: Any, name: str) -> Any:
     return frame
 
 
-# Columns of a frame whose types are looked at.
+# The number of columns of a frame whose types are checked.
 _LOOKED_AT = 100_000
 
 
 def _is_numeric(column: Any) -> bool:
-    """Return whether a column of a frame holds numbers, one a row."""
+    """Return whether a column of a frame holds one number in each row."""
     kind = str(getattr(column, "dtype", getattr(column, "type", ""))).lower()
     return kind.startswith(("int", "uint", "float", "double", "halffloat", "bool", "complex", "decimal"))
 
 
 def _stacked(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-    """Return an array of vectors of one length, each an object, as one table."""
+    """Return an object array of vectors of one length as a two-dimensional array; others as they are."""
     if array.dtype.kind != "O":
         return array
     if (
@@ -319,16 +381,29 @@ def _stacked(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
 
 
 def as_vectors(X: Any, name: str = "X", *, min_rows: int = 1, finite: bool = True) -> Float32:
-    """Return `X` as finite, C-contiguous float32 vectors of shape (n, d).
+    """Return `X` as finite, C-contiguous float32 vectors, not copied if it holds such already.
 
-    The array is returned itself where it is that already, read-only ones included. With
-    `finite=False` nobody has looked for NaN and infinity yet: the caller's own pass over the
-    data must, as `Moments` does at no cost.
+    Parameters
+    ----------
+    X : array-like of shape (n, d)
+        The vectors, as for `as_rows`.
+    name : str, default="X"
+        The name of the vectors in messages.
+    min_rows : int, default=1
+        The least number of rows.
+    finite : bool, default=True
+        Whether to check for NaN and infinity. If not, the caller must check in its own pass over the data,
+        as `Moments` does at no cost.
+
+    Returns
+    -------
+    ndarray of shape (n, d), float32
+        The vectors, possibly the array that was given, and possibly read-only.
 
     Raises
     ------
     DataError, DataTypeError
-        As `as_rows`; or a value is NaN, infinite or beyond float32; or there are fewer than
+        `X` is refused by `as_rows`, holds NaN, infinity or a number beyond float32, or has fewer than
         `min_rows` rows.
     """
     array = as_rows(X, name)
@@ -343,7 +418,7 @@ def as_vectors(X: Any, name: str = "X", *, min_rows: int = 1, finite: bool = Tru
 
 
 def _check_vanished(array: npt.NDArray[Any], vectors: Float32, name: str) -> None:
-    """Refuse numbers of which float32 makes nothing but zeros; the first rows show that it does not."""
+    """Refuse an array whose numbers all become zero in float32; usually the first rows suffice to pass."""
     step = chunk_rows(array.shape[1], 1 << 18)
     if any(vectors[start : start + step].any() for start in range(0, len(vectors), step)):
         return
@@ -355,7 +430,13 @@ def _check_vanished(array: npt.NDArray[Any], vectors: Float32, name: str) -> Non
 
 
 def check_row_count(rows: int, min_rows: int, name: str = "X") -> None:
-    """Refuse data with fewer rows than the work needs."""
+    """Refuse data that has fewer than `min_rows` rows.
+
+    Raises
+    ------
+    DataError
+        There are too few rows; the message begins with `name`.
+    """
     if rows < min_rows:
         raise DataError(
             f"{name} has {rows} sample(s) (n_samples = {rows}) while a minimum of {min_rows} is required; "
@@ -364,12 +445,27 @@ def check_row_count(rows: int, min_rows: int, name: str = "X") -> None:
 
 
 def check_finite(X: npt.NDArray[Any], name: str = "X", first_row: int = 0) -> None:
-    """Refuse rows with NaN or infinity and name the first one, counted from `first_row`."""
+    """Refuse rows that hold NaN or infinity.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+        The rows.
+    name : str, default="X"
+        The name of the data in messages.
+    first_row : int, default=0
+        The number of the first row in messages.
+
+    Raises
+    ------
+    DataError
+        A row is not finite; the message names the first such row.
+    """
     step = chunk_rows(X.shape[1])
     for start in range(0, len(X), step):
         chunk = X[start : start + step]
-        # A finite sum proves that every term is finite, in one pass without a temporary; one
-        # that is not may be an overflow of the sum, which the closer look below tells apart.
+        # A finite sum proves that every term is finite, in one pass without a temporary. An infinite
+        # sum may also come from an overflow, so each number is then checked.
         with np.errstate(over="ignore", invalid="ignore"):
             total = chunk.sum()
         if np.isfinite(total):
@@ -384,11 +480,11 @@ def check_finite(X: npt.NDArray[Any], name: str = "X", first_row: int = 0) -> No
 
 
 def row_norms(X: Float32) -> Float32:
-    """Return the Euclidean norm of each row, shape (n,), as float32."""
+    """Return the Euclidean norm of each row of X (n, d), shape (n,), as float32."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         squares: Float32 = np.einsum("ij,ij->i", X, X)
     norms = np.sqrt(squares)
-    # Squares leave float32's range long before the numbers do; such rows are rare.
+    # Squares leave float32's range long before the numbers do. Such rows are rare.
     doubtful = np.flatnonzero(~((squares > _TINY_SQUARE) & (squares < _HUGE_SQUARE)))
     if len(doubtful):
         rows = X[doubtful].astype(np.float64)
@@ -402,13 +498,28 @@ def normalize_rows(
 ) -> Float32:
     """Return the rows of `X` scaled to norm 1, as cosine compares them.
 
-    With `keep_zero` a zero row stays zero: what folds to nothing is near nothing. Rows are numbered
-    from `first_row` in errors; the result is written to `out` where that is given.
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float32
+        The rows.
+    name : str, default="X"
+        The name of the rows in messages.
+    keep_zero : bool, default=False
+        Whether a zero row stays zero instead of being refused, as a fold may map a vector to zero.
+    first_row : int, default=0
+        The number of the first row in messages.
+    out : ndarray of shape (n, d), float32, optional
+        The array to write the result to. By default a new one is made.
+
+    Returns
+    -------
+    ndarray of shape (n, d), float32
+        The scaled rows. Rows that are not finite become NaN.
 
     Raises
     ------
     DataError
-        A row is zero: it has no direction, so cosine is not defined for it.
+        A row is zero, so that its cosine similarity is not defined.
     """
     norms = row_norms(X)
     if len(zero := np.flatnonzero(norms == 0)):
@@ -418,10 +529,10 @@ def normalize_rows(
                 f"remove such rows or use metric='l2' or 'ip'"
             )
         norms[zero] = 1
-    # Norms at the ends of float32's range and beyond are divided by in float64; such rows are rare.
+    # Rows whose norms lie near the ends of float32's range or beyond are rare, and are scaled in float64.
     odd = np.flatnonzero(~((norms > _TINY_NORM) & (norms < _HUGE_NORM)))
     rows = X[odd].astype(np.float64)
-    # Rows that are not finite become NaN, which is for the caller to find.
+    # Rows that are not finite become NaN, which the caller must check for.
     with np.errstate(invalid="ignore"):
         scaled: Float32 = np.divide(X, norms[:, None], out=out)
         if len(odd):
@@ -430,12 +541,21 @@ def normalize_rows(
 
 
 def check_directions(vectors: Float32, name: str, first_row: int = 0) -> None:
-    """Refuse a zero row, which has no cosine to anything, and name the first, counted from `first_row`.
+    """Refuse vectors among which a row is zero, as its cosine similarity is not defined.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n, d), float32
+        The vectors.
+    name : str
+        The name of the vectors in messages.
+    first_row : int, default=0
+        The number of the first row in messages.
 
     Raises
     ------
     DataError
-        There is one.
+        A row is zero; the message names the first such row.
     """
     if len(zero := np.flatnonzero(~vectors.any(axis=1))):
         row = int(zero[0])
@@ -447,13 +567,19 @@ def resolve_components(n_components: int | str, n_features: int) -> int:
 
     Parameters
     ----------
-    n_components
-        A number of dimensions, or a share of them such as "25%" (rounded, at least 1).
+    n_components : int or str
+        The number of dimensions, or a share of them such as "25%", which is rounded to at least 1.
+    n_features : int
+        The number of dimensions d of the data.
+
+    Returns
+    -------
+    int
 
     Raises
     ------
     ParameterError
-        It is neither, or m is not below `n_features`: nothing would be folded.
+        `n_components` is neither, or m is not from 1 to d - 1.
     """
     if isinstance(n_components, str):
         if n_components.strip().isdigit():

@@ -1,4 +1,4 @@
-"""Settings of the surroundings that calls work in: memory, threads, cluster."""
+"""Settings that hold for all calls: memory, threads and cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 class Config(NamedTuple):
-    """What `config_context` and `set_config` set; None stands for the default of each."""
+    """The settings of `config_context` and `set_config`; None stands for the default of each."""
 
     memory: int | None = None
     n_threads: int | None = None
@@ -33,20 +33,20 @@ class _Unchanged:
 
 _UNCHANGED: Any = _Unchanged()
 
-# What `set_config` set, for the whole process.
+# The settings of the whole process, from `set_config`.
 _everywhere = [Config()]
 
-# What `config_context` set, for the thread or task inside of it.
+# The settings of the current thread or task, from `config_context`.
 _inside: ContextVar[Config | None] = ContextVar("nearfold_config", default=None)
 
 
 def current() -> Config:
-    """Return the settings that hold here."""
+    """Return the settings that are in force for the calling thread or task."""
     return _inside.get() or _everywhere[0]
 
 
 def get_config() -> dict[str, Any]:
-    """Return the settings that hold here, by name.
+    """Return the settings that are in force, by name.
 
     Returns
     -------
@@ -64,19 +64,19 @@ def get_config() -> dict[str, Any]:
 def set_config(
     *, memory: int | str | None = _UNCHANGED, n_threads: int | None = _UNCHANGED, scheduler: Any = _UNCHANGED
 ) -> None:
-    """Change the settings of the whole process; what is not given stays as it is.
+    """Change settings of the whole process; those that are not given stay as they are.
 
     Parameters
     ----------
     memory : int or str or None, optional
-        The memory that one call may take, in bytes or as text such as "800MB" or "4GB". The default, None,
-        is half of the machine's memory, or of its container's.
+        The memory that one call may take, in bytes or as text such as "800MB" or "4GB". None stands for the
+        default, half of the memory of the machine or of its container.
     n_threads : int or None, optional
-        The number of threads that one call may use. The default, None, is what the numerical libraries use,
-        which is one for each core unless OMP_NUM_THREADS and its like say otherwise.
+        The number of threads that one call may use. None stands for the default of the numerical libraries:
+        one for each core, unless OMP_NUM_THREADS or a similar variable says otherwise.
     scheduler : str, distributed.Client or None, optional
         The Dask cluster that does the work on files: the address of its scheduler, such as
-        "tcp://host:8786", or a client of it. The default, None, is this machine. It needs the extra `dask`.
+        "tcp://host:8786", or a client of it. None stands for this machine. A cluster needs the extra `dask`.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def set_config(
 
     See Also
     --------
-    config_context : The same for a block of code.
+    config_context : Changes settings for a block of code.
     """
     changed = _changed(_everywhere[0], memory, n_threads, scheduler)
     if changed.n_threads is not None:
@@ -97,12 +97,12 @@ def set_config(
 def config_context(
     *, memory: int | str | None = _UNCHANGED, n_threads: int | None = _UNCHANGED, scheduler: Any = _UNCHANGED
 ) -> Iterator[None]:
-    """Change the settings for the calls inside a `with` block; what is not given stays as it is.
+    """Change settings for the calls inside a `with` block; those that are not given stay as they are.
 
     Parameters
     ----------
     memory, n_threads, scheduler
-        As for `set_config`.
+        See `set_config`.
 
     Raises
     ------
@@ -126,18 +126,25 @@ def config_context(
 
 
 def memory_budget() -> int:
-    """Return the bytes that a call may take here."""
+    """Return the bytes of memory that a call may take."""
     memory = current().memory
     return default_budget() if memory is None else memory
 
 
 def bytes_of(memory: int | str, name: str = "memory") -> int:
-    """Return a number of bytes that is written as 1500000, 800MB or 1.5GB.
+    """Return a number of bytes.
+
+    Parameters
+    ----------
+    memory : int or str
+        The number, or text such as "1500000", "800MB" or "1.5GB", with decimal units.
+    name : str, default="memory"
+        The name of the number in messages.
 
     Raises
     ------
     ParameterError
-        It is no such number; the message calls it `name`.
+        `memory` is neither.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)?\s*", str(memory).upper())
     if match is None or isinstance(memory, bool):
@@ -157,7 +164,7 @@ def _changed(config: Config, memory: Any, n_threads: Any, scheduler: Any) -> Con
 
 
 def _limit(n_threads: int) -> Any:
-    """Limit the threads of the numerical libraries; those of faiss too, which must be loaded for that."""
+    """Limit the threads of the numerical libraries; faiss is limited too, and must be loaded for that."""
     import faiss  # noqa: F401
 
     return threadpoolctl.threadpool_limits(n_threads)

@@ -1,4 +1,4 @@
-"""Optional dependencies: imported when a method needs one, with an error that names the extra."""
+"""Optional dependencies, which are imported when they are needed; errors name the extra to install."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ __all__ = ["import_extra", "require_extra"]
 
 
 def require_extra(module: str, extra: str, what: str) -> None:
-    """Refuse `what` where `module` is not installed, without the cost of importing it.
+    """Check that a module is installed, without the cost of importing it.
+
+    Parameters
+    ----------
+    module : str
+        The name of the module.
+    extra : str
+        The extra of nearfold that installs it.
+    what : str
+        What needs the module, as the message says it.
 
     Raises
     ------
     MissingExtraError
-        It is not; the message names the extra that brings it.
+        The module is not installed; the message names the extra.
     """
     if importlib.util.find_spec(module) is None:
         raise MissingExtraError(
@@ -26,6 +35,6 @@ def require_extra(module: str, extra: str, what: str) -> None:
 
 
 def import_extra(module: str, extra: str, what: str) -> Any:
-    """Return an optional module, or raise MissingExtraError as `require_extra`."""
+    """Return an optional module; parameters and errors are those of `require_extra`."""
     require_extra(module, extra, what)
     return importlib.import_module(module)

@@ -1,8 +1,8 @@
-"""Opening files that may be anybody's, and writing them so that a reader never sees half of one.
+"""Opening of untrusted files, and atomic writing: a reader never sees a half-written file.
 
-A file is written inside a folder of its own beside its place, `.NAME.TOKEN.part/`, which holds a record
-of who made it (`owner`, locked while the writer lives) and the `content` that is renamed into place. Only
-folders whose record says that nearfold made them, and whose writer is gone, are ever cleared away.
+A file is written inside a temporary folder beside its target, `.NAME.TOKEN.part/`. That folder holds a record
+of its writer (`owner`, locked while the writer lives) and the `content`, which is renamed to the target. Only
+folders whose record says that nearfold made them, and whose writer has ended, are ever removed.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ __all__ = [
     "sync_folder",
 ]
 
-# The ending of folders in which a file is being written, and what they hold.
+# The suffix of temporary folders, and the names of the files in them.
 _BESIDE = ".part"
 _BESIDE_NAME = re.compile(r"\..*\.([0-9a-f]{16})\.part")
 _OWNER, _CONTENT = "owner", "content"
 _RECORD = "nearfold writes here: "
 
-# Folders that were looked through for what killed writers left, in this process.
+# The folders that this process has already cleared of what killed writers left.
 _SWEPT: set[str] = set()
 
-# The files and folders that must stay as they are while a command runs; see `keeping`.
+# The files and folders that must not be written to; see `keeping`.
 _KEPT: ContextVar[tuple[Path, ...]] = ContextVar("kept", default=())
 
 _KINDS = (
@@ -71,7 +71,7 @@ _KINDS = (
 
 
 def cause(error: OSError) -> str:
-    """Return what the system said of a failed file operation, without path or number."""
+    """Return the system's message for a failed file operation, without path and error number."""
     return error.strerror or str(error)
 
 
@@ -90,26 +90,26 @@ def one_line(error: BaseException) -> str:
 
 
 def _odd_kind(status: os.stat_result) -> str | None:
-    """Return what a thing on disk is where it is no regular file."""
+    """Return what kind of file a status belongs to, or None for a regular file."""
     if stat.S_ISREG(status.st_mode):
         return None
     return next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "no regular file")
 
 
 def check_regular(path: str | os.PathLike[str], name: str | None = None) -> None:
-    """Refuse what is there and is no regular file: opening a pipe waits, a device may never end.
+    """Refuse a path that exists and is not a regular file: opening a pipe waits, and a device may never end.
 
     Parameters
     ----------
-    path
-        Where it is; what is missing passes, for whoever opens it to say so.
-    name
-        What the message calls it; `path` unless given.
+    path : str or path
+        The path to check. A missing file passes; opening it reports that.
+    name : str, optional
+        The name of the file in messages. The default is `path`.
 
     Raises
     ------
     FileError
-        It is a folder, a pipe, a device, a terminal or a socket.
+        The path is a folder, a pipe, a device, a terminal or a socket.
     """
     try:
         kind = _odd_kind(os.stat(path))  # noqa: PTH116
@@ -120,22 +120,26 @@ def check_regular(path: str | os.PathLike[str], name: str | None = None) -> None
 
 
 def open_regular(path: str | os.PathLike[str], name: str | None = None) -> BufferedReader:
-    """Open a regular file for reading, without waiting for anything else that has its name.
+    """Open a regular file for reading, and never wait for a pipe or a device.
 
     Parameters
     ----------
-    path
-        Where it is.
-    name
-        What messages call it; `path` unless given.
+    path : str or path
+        The file.
+    name : str, optional
+        The name of the file in messages. The default is `path`.
+
+    Returns
+    -------
+    BufferedReader
 
     Raises
     ------
     FileError
-        It is missing, may not be read, or is no regular file.
+        The file is missing, may not be read, or is not a regular file.
     """
     try:
-        # A pipe opens at once with this, whether somebody writes into it or not.
+        # With O_NONBLOCK a pipe opens at once, whether it has a writer or not.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:
         said = cause(error) if isinstance(error, OSError) else error
@@ -152,7 +156,13 @@ def open_regular(path: str | os.PathLike[str], name: str | None = None) -> Buffe
 
 
 def checksum(path: Path) -> tuple[int, str]:
-    """Return a file's size and the SHA-256 of its content, in hexadecimal."""
+    """Return a file's size in bytes and the SHA-256 of its content, in hexadecimal.
+
+    Raises
+    ------
+    FileError
+        The file can't be read.
+    """
     with os_errors(path), open_regular(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return file.tell(), digest
@@ -160,9 +170,9 @@ def checksum(path: Path) -> tuple[int, str]:
 
 @contextmanager
 def keeping(paths: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
-    """Refuse every write inside to one of these files, or below one of these folders.
+    """Refuse every write inside the `with` block to one of these files, or below one of these folders.
 
-    Files are told by what they are, not by their names: links and other spellings are seen through.
+    Files are recognised by their identity, not by their names, so links and other spellings count too.
     """
     token = _KEPT.set((*_KEPT.get(), *(Path(path).absolute() for path in paths)))
     try:
@@ -172,19 +182,18 @@ def keeping(paths: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
 
 
 def check_kept(path: str | os.PathLike[str]) -> None:
-    """Refuse a name, of something there or not, that belongs to what must stay; see `keeping`.
+    """Refuse to write to a path, existing or not, that `keeping` protects.
 
     Raises
     ------
     FileError
-        It is one of the files and folders that the caller reads, or a file that one of the folders
-        names by a link, or it lies in such a folder.
+        The path is a protected file or folder, lies in such a folder, or is linked to from one.
     """
     target, kept = Path(path), _KEPT.get()
     if not kept:
         return
     here = _status(target)
-    # Where it is said to be, and where it is.
+    # Both the folders in the path as it is written, and those that it resolves to.
     above = [_status(folder) for folder in (*target.absolute().parents, *_resolved(target).parents)]
     for each in kept:
         status = _status(each)
@@ -202,7 +211,7 @@ def check_kept(path: str | os.PathLike[str]) -> None:
 
 
 def _resolved(path: Path) -> Path:
-    """Return where a path leads; as it is where nobody can tell."""
+    """Return a path with its links resolved, or the absolute path if that fails."""
     try:
         return path.resolve()
     except (OSError, ValueError, RuntimeError):
@@ -221,7 +230,7 @@ def _same(one: os.stat_result, other: os.stat_result | None) -> bool:
 
 
 def _names(folder: Path, status: os.stat_result) -> bool:
-    """Return whether a link in a folder, or another name there, is the file of this status."""
+    """Return whether any name below a folder, links included, is the file of this status."""
     if not stat.S_ISREG(status.st_mode):
         return False
     below = (Path(parent) / name for parent, _, names in os.walk(folder) for name in names)
@@ -229,15 +238,15 @@ def _names(folder: Path, status: os.stat_result) -> bool:
 
 
 def check_distinct(paths: Sequence[str | os.PathLike[str]]) -> None:
-    """Refuse outputs of which two are one file, whatever they are called.
+    """Refuse output paths two of which are the same file.
 
-    Where neither is there yet, names that differ in case or composition alone count as one: on
-    many systems they are.
+    Names of new files that differ only in case or in Unicode composition count as the same, as they are on
+    many systems.
 
     Raises
     ------
     FileError
-        Two are the same.
+        Two paths are the same file.
     """
     seen: dict[object, str | os.PathLike[str]] = {}
     for path in paths:
@@ -256,12 +265,12 @@ def check_distinct(paths: Sequence[str | os.PathLike[str]]) -> None:
 
 
 def check_replaceable(path: str | os.PathLike[str]) -> None:
-    """Refuse a name that can't be written, or that belongs to something that must stay.
+    """Refuse a path that no file can be written to.
 
     Raises
     ------
     FileError
-        It is no name, or that of a folder, a pipe or a device, or of what the caller reads; see
+        The path is not a valid name, is that of a folder, a pipe or a device, or is protected; see
         `check_kept`.
     """
     target = Path(path)
@@ -274,12 +283,12 @@ def check_replaceable(path: str | os.PathLike[str]) -> None:
 
 
 def check_name(path: str | os.PathLike[str]) -> None:
-    """Refuse what no file can be called.
+    """Refuse a path that is not a valid file name.
 
     Raises
     ------
     FileError
-        It holds a null character, or one that the system's file names can't.
+        The path holds a null character, or one that the system can't encode in file names.
     """
     name = os.fspath(path)
     try:
@@ -292,17 +301,27 @@ def check_name(path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file beside `path` for writing; on success it replaces `path` atomically.
+    """Open a temporary file for writing, which replaces `path` atomically on success.
 
-    The data reaches the disk (fsync) before the name does. A file that is replaced hands on its
-    permissions, and its owner where that may be given. When anything fails inside, an interrupt
-    included, what was written is removed and `path` is left as it was.
+    The data is synced to disk (fsync) before the rename. The new file takes over the permissions of the file
+    that it replaces, and the owner if the system allows that. If anything fails inside the `with` block, an
+    interrupt included, the temporary file is removed and `path` is left as it was.
+
+    Parameters
+    ----------
+    path : str or path
+        The file to write.
+
+    Yields
+    ------
+    binary file
+        The temporary file.
 
     Raises
     ------
     FileError
-        The folder is missing or can't be written, the disk is full, or the name belongs to
-        something that must stay; see `check_replaceable`.
+        The folder is missing or can't be written to, the disk is full, or the path is refused by
+        `check_replaceable`.
     """
     target = Path(path)
     check_replaceable(target)
@@ -321,7 +340,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def _inherit(file: BinaryIO, target: Path) -> None:
-    """Give a new file the permissions of the one that it will replace, before it has content."""
+    """Give a new file the permissions of the file that it will replace, before it has content."""
     if sys.platform == "win32":
         return
     try:
@@ -340,20 +359,30 @@ def _inherit(file: BinaryIO, target: Path) -> None:
 
 @contextmanager
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Make a folder beside `path` to be filled; on success it gets that name, files synced.
+    """Make a temporary folder to be filled, which is synced and renamed to `path` on success.
 
-    When anything fails inside, an interrupt included, it is removed.
+    If anything fails inside the `with` block, an interrupt included, the temporary folder is removed.
+
+    Parameters
+    ----------
+    path : str or path
+        The folder to write.
+
+    Yields
+    ------
+    Path
+        The temporary folder.
 
     Raises
     ------
     FileError
-        There is something at `path` already, or the folder can't be written.
+        `path` exists already and is not an empty folder, or the folder can't be written.
     """
     target = Path(path)
     check_name(path)
     check_kept(target)
     if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
-        raise FileError(f"{target}: is there already; name a folder that is not")
+        raise FileError(f"{target}: exists already; name a folder that does not")
     with os_errors(target, "can't be written"), _beside(target) as content:
         content.mkdir()
         yield content
@@ -365,7 +394,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
-    """Yield a path, free yet, for the content of `target`, and clear away what is left of it."""
+    """Yield a free path for the content of `target`, and remove the temporary folder afterwards."""
     folder = str(target.parent)
     if folder not in _SWEPT:
         _SWEPT.add(folder)
@@ -375,14 +404,14 @@ def _beside(target: Path) -> Iterator[Path]:
 
 
 def _open_beside(target: Path, stack: contextlib.ExitStack) -> Path:
-    """Make a folder beside `target` with its record, locked, to be cleared when the stack is left."""
+    """Make a temporary folder with a locked record beside `target`, which the stack's exit removes."""
     while True:
-        # The name is known before the folder is, so an interrupt at any moment finds it below.
+        # The removal is registered before the folder is made, so an interrupt at any moment leaves nothing.
         token = secrets.token_hex(8)
         home = target.with_name(f".{target.name}.{token}{_BESIDE}")
         stack.callback(_clear, home)
         home.mkdir(mode=0o700)
-        # Until it is locked and says whose it is, another writer may have taken it for abandoned.
+        # Until the record is locked and written, another writer may have removed it as abandoned.
         with contextlib.suppress(FileNotFoundError):
             owner = stack.enter_context((home / _OWNER).open("xb"))
             _lock(owner.fileno(), wait=True)
@@ -393,7 +422,7 @@ def _open_beside(target: Path, stack: contextlib.ExitStack) -> Path:
 
 
 def _clear(home: Path) -> None:
-    """Remove a folder that `_beside` made; anything else that lies in it stays, and so does it."""
+    """Remove a folder that `_beside` made; if it holds anything else, that and the folder stay."""
     with contextlib.suppress(OSError):
         content = home / _CONTENT
         if content.is_dir() and not content.is_symlink():
@@ -405,8 +434,8 @@ def _clear(home: Path) -> None:
 
 
 def _remove_abandoned(homes: Iterable[Path]) -> None:
-    """Remove those folders that nearfold says it made and whose writers were killed."""
-    # The listing fails where the folder may not be looked into.
+    """Remove those folders whose records say that nearfold made them and whose writers have ended."""
+    # Listing the folders fails if their parent may not be read.
     with contextlib.suppress(OSError):
         for home in homes:
             named = _BESIDE_NAME.fullmatch(home.name)
@@ -424,16 +453,16 @@ def _remove_if_abandoned(home: Path, token: str) -> None:
             if not _lock(owner.fileno(), wait=False):
                 return
             record = owner.read(len(_RECORD) + 100)
-            # Killed before it could say whose it is: nothing is in it, so nothing is lost.
+            # An empty record is that of a writer killed before it wrote anything, so nothing is lost.
             if record == (_RECORD + token).encode() or (not record and present == [_OWNER]):
                 _clear(home)
 
 
 def _lock(handle: int, *, wait: bool) -> bool:
-    """Lock an open file or folder for its holder alone; return whether it was free.
+    """Lock an open file or folder exclusively; return whether it was free.
 
-    The system gives the lock back when its holder ends, however it ends. Windows has no such locks:
-    nothing is ever free there.
+    The system releases the lock when its holder ends, however it ends. Windows has no such locks, so there
+    the result is always False.
     """
     if sys.platform == "win32":
         return False
@@ -446,12 +475,12 @@ def _lock(handle: int, *, wait: bool) -> bool:
 
 @contextmanager
 def held(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Make a folder if it is missing, and hold it: nobody else can while inside.
+    """Make a folder if it is missing, and lock it against other processes inside the `with` block.
 
     Raises
     ------
     FileError
-        Another process holds it, or it can't be made.
+        Another process holds the folder, or it can't be made.
     """
     path = Path(folder)
     check_name(path)
@@ -467,20 +496,20 @@ def held(folder: str | os.PathLike[str]) -> Iterator[None]:
         os.close(handle)
 
 
-# The files that this run holds; see `held_file`.
+# The files that this run has locked; see `held_file`.
 _HELD: ContextVar[tuple[Path, ...]] = ContextVar("held", default=())
 
 
 @contextmanager
 def held_file(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a file's name from reading to writing: nobody else can while inside. It need not exist.
+    """Lock a file, which need not exist, against other runs inside the `with` block.
 
-    Whoever holds it may ask again inside. A file `.NAME.lock` stands beside it meanwhile.
+    The holder may lock it again inside. A file `.NAME.lock` lies beside it meanwhile.
 
     Raises
     ------
     FileError
-        Another run holds it, or its folder can't be written.
+        Another run holds the file, or its folder can't be written to.
     """
     target = Path(path).absolute()
     if target in _HELD.get():
@@ -497,8 +526,8 @@ def held_file(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _hold_beside(target: Path, stack: contextlib.ExitStack) -> None:
-    """Lock the file that stands for the holding of `target`, and have it removed at the end."""
-    # The name that a file has behind links is one, whichever way it is reached.
+    """Make and lock the lock file of `target`, and register its removal with the stack."""
+    # The resolved name is the same by whichever links the file is reached.
     home = target.resolve()
     lock = home.with_name(f".{home.name}.lock")
     record = f"nearfold holds {home.name}\n".encode("utf-8", "surrogateescape")
@@ -509,7 +538,7 @@ def _hold_beside(target: Path, stack: contextlib.ExitStack) -> None:
             raise FileError(f"{lock}: is in the way and not of nearfold; move it")
         if not _lock(handle, wait=False):
             raise FileError(f"{target}: another run is changing it; wait for it, or name another file")
-        # Its last holder may have removed it between opening and locking.
+        # The last holder may have removed the lock file between its opening and its locking here.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(lock.stat(), os.fstat(handle)):
                 owner.seek(0)
@@ -520,7 +549,7 @@ def _hold_beside(target: Path, stack: contextlib.ExitStack) -> None:
 
 
 def remove_beside(folder: str | os.PathLike[str]) -> None:
-    """Remove what killed writers of nearfold left in a folder and below."""
+    """Remove the temporary folders that killed writers left in a folder and below it."""
     _remove_abandoned(
         Path(parent) / name
         for parent, names, _ in os.walk(folder)
@@ -530,7 +559,7 @@ def remove_beside(folder: str | os.PathLike[str]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where the system lets folders be synced."""
+    """Sync a folder, so that a rename in it survives a power cut, if the system can sync folders."""
     with contextlib.suppress(OSError):
         _sync(folder)
 

@@ -1,7 +1,7 @@
-"""What nearfold does, as events of Python's own logging: who wants them adds a handler to "nearfold".
+"""Events of nearfold's work, logged with Python's own logging under the logger "nearfold".
 
 An event has a name and fields: `stage` (label, seconds, steps), `wrote` (path, bytes), `command`, `end`.
-Nothing is shown unless somebody asks; the command line writes them with `--log FILE`, a JSON object a line.
+Nothing is shown without a handler. The command line's `--log FILE` writes one JSON object for each event.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _LOGGER.addHandler(logging.NullHandler())
 
 
 def event(name: str, **fields: Any) -> None:
-    """Tell of something that happened, without the passwords in what it names."""
+    """Log an event with its fields, from which passwords are removed."""
     if _LOGGER.isEnabledFor(logging.INFO):
         _LOGGER.info(name, extra={"nearfold": redacted_values(fields)})
 
 
 class _JsonLines(logging.Formatter):
-    """An event as a line: time (UTC), level, event, and its fields."""
+    """Formats an event as one line of JSON: the time (UTC), the level, the event, and its fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -43,7 +43,7 @@ class _JsonLines(logging.Formatter):
 
 
 class _Appending(logging.FileHandler):
-    """A log file; that it can't be written any more is said once, and stops nothing."""
+    """A handler of a log file that warns once if the file can't be written any more, and never raises."""
 
     _failed = False
 
@@ -54,7 +54,7 @@ class _Appending(logging.FileHandler):
 
 
 def _check_log(path: Path) -> None:
-    """Refuse to append to what is no log: a file whose first line is no event, a pipe, a folder."""
+    """Refuse to append to a pipe, a folder, or a file whose first line is not an event."""
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
@@ -67,17 +67,17 @@ def _check_log(path: Path) -> None:
                     return
             except (ValueError, AttributeError, RecursionError):
                 pass
-    raise FileError(f"{path}: is there and is no log of nearfold; name another file for the log")
+    raise FileError(f"{path}: exists and is no log of nearfold; name another file for the log")
 
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Append the events of everything inside to a file, which is made or holds such events.
+    """Append the events of the `with` block to a file, which is new or holds such events already.
 
     Raises
     ------
     FileError
-        It can't be written to, or holds something else.
+        The file can't be written to, or holds something else.
     """
     try:
         _check_log(path)

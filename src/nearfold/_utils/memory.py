@@ -1,4 +1,4 @@
-"""How much memory this process may use: the machine's, or what its container leaves of that."""
+"""The memory that this process may use: that of the machine, or the limit of its container."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 __all__ = ["default_budget", "memory_limit"]
 
-# Beyond any machine, where the system doesn't tell.
+# A number of bytes beyond any machine, for systems that don't tell their memory.
 _UNKNOWN = 1 << 62
 
-# The share of the memory there is that work takes unless told otherwise: others live on the machine too,
-# and what is read passes through the system's own cache.
+# The default share of the memory for one call. The rest is for other processes and for the system's file
+# cache, through which all data is read.
 _SHARE = 0.5
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -23,16 +23,16 @@ def memory_limit(groups: Path = _CGROUPS, own_groups: Path = _OWN_GROUPS) -> int
 
     Parameters
     ----------
-    groups
-        Where the system shows control groups, by which containers are limited (versions 1 and 2).
-    own_groups
-        The file that names the groups of this process.
+    groups : path, default="/sys/fs/cgroup"
+        The folder of the control groups (version 1 or 2), which limit containers.
+    own_groups : path, default="/proc/self/cgroup"
+        The file that names the control groups of this process.
 
     Returns
     -------
     int
-        The machine's physical memory or the least limit of a control group above this process; a number
-        beyond any machine where the system tells neither.
+        The machine's physical memory, or the least limit of a control group of this process if that is
+        lower. If the system tells neither, it is a number beyond any machine.
     """
     try:
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -43,12 +43,12 @@ def memory_limit(groups: Path = _CGROUPS, own_groups: Path = _OWN_GROUPS) -> int
 
 
 def default_budget() -> int:
-    """Return the bytes that work may take where nobody says: half of `memory_limit`."""
+    """Return the bytes that a call may take if no setting says otherwise: half of `memory_limit`."""
     return int(_SHARE * memory_limit())
 
 
 def _limit_files(groups: Path, own_groups: Path) -> list[Path]:
-    """Return the files that may hold a limit of this process: those of its groups and of all above them."""
+    """Return the files that may hold a limit of this process: those of its groups and of their parents."""
     try:
         lines = own_groups.read_text().splitlines()
     except OSError:
@@ -69,7 +69,7 @@ def _limit_files(groups: Path, own_groups: Path) -> list[Path]:
 
 
 def _number(file: Path) -> int | None:
-    """Return the limit in a file; None where there is none."""
+    """Return the limit that a file holds, or None."""
     try:
         text = file.read_text().strip()
     except OSError:

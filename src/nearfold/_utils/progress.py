@@ -1,7 +1,7 @@
-"""Progress of long work, shown by whoever asked for it.
+"""Progress of long work.
 
-The library only says how far it is. Nothing is shown unless a caller installs a
-reporter with `reporting`; the command line installs one that draws bars.
+The library reports its progress, and nothing is shown unless a caller installs a reporter with `reporting`.
+The command line installs one that draws bars.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["Reporter", "reporting", "stage", "track"]
 
 
 class Reporter(Protocol):
-    """Opens one bar: `start(label, total)` returns `advance(steps)` and `finish()`."""
+    """Shows the progress of stages of work."""
 
     def start(self, label: str, total: int, unit: str) -> tuple[Callable[[int], None], Callable[[], None]]:
-        """Begin a stage of `total` steps; return what advances and what ends it."""
+        """Begin a stage of `total` steps; return the functions `advance(steps)` and `finish()`."""
         ...
 
 
@@ -32,7 +32,7 @@ _reporters: ContextVar[tuple[Reporter, ...]] = ContextVar("nearfold_progress", d
 
 @contextmanager
 def reporting(reporter: Reporter | None) -> Iterator[None]:
-    """Send the progress of everything inside to `reporter` too (None: to nobody)."""
+    """Send the progress of the `with` block to `reporter` as well, or with None to no reporter at all."""
     token = _reporters.set(() if reporter is None else (*_reporters.get(), reporter))
     try:
         yield
@@ -42,7 +42,17 @@ def reporting(reporter: Reporter | None) -> Iterator[None]:
 
 @contextmanager
 def stage(label: str, total: int, unit: str = "rows") -> Iterator[Callable[[int], None]]:
-    """Yield `advance(steps)` for a stage of `total` steps."""
+    """Report a stage of work, and yield the function `advance(steps)`.
+
+    Parameters
+    ----------
+    label : str
+        The name of the stage.
+    total : int
+        The number of its steps.
+    unit : str, default="rows"
+        What the steps count.
+    """
     bars = [reporter.start(label, total, unit) for reporter in _reporters.get()]
     began, done = time.perf_counter(), 0
 
@@ -61,7 +71,15 @@ def stage(label: str, total: int, unit: str = "rows") -> Iterator[Callable[[int]
 
 
 def track(items: Iterable[T], label: str, total: int, unit: str = "steps") -> Iterator[T]:
-    """Iterate over `items`, advancing one step after each."""
+    """Yield items, and report one step of a stage after each.
+
+    Parameters
+    ----------
+    items : iterable
+        The items.
+    label, total, unit
+        The name, the number of steps and the unit of the stage; see `stage`.
+    """
     with stage(label, total, unit) as advance:
         for item in items:
             yield item

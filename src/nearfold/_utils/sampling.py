@@ -1,8 +1,8 @@
-"""A fixed sample of row numbers: the same rows whatever the chunks, the shards or the order read.
+"""Samples of row numbers that do not depend on chunks, shards or the order of reading.
 
-Every row number has a priority that depends on it and the seed alone; the sample is the rows of
-the lowest. So the sample of a whole is among the samples of its parts, and grows consistently
-when rows are added behind.
+Each row number has a priority that depends only on the number and the seed, and the sample holds the rows of
+the lowest priorities. The sample of all rows is thus contained in the union of the samples of any parts, and
+changes little when rows are appended.
 """
 
 from __future__ import annotations
@@ -18,29 +18,33 @@ __all__ = ["FINGERPRINTED", "fingerprint_of", "fingerprint_rows", "sampled_rows"
 
 UInt64 = npt.NDArray[np.uint64]
 
-# Numbers mixed at a time.
+# The number of rows whose priorities are computed at a time.
 _STEP = 1 << 20
 
 FINGERPRINTED = 256
-"""Rows that stand for all of them in a fingerprint."""
+"""The number of rows that a fingerprint is computed from."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
 
 def sampled_rows(n_rows: int, count: int, seed: int, *, start: int = 0) -> Int64:
-    """Return `count` row numbers from `start` to `n_rows`, rising; all where there are fewer.
+    """Return a random sample of the row numbers from `start` to `n_rows` - 1, in ascending order.
 
     Parameters
     ----------
-    n_rows
-        One past the last number.
-    count
-        How many to draw, without replacement, each row as likely as any other.
-    seed
-        Of the draw; other seeds draw independently.
-    start
-        The first number.
+    n_rows : int
+        The number of rows, one more than the last row number.
+    count : int
+        The number of rows to draw, uniformly and without replacement. If there are fewer, all are returned.
+    seed : int
+        The seed of the draw. Different seeds give independent draws.
+    start : int, default=0
+        The first row number.
+
+    Returns
+    -------
+    ndarray of shape (min(count, n_rows - start),), int64
     """
     if count == 0:
         return np.empty(0, np.int64)
@@ -62,14 +66,24 @@ def sampled_rows(n_rows: int, count: int, seed: int, *, start: int = 0) -> Int64
 
 
 def fingerprint_rows(n_rows: int) -> Int64:
-    """Return the numbers of the rows, evenly spaced, whose values stand for the data."""
+    """Return the numbers of the evenly spaced rows that the fingerprint of `n_rows` rows is computed from."""
     return np.unique(np.linspace(0, n_rows - 1, min(n_rows, FINGERPRINTED)).astype(np.int64))
 
 
 def fingerprint_of(rows: npt.NDArray[np.float32], n_rows: int) -> str:
-    """Return a short hash of data of `n_rows` rows, of which `rows` are those of `fingerprint_rows`.
+    """Return a fingerprint, a short hash that tells data from other data unless all hashed rows are equal.
 
-    Other data of the same shape has another one, unless it is equal in all of those rows.
+    Parameters
+    ----------
+    rows : ndarray of shape (r, d), float32
+        The rows of the data that `fingerprint_rows` names.
+    n_rows : int
+        The number of all rows.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
     """
     digest = hashlib.sha256(repr((n_rows, rows.shape[1])).encode())
     digest.update(np.ascontiguousarray(rows, np.float32).data)
@@ -77,9 +91,9 @@ def fingerprint_of(rows: npt.NDArray[np.float32], n_rows: int) -> str:
 
 
 def _priorities(rows: Int64, seed: int) -> UInt64:
-    """Return a well mixed number a row (the finaliser of SplitMix64, doi 10.1145/2714064.2660195).
+    """Return the priority of each row, by the finaliser of SplitMix64 (doi 10.1145/2714064.2660195).
 
-    It is one to one, so no two rows of a seed tie.
+    The map is one to one, so no two rows tie.
     """
     mixed = rows.astype(np.uint64)
     mixed += np.uint64(_mix(seed) & _MASK)
@@ -92,7 +106,7 @@ def _priorities(rows: Int64, seed: int) -> UInt64:
 
 
 def _mix(seed: int) -> int:
-    """Return where a seed's sequence starts, far from its neighbours'."""
+    """Return the start of a seed's sequence, far from those of neighbouring seeds."""
     value = (seed + 1) * _GOLDEN & _MASK
     value = (value ^ value >> 32) * 0xD6E8FEB86659FD93 & _MASK
     return value ^ value >> 32

@@ -1,7 +1,7 @@
-"""What JSON and metadata in files must look like: declared once as types, checked in one place.
+"""Validation of JSON and metadata in files against declared types.
 
-Whoever reads a manifest, a journal or metadata declares a `msgspec.Struct` (or `TypedDict`) with the
-bounds of each field, and gets one back, or a `FileError` that names the file and the field.
+A reader of a manifest, a journal or metadata declares a `msgspec.Struct` (or `TypedDict`) with the bounds of
+each field. It gets a value of that type, or a `FileError` that names the file and the field.
 """
 
 from __future__ import annotations
@@ -20,40 +20,45 @@ __all__ = ["Count", "FileName", "Positive", "Sha256", "checked_json", "checked_v
 T = TypeVar("T")
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
-"""How many there are of something."""
+"""A number of things, which may be 0."""
 
 Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1, lt=1 << 48)]
-"""How many there are of something that there must be."""
+"""A number of things, at least 1."""
 
 Sha256: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-"""A digest in hexadecimal."""
+"""A SHA-256 digest in hexadecimal."""
 
 FileName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[^/\\\x00-\x1f]{1,255}$")]
-"""The name of a file in the folder itself; `..` is refused by `inside`."""
+"""The name of a file directly in the folder; `..` is refused by `inside`."""
 
 
 def checked_json(content: bytes | str, kind: type[T], name: str, todo: str) -> T:
-    """Return what JSON holds as a value of `kind`.
+    """Return the value of a declared type that JSON text holds.
 
     Parameters
     ----------
-    content
-        The JSON text, UTF-8.
-    kind
-        A type that msgspec knows; fields that it doesn't name are passed over.
-    name
-        The file, for messages.
-    todo
-        What the user can do about a file that is wrong.
+    content : bytes or str
+        The JSON text, as UTF-8.
+    kind : type
+        A type that msgspec knows. Fields that it doesn't name are ignored.
+    name : str
+        The name of the file in messages.
+    todo : str
+        Advice in messages on what to do about a wrong file.
+
+    Returns
+    -------
+    object
+        A value of type `kind`.
 
     Raises
     ------
     FileError
-        The text is no JSON, is not what `kind` says, or names a field twice; the message says where.
+        The text is not JSON, does not match `kind`, or names a field twice; the message says where.
     """
     try:
         value = msgspec.json.decode(content, type=kind)
-        # Of a name that is there twice one reader takes the first, another the last.
+        # Readers differ in which of two fields of one name they take, so such files are refused.
         json.loads(content, object_pairs_hook=_once, parse_int=_unread, parse_float=_unread)
     except (msgspec.MsgspecError, UnicodeError, ValueError, RecursionError) as error:
         raise _refused(name, error, todo) from error
@@ -63,9 +68,21 @@ def checked_json(content: bytes | str, kind: type[T], name: str, todo: str) -> T
 def checked_values(
     values: Mapping[str, Any], kind: type[T], name: str, todo: str, *, strict: bool = False
 ) -> T:
-    """Return values by name as a value of `kind`, numbers as text among them unless `strict`.
+    """Return a mapping's values as a value of a declared type; see `checked_json`.
 
-    See `checked_json`.
+    Parameters
+    ----------
+    values : mapping of str to object
+        The values by name.
+    kind, name, todo
+        See `checked_json`.
+    strict : bool, default=False
+        Whether numbers that are written as text are refused.
+
+    Raises
+    ------
+    FileError
+        The values do not match `kind`; the message says where.
     """
     try:
         return msgspec.convert(dict(values), type=kind, strict=strict)
@@ -74,14 +91,14 @@ def checked_values(
 
 
 def _once(pairs: list[tuple[str, Any]]) -> None:
-    """Refuse the fields of a JSON object where two have one name."""
+    """Refuse the fields of a JSON object if two have the same name."""
     if len({name for name, _ in pairs}) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} is there twice")
 
 
 def _unread(number: str) -> None:
-    """Pass over a number, of any length, in JSON."""
+    """Ignore a number in JSON, whatever its length."""
 
 
 def _refused(name: str, error: Exception, todo: str) -> FileError:
@@ -90,11 +107,11 @@ def _refused(name: str, error: Exception, todo: str) -> FileError:
 
 
 def encoded(value: Any) -> bytes:
-    """Return a value as JSON, for people to read too."""
+    """Return a value as indented JSON, in UTF-8, with a newline at its end."""
     return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
 
 
 def inside(name: str) -> bool:
-    """Return whether a relative path, with / between its parts, stays below its folder."""
+    """Return whether a path with / between its parts is relative and stays below its folder."""
     path = PurePosixPath(name)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name

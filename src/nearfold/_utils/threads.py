@@ -1,4 +1,4 @@
-"""How many threads the numerical libraries of this process use, and work shared between threads."""
+"""Threads: the number that the numerical libraries use, and work that is shared between threads."""
 
 from __future__ import annotations
 
@@ -26,30 +26,35 @@ __all__ = [
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Pieces of work that wait for a thread of a `Deal`, or are under way there.
+# The number of pieces of work that may wait for a thread of a `Deal` or be under way there.
 PENDING = 2
 
 Share: TypeAlias = Callable[[Callable[[int], None]], None]
 
 
 def blas_threads() -> int:
-    """Return the largest number of threads that a loaded BLAS may use here, at least 1."""
+    """Return the largest number of threads that a loaded BLAS may use under the settings, at least 1."""
     pools = threadpoolctl.threadpool_info()
     most = max((int(p["num_threads"]) for p in pools if p["user_api"] == "blas"), default=1)
     return min(most, current().n_threads or most)
 
 
 def single_threaded_blas() -> AbstractContextManager[Any]:
-    """Limit every BLAS of this process to one thread while inside."""
+    """Return a context in which every BLAS of this process uses one thread."""
     limits: AbstractContextManager[Any] = threadpoolctl.threadpool_limits(1, user_api="blas")
     return limits
 
 
 class Deal:
-    """Gives pieces of work to threads in turn, and waits where a thread has enough of them.
+    """Deals pieces of work to threads in turn, and waits if the next thread has enough pieces already.
 
-    Whose turn it is depends on the count alone, so what each thread sums up is the same from run to
-    run. The caller can prepare the next piece meanwhile.
+    The thread of a piece depends only on the number of pieces dealt before, so each thread's sums are the
+    same from run to run. The caller can prepare the next piece meanwhile.
+
+    Parameters
+    ----------
+    n_threads : int
+        The number of threads.
     """
 
     def __init__(self, n_threads: int) -> None:
@@ -58,7 +63,7 @@ class Deal:
         self._dealt = 0
 
     def __call__(self, work: Callable[[int], None]) -> None:
-        """Let the next thread call work(its number); raises what earlier work raised."""
+        """Let the next thread call `work` with its own number; errors of earlier work are raised here."""
         i = self._dealt % len(self.pools)
         self._dealt += 1
         if len(self._pending[i]) >= PENDING:
@@ -66,7 +71,7 @@ class Deal:
         self._pending[i].append(self.pools[i].submit(work, i))
 
     def wait(self) -> None:
-        """Wait for all work dealt; raises what it raised."""
+        """Wait for all work that was dealt; its errors are raised here."""
         for pending in self._pending:
             while pending:
                 pending.popleft().result()
@@ -74,7 +79,7 @@ class Deal:
 
 @contextmanager
 def dealt_work(n_threads: int) -> Iterator[Deal]:
-    """Yield a `Deal` between threads; its work is done on leaving. BLAS has one thread while inside."""
+    """Yield a `Deal`, whose work is done when the block is left. Inside the block BLAS has one thread."""
     with single_threaded_blas():
         deal = Deal(n_threads)
         try:
@@ -87,10 +92,19 @@ def dealt_work(n_threads: int) -> Iterator[Deal]:
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> Iterator[R]:
-    """Yield function(item) for each item, in order, a few of them at a time.
+    """Yield function(item) for each item, in order, from parallel calls.
 
-    The caller's thread takes the items and gets the results meanwhile. BLAS has one thread: calls
-    side by side share the cores better than threads inside each do.
+    The caller's thread draws the items and takes the results meanwhile. BLAS has one thread, as parallel
+    calls use the cores better than threads inside each call.
+
+    Parameters
+    ----------
+    function : callable
+        A function of one item.
+    items : iterable
+        The items.
+    n_threads : int
+        The number of calls at a time.
     """
     waiting: deque[Future[R]] = deque()
     with single_threaded_blas():
@@ -108,10 +122,10 @@ def in_order(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> 
 
 @contextmanager
 def shared_work(n_threads: int) -> Iterator[Share]:
-    """Yield `share(work)`, which calls work(0) .. work(n_threads - 1) at once and waits for all.
+    """Yield `share(work)`, which calls work(0), ..., work(n_threads - 1) in parallel and waits for all.
 
-    BLAS has one thread while inside: where products are small or have other array work between
-    them, whole shares of it side by side are faster than threads inside each product.
+    Inside the block BLAS has one thread: if products are small, or alternate with other work on arrays,
+    parallel shares of all the work are faster than threads inside each product.
     """
     if n_threads == 1:
         yield lambda work: work(0)

@@ -1,1 +1,1 @@
-"""What a fitted fold is, and how it is kept in a file."""
+"""Fitted folds, and their files."""

@@ -1,4 +1,4 @@
-"""The card beside a saved fold: what it is, what it was learned from, what it keeps, and where that ends."""
+"""The card beside a saved fold: a description of its data, its parameters, its recall and its limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["card_path", "card_text", "is_card"]
 
 _MARK = "Written by nearfold beside the fold; changes are lost when it is saved again."
 
-# What Markdown makes links, images, tags and tables of.
+# The characters that begin links, images, tags, tables and other markup in Markdown, with their escapes.
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*[]<>|!"})
 
 _SEARCHED = {
@@ -26,12 +26,12 @@ _SEARCHED = {
 
 
 def card_path(path: Path) -> Path:
-    """Return where the card of a fold at `path` is: fold.safetensors has fold.card.md."""
+    """Return the path of a fold's card, such as fold.card.md for the fold fold.safetensors."""
     return path.with_name(f"{path.stem}.card.md")
 
 
 def is_card(path: Path) -> bool:
-    """Return whether what is at `path` is a card that nearfold wrote: its third line says so."""
+    """Return whether the file at `path` is a card that nearfold wrote, by its third line."""
     if path.is_symlink():
         return False
     try:
@@ -43,7 +43,7 @@ def is_card(path: Path) -> bool:
 
 
 def _text(value: object) -> str:
-    """Return text that may be anybody's as Markdown shows it: no markup, no passwords, nothing hidden."""
+    """Return untrusted text escaped for Markdown, without passwords and control characters."""
     return printable(redacted(str(value))).translate(_SPECIAL)
 
 
@@ -62,12 +62,12 @@ def card_text(
 
     Parameters
     ----------
-    kind
-        Of the file, such as "nearfold.encoder".
+    kind : str
+        The format name of the fold's file, such as "nearfold.encoder".
     n_features, n_components, metric, method, parameters, facts
-        The fold's.
-    checksum
-        SHA-256 of the fold's file, by which the card is known to be this file's.
+        The properties of the fold, as in `Encoder`.
+    checksum : str
+        The SHA-256 of the fold's file, which shows that the card belongs to it.
     """
     samples: Sequence[Mapping[str, Any]] = facts.get("drift_stats", [])
     shown = {
@@ -110,9 +110,9 @@ def card_text(
         "",
         f"- Search folded vectors by {_SEARCHED[metric]}; other metrics lose a few points more.",
         f"- It takes {n_features}-dimensional vectors of the model whose vectors it was learned from. Others "
-        "fold without an error, and mean nothing.",
-        "- DriftStats are of the data that it was learned from: on other texts or images it keeps less. "
-        "`nearfold drift` compares, `nearfold eval` measures with queries of yours.",
+        "fold without an error, but the results mean nothing.",
+        "- The figures above are of the data that it was learned from: on other texts or images it keeps "
+        "less. `nearfold drift` compares, `nearfold eval` measures with queries of yours.",
         "- Folded vectors are for finding candidates; the full ones put those in order.",
         "",
         "## How it was learned",

@@ -1,4 +1,4 @@
-"""The encoder: the linear map that most folds are, as a small immutable value."""
+"""The encoder, which is the linear fold, as a small immutable value."""
 
 from __future__ import annotations
 
@@ -20,27 +20,30 @@ __all__ = ["FORMAT_VERSION", "Encoder"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Encoder(Fold):
-    """A linear map z = W x + b from d to m dimensions, and where it came from.
+    """A linear map z = W x + b from d to m dimensions, and its origin.
 
     Parameters
     ----------
-    weight
-        W, shape (m, d), float32, finite.
-    bias
-        b, shape (m,), float32; None for none.
-    metric
-        The metric that folded vectors are meant to be searched with: "cosine", "l2" or "ip".
-    method
-        The name of the method that learned it, such as "nearfold".
-    parameters
-        That method's parameters; anything JSON can hold.
-    facts
-        What training saw and found (rows, loss, ...); anything JSON can hold.
+    weight : ndarray of shape (m, d), float32
+        The matrix W.
+    bias : ndarray of shape (m,), float32, optional
+        The vector b. By default it is zero.
+    metric : {"cosine", "l2", "ip"}, default="cosine"
+        The metric to search folded vectors by.
+    method : str, default=""
+        The name of the method that learned the map, such as "nearfold".
+    parameters : mapping, optional
+        The parameters of the method, as values that JSON can hold. By default there are none.
+    facts : mapping, optional
+        What training saw and found, such as the number of rows and the loss, as values that JSON can hold.
+        By default there are none.
 
     Raises
     ------
-    DataError, ParameterError
-        The shapes don't fit, a value is not finite, the metric is unknown.
+    DataError
+        The shapes don't fit each other, or a value is not finite.
+    ParameterError
+        The metric is unknown, or JSON can't hold the parameters or the facts.
 
     Examples
     --------
@@ -77,7 +80,7 @@ class Encoder(Fold):
 
     @property
     def n_features(self) -> int:
-        """The number d of dimensions that it takes."""
+        """The number d of dimensions of the input."""
         return int(self.weight.shape[1])
 
     def _apply(self, vectors: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
@@ -90,7 +93,7 @@ class Encoder(Fold):
             out[...] = folded
 
     def tensors(self) -> dict[str, Float32]:
-        """Return the weights by name, as `save` writes them."""
+        """Return the weights by name: "weight", shape (m, d), and "bias", shape (m,), if there is one."""
         tensors = {"weight": self.weight}
         if self.bias is not None:
             tensors["bias"] = self.bias
@@ -98,18 +101,44 @@ class Encoder(Fold):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Encoder:
-        """Read what `save` wrote; nothing in the file is executed.
+        """Read an encoder that `save` wrote. Nothing in the file is executed.
+
+        Parameters
+        ----------
+        path : str or path
+            The safetensors file.
+
+        Returns
+        -------
+        Encoder
 
         Raises
         ------
         FileError
-            Missing, truncated, corrupt, not a linear encoder, or written by a later format version.
+            The file is missing, truncated, damaged, of another kind, or written by a later format version.
         """
         return cls.from_file(Path(path), read_fold_file(path))
 
     @classmethod
     def from_file(cls, path: Path, content: FoldFile) -> Encoder:
-        """Return the encoder that a file's content describes; raises as `load`."""
+        """Return the encoder that a file's content describes.
+
+        Parameters
+        ----------
+        path : Path
+            The file, as messages name it.
+        content : FoldFile
+            Its content, from `read_fold_file`.
+
+        Returns
+        -------
+        Encoder
+
+        Raises
+        ------
+        FileError
+            The file is of another kind, or tensors are missing, too many, or don't fit each other.
+        """
         tensors = content.tensors
         if content.format_name != cls.format_name:
             raise other_kind(path, content.format_name, "a linear fold")

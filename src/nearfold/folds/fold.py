@@ -1,6 +1,6 @@
-"""What every fold is, linear or not: a small immutable value that maps vectors to fewer dimensions.
+"""The base class of folds: small immutable values that map vectors to fewer dimensions.
 
-Applying one needs numpy alone; reading and writing one needs safetensors.
+Applying a fold needs numpy alone; reading and writing it needs safetensors.
 """
 
 from __future__ import annotations
@@ -57,35 +57,42 @@ FORMAT_VERSION = 1
 
 _NUMBER = re.compile("[0-9]{1,9}")
 
-# Rows folded at a time: enough for a matrix product to reach full speed.
+# The bytes of rows that are folded at a time: enough for a matrix product to reach full speed.
 _CHUNK_BYTES = 32 << 20
 _OUTPUT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16))
 
 
-# safetensors itself reads no larger header.
+# The largest header that safetensors itself reads.
 _MAX_HEAD = 100_000_000
 
 
 class _TensorHead(msgspec.Struct):
-    """Where a tensor lies in a safetensors file."""
+    """The place of a tensor in a safetensors file."""
 
     data_offsets: tuple[int, int]
 
 
 class Fold(ABC):
-    """A map from d to m dimensions, the metric that its results are searched with, and its origin.
+    """A map from d to m dimensions, the metric to search its results by, and its origin.
 
-    Subclasses are dataclasses (or bring a `__reduce__` of their own), hold `metric`, `method`,
-    `parameters` and `facts` beside their weights, and say how vectors are mapped in `_apply`.
+    Subclasses are dataclasses (or have a `__reduce__` of their own), hold `metric`, `method`, `parameters`
+    and `facts` beside their weights, and map vectors in `_apply`.
     """
 
     metric: Metric
+    """The metric to search folded vectors by: "cosine", "l2" or "ip"."""
+
     method: str
+    """The name of the method that learned the fold."""
+
     parameters: Mapping[str, Any]
+    """The parameters of that method."""
+
     facts: Mapping[str, Any]
+    """What training saw and found, such as the number of rows."""
 
     format_name: ClassVar[str]
-    """What the file of such a fold is marked with."""
+    """The name of the format in the metadata of such a fold's file."""
 
     @property
     @abstractmethod
@@ -95,15 +102,15 @@ class Fold(ABC):
     @property
     @abstractmethod
     def n_features(self) -> int:
-        """The number d of dimensions that it takes."""
+        """The number d of dimensions of the input."""
 
     @abstractmethod
     def _apply(self, vectors: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
-        """Write the fold of one chunk into `out`; vectors are float32 or float64, out any float."""
+        """Fold float32 or float64 vectors (n, d) into `out` (n, m), which is of any float dtype."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Float32]:
-        """Return the weights by name, as `save` writes them."""
+        """Return the weights by name, as `save` writes them: float32 arrays."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapping proxy can't be pickled; rebuild from plain values.
@@ -117,25 +124,27 @@ class Fold(ABC):
     def transform(self, X: npt.ArrayLike, *, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
         """Fold vectors.
 
-        Beyond the input and the result, memory is bounded by some tens of megabytes: a
-        memory-mapped array of any size can be passed.
+        Beyond the input and the result this takes some tens of megabytes of memory, so `X` may be a
+        memory-mapped array of any size.
 
         Parameters
         ----------
-        X
-            Shape (n, d), any real dtype (float32, float16, float64, uint8, int8, ...).
-        dtype
-            Of the result: float32, float16 or float64. The arithmetic is float32, or float64
-            where X is.
+        X : array-like of shape (n, d)
+            The vectors, of any real dtype (float32, float16, float64, uint8, int8, ...).
+        dtype : dtype, default=float32
+            The dtype of the result: float32, float16 or float64. Computation is in float32, or in float64 if
+            `X` is float64.
 
         Returns
         -------
-        ndarray of shape (n, m).
+        ndarray of shape (n, m)
+            The folded vectors.
 
         Raises
         ------
         DataError
-            Not two-dimensional, not d wide, or a row is not finite or leaves the range of `dtype`.
+            `X` is not two-dimensional or does not have d columns, or a row is not finite or leaves the range
+            of `dtype`.
         ParameterError
             `dtype` is none of the three.
         """
@@ -171,25 +180,41 @@ class Fold(ABC):
         return Facts.of(self.facts)
 
     def with_facts(self, **facts: Any) -> Self:
-        """Return the same fold with further facts."""
+        """Return the same fold with further facts.
+
+        Parameters
+        ----------
+        **facts
+            The facts to add or replace, as values that JSON can hold.
+
+        Returns
+        -------
+        Fold
+            A copy of the same class.
+
+        Raises
+        ------
+        ParameterError
+            JSON can't hold a fact, or a fact that nearfold reads is not what it writes.
+        """
         changed = copy.copy(self)
         object.__setattr__(changed, "facts", MappingProxyType(checked_facts({**self.facts, **facts})))
         return changed
 
     def card(self) -> str:
-        """Return what `save` writes beside the fold: what it is, keeps and is not for, as Markdown."""
+        """Return the fold's card, a description of its use, its recall and its limits in Markdown."""
         return self._card(self._content())
 
     def save(self, path: str | os.PathLike[str], *, card: bool = True) -> None:
-        """Write to a safetensors file, atomically, and a card beside it.
+        """Write the fold to a safetensors file, atomically, with a card beside it.
 
         Parameters
         ----------
-        path
-            Of the file.
-        card
-            Write the card too: fold.card.md beside fold.safetensors. A file of that name that is no
-            card of nearfold is left as it is, with a warning.
+        path : str or path
+            The file to write.
+        card : bool, default=True
+            Whether to write the card as well, as fold.card.md beside fold.safetensors. A file of that name
+            that is not a card of nearfold is left as it is, with a warning.
 
         Raises
         ------
@@ -203,7 +228,7 @@ class Fold(ABC):
             self._save_card(card_path(Path(path)), content)
 
     def _save_card(self, path: Path, content: bytes) -> None:
-        """Write the card, unless something else has its name: nobody named it."""
+        """Write the card, unless its path, which the user did not name, belongs to another file."""
         if os.path.lexists(path) and not is_card(path):
             warn(f"{path}: is no card of nearfold and stays as it is; the fold is saved without a card")
             return
@@ -223,7 +248,7 @@ class Fold(ABC):
         )
 
     def _content(self) -> bytes:
-        """Return the file's bytes."""
+        """Return the content of the fold's file."""
         metadata = {
             "format": self.format_name,
             "format_version": str(FORMAT_VERSION),
@@ -236,7 +261,7 @@ class Fold(ABC):
         return safetensors_bytes(self.tensors(), sealed(self.tensors(), metadata))
 
     def _freeze_origin(self) -> None:
-        """Check metric and method, and make parameters and facts checked, read-only copies."""
+        """Check the metric and the method, and replace parameters and facts by checked read-only copies."""
         set_ = object.__setattr__
         set_(self, "metric", check_metric(self.metric))
         set_(self, "method", checked_name("method", self.method))
@@ -247,9 +272,8 @@ class Fold(ABC):
 def _check_folded(vectors: npt.NDArray[Any], out: npt.NDArray[Any], first_row: int) -> None:
     """Refuse rows that are not finite, or whose fold is not.
 
-    NaN and infinity survive a matrix product (0 * inf is NaN), so the m columns of the result
-    tell what a look at the d columns of the input would; and finite sums prove every term
-    finite, at the speed of BLAS.
+    NaN and infinity survive a matrix product (0 * inf is NaN), so it suffices to check the m columns of the
+    result, not the d of the input. A finite sum, taken by BLAS, proves that all of its terms are finite.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         summable = out.astype(np.float32) if out.dtype == np.float16 else out
@@ -262,12 +286,12 @@ def _check_folded(vectors: npt.NDArray[Any], out: npt.NDArray[Any], first_row: i
 
 
 def frozen_array(array: npt.NDArray[Any], name: str) -> Float32:
-    """Return a float32 copy of a two-dimensional array that nobody can write to.
+    """Return a read-only float32 copy of a two-dimensional array.
 
     Raises
     ------
     DataError
-        A value is not finite.
+        A value is not finite; the message begins with `name`.
     """
     copied = np.array(array, dtype=np.float32, order="C")
     check_finite(copied, name)
@@ -281,19 +305,23 @@ def as_fold(fold: Any) -> Any:
     Parameters
     ----------
     fold : Fold, Codec or estimator
-        The fold, the codec, or an estimator of this package.
+        The fold, the codec, or a fitted estimator of this package.
+
+    Returns
+    -------
+    Fold or Codec
 
     Raises
     ------
     ParameterError
-        The estimator is not fitted, or it is none of these.
+        `fold` is an estimator that is not fitted, or none of these.
     """
     if hasattr(fold, "n_components") and hasattr(fold, "format_name"):
         return fold
     learned = getattr(fold, "encoder_", None)
     if learned is None:
         raise ParameterError(
-            f"{type(fold).__name__} is no fold; give what `fit` or `load` returns, a fitted estimator"
+            f"{type(fold).__name__} is no fold; give a fitted estimator, or what `fit` or `load` returns"
         )
     return learned
 
@@ -302,14 +330,24 @@ _KINDS = {
     "nearfold.encoder": "a linear fold",
     "nearfold.mlp": "a non-linear fold",
     "nearfold.codec": "a codec",
-    # As codecs were first called.
+    # The first name of codecs, which older files have.
     "nearfold.pipeline": "a codec",
     "nearfold.scan": "the checkpoint of a scan",
 }
 
 
 def other_kind(path: str | os.PathLike[str], format_name: str, wanted: str) -> FileError:
-    """Return the error of a file of nearfold that holds something else than what is wanted."""
+    """Return the error for a file of nearfold that holds another kind of object than the wanted one.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    format_name : str
+        The name of the format in its metadata.
+    wanted : str
+        The wanted kind, with its article, as in "a linear fold".
+    """
     held = _KINDS.get(format_name)
     if held is None:
         return FileError(
@@ -319,15 +357,21 @@ def other_kind(path: str | os.PathLike[str], format_name: str, wanted: str) -> F
 
 
 class FoldFile(NamedTuple):
-    """What a file of `Fold.save` holds, its metadata checked and its tensors not yet."""
+    """The content of a file that `Fold.save` wrote; the metadata is checked, but not the tensors' shapes."""
 
     format_name: str
     tensors: dict[str, npt.NDArray[Any]]
     origin: dict[str, Any]
-    """metric, method, parameters and facts."""
+    """The metric, the method, its parameters and the facts, by name."""
 
     def build(self, path: Path, kind: type[Fold], **weights: Any) -> Any:
-        """Return a fold of `kind` made of these weights, or a FileError that says what is wrong."""
+        """Return a fold of class `kind` with these weights.
+
+        Raises
+        ------
+        FileError
+            The weights don't make such a fold.
+        """
         try:
             return kind(**weights, **self.origin)
         except (TypeError, ValueError) as error:
@@ -335,12 +379,21 @@ class FoldFile(NamedTuple):
 
 
 def read_fold_file(path: str | os.PathLike[str]) -> FoldFile:
-    """Read a file that `Fold.save` wrote; nothing in it is executed.
+    """Read a file that `Fold.save` wrote. Nothing in it is executed.
+
+    Parameters
+    ----------
+    path : str or path
+        The safetensors file.
+
+    Returns
+    -------
+    FoldFile
 
     Raises
     ------
     FileError
-        Missing, truncated, corrupt, not an encoder, or written by a later format version.
+        The file is missing, truncated, damaged, of another kind, or written by a later format version.
     """
     metadata, tensors = read_safetensors(Path(path))
     name = metadata.get("format", "")
@@ -383,29 +436,41 @@ def fold_checksum(fold: Fold) -> str:
 
 
 def safetensors_bytes(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
-    """Return tensors as a safetensors file holds them; the same content makes the same bytes."""
+    """Return the content of a safetensors file.
+
+    Parameters
+    ----------
+    tensors : mapping of str to ndarray
+        The C-contiguous tensors by name.
+    metadata : mapping of str to str
+        The metadata.
+
+    Returns
+    -------
+    bytes
+        The same tensors and metadata give the same bytes.
+    """
     from safetensors.numpy import save
 
     written = save(dict(tensors), dict(metadata))
     length = int.from_bytes(written[:8], "little")
-    # The library orders metadata differently from run to run.
+    # The order of metadata in the library's output differs from run to run.
     header = json.dumps(json.loads(written[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + written[8 + length :]
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file, without its tensors; raises as `read_safetensors`."""
+    """Return the metadata of a safetensors file, without its tensors; see `read_safetensors`."""
     with _opened_safetensors(path) as (_, metadata, _):
         return metadata
 
 
 @contextmanager
 def _opened_safetensors(path: Path) -> Iterator[tuple[IO[bytes], dict[str, str], int]]:
-    """Open a safetensors file, and yield it with its metadata and how many bytes it promises.
+    """Open a safetensors file, and yield it with its metadata and its size in bytes.
 
-    It is read, never mapped: a file that is cut short meanwhile is an error, where a map of it ends
-    the process.
+    The file is read and never mapped, so that truncation meanwhile is an error and doesn't end the process.
     """
     from safetensors import SafetensorError
 
@@ -419,20 +484,31 @@ def _opened_safetensors(path: Path) -> Iterator[tuple[IO[bytes], dict[str, str],
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
-    """Return the metadata and tensors of a safetensors file; of nearfold's own the digest is checked.
+    """Return the metadata and the tensors of a safetensors file; a digest by nearfold is verified.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    metadata : dict of str to str
+        The metadata, empty if there is none.
+    tensors : dict of str to ndarray
+        The tensors by name.
 
     Raises
     ------
     FileError
-        Missing, no regular file, truncated, corrupt, or changed since nearfold wrote it; or it promises
-        more than it holds.
+        The file is missing, not a regular file, truncated or damaged, or has changed since nearfold wrote it.
     """
     from safetensors.numpy import load
 
     with _opened_safetensors(path) as (file, metadata, size):
         file.seek(0)
         tensors = load(file.read(size))
-    # Files of earlier versions have no digest, and those of others are none of our business.
+    # Files of earlier versions and of other programs have no digest by nearfold.
     sealed_by_us = metadata.get("format", "").startswith("nearfold.") and DIGEST in metadata
     if sealed_by_us and metadata[DIGEST] != content_digest(tensors, metadata):
         raise FileError(f"{path}: damaged: its content has changed since it was written; make it again")
@@ -440,7 +516,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[
 
 
 def _safetensors_head(path: Path, file: IO[bytes], size: int) -> tuple[dict[str, str], int]:
-    """Return the metadata, and how many bytes the file must have: no more than that is ever read."""
+    """Return the metadata and the size of a file, after a check that its header declares that size."""
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, _MAX_HEAD):
         raise FileError(f"{path}: truncated or not a safetensors file (its header is not there)")

@@ -1,4 +1,4 @@
-"""Read a saved fold of any kind."""
+"""Reading of saved folds of any kind."""
 
 from __future__ import annotations
 
@@ -17,18 +17,33 @@ _KINDS: dict[str, type[Encoder] | type[MLPEncoder]] = {
 
 
 def load_fold(path: str | os.PathLike[str]) -> Fold:
-    """Read what `save` of an `Encoder` or `MLPEncoder` wrote; nothing in the file is executed.
+    """Read a fold that `Fold.save` wrote. Nothing in the file is executed.
+
+    Parameters
+    ----------
+    path : str or path
+        The safetensors file.
+
+    Returns
+    -------
+    Encoder or MLPEncoder
 
     Raises
     ------
     FileError
-        Missing, truncated, corrupt, not a fold, or written by a later format version.
+        The file is missing, truncated, damaged, not a fold, or written by a later format version.
     """
     return fold_of(Path(path), read_fold_file(path))
 
 
 def fold_of(path: Path, content: FoldFile) -> Fold:
-    """Return the fold that a file's content describes; raises as `load`."""
+    """Return the fold that a file's content describes.
+
+    Raises
+    ------
+    FileError
+        The file holds no fold alone, or its tensors don't fit each other.
+    """
     if content.format_name not in _KINDS:
         raise other_kind(path, content.format_name, "a fold alone")
     return _KINDS[content.format_name].from_file(path, content)

@@ -1,4 +1,4 @@
-"""The non-linear fold: a ReLU network over a linear map, applied with numpy alone."""
+"""The non-linear fold: a ReLU network, optionally added to a linear map, applied with numpy alone."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ Layer = tuple[Float32, Float32]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MLPEncoder(Fold):
-    """z = S x + W_L relu(... relu(W_1 x + b_1) ...) + b_L, from d to m dimensions.
+    """A ReLU network z = S x + W_L relu(... relu(W_1 x + b_1) ...) + b_L, from d to m dimensions.
 
     Parameters
     ----------
-    layers
-        (W_i, b_i) from the input to the output; W_i of shape (out_i, in_i), float32, in_1 = d,
-        out_L = m. One pair is a linear map with bias.
-    skip
-        S, shape (m, d), float32: the linear map that the network corrects; None for none.
+    layers : sequence of (ndarray, ndarray)
+        The weights W_i, of shape (out_i, in_i), and biases b_i, of shape (out_i,), from the input (in_1 = d)
+        to the output (out_L = m), as float32. One layer is a linear map with bias.
+    skip : ndarray of shape (m, d), float32, optional
+        The matrix S of the linear map that the network corrects. By default it is zero.
     metric, method, parameters, facts
-        As for `Encoder`.
+        See `Encoder`.
 
     Raises
     ------
-    DataError, ParameterError
-        The shapes don't fit, a value is not finite, the metric is unknown.
+    DataError
+        There is no layer, the shapes don't fit each other, or a value is not finite.
+    ParameterError
+        The metric is unknown, or JSON can't hold the parameters or the facts.
 
     Examples
     --------
@@ -90,7 +92,7 @@ class MLPEncoder(Fold):
 
     @property
     def n_features(self) -> int:
-        """The number d of dimensions that it takes."""
+        """The number d of dimensions of the input."""
         return int(self.layers[0][0].shape[1])
 
     def _apply(self, vectors: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
@@ -100,14 +102,24 @@ class MLPEncoder(Fold):
             hidden = hidden @ weight.T
             hidden += bias
             if number < last:
-                # maximum keeps NaN, so a bad row can't hide behind the ReLU.
+                # np.maximum keeps NaN, so that the check of the result still finds a bad row.
                 np.maximum(hidden, 0, out=hidden)
         if self.skip is not None:
             hidden += vectors @ self.skip.T
         out[...] = hidden
 
     def jacobian(self, x: npt.ArrayLike) -> Float64:
-        """Return dz/dx at one point x of shape (d,): shape (m, d), float64."""
+        """Return the Jacobian matrix dz/dx at one point.
+
+        Parameters
+        ----------
+        x : array-like of shape (d,)
+            The point.
+
+        Returns
+        -------
+        ndarray of shape (m, d), float64
+        """
         hidden = np.asarray(x, np.float64)
         slope = np.eye(self.n_features)
         last = len(self.layers) - 1
@@ -121,7 +133,7 @@ class MLPEncoder(Fold):
         return total
 
     def tensors(self) -> dict[str, Float32]:
-        """Return the weights by name, as `save` writes them."""
+        """Return the weights by name: "layers.<i>.weight", "layers.<i>.bias", and if there is one "skip"."""
         tensors = {} if self.skip is None else {"skip": self.skip}
         for number, (weight, bias) in enumerate(self.layers):
             tensors |= {f"layers.{number}.weight": weight, f"layers.{number}.bias": bias}
@@ -129,12 +141,12 @@ class MLPEncoder(Fold):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MLPEncoder:
-        """Read what `save` wrote; nothing in the file is executed.
+        """Read a network that `save` wrote. Nothing in the file is executed.
 
         Parameters
         ----------
-        path : path
-            The file.
+        path : str or path
+            The safetensors file.
 
         Returns
         -------
@@ -143,18 +155,29 @@ class MLPEncoder(Fold):
         Raises
         ------
         FileError
-            It is missing, truncated, damaged, of another kind, or written by a later format version.
+            The file is missing, truncated, damaged, of another kind, or written by a later format version.
         """
         return cls.from_file(Path(path), read_fold_file(path))
 
     @classmethod
     def from_file(cls, path: Path, content: FoldFile) -> MLPEncoder:
-        """Return the fold that a file's content describes.
+        """Return the network that a file's content describes.
+
+        Parameters
+        ----------
+        path : Path
+            The file, as messages name it.
+        content : FoldFile
+            Its content, from `read_fold_file`.
+
+        Returns
+        -------
+        MLPEncoder
 
         Raises
         ------
         FileError
-            The file is of another kind, or tensors are missing, too many, or don't fit together.
+            The file is of another kind, or tensors are missing, too many, or don't fit each other.
         """
         if content.format_name != cls.format_name:
             raise other_kind(path, content.format_name, "a non-linear fold")
@@ -166,6 +189,6 @@ class MLPEncoder(Fold):
                 raise FileError(f"{path}: layer {number} is missing or has tensors of the wrong rank")
             layers.append(pair)
         if tensors:
-            raise FileError(f"{path}: holds unknown tensors {sorted(tensors)}; it is no network of ours")
+            raise FileError(f"{path}: holds unknown tensors {sorted(tensors)}; nearfold did not write it")
         encoder: MLPEncoder = content.build(path, cls, layers=layers, skip=skip)
         return encoder

@@ -1,4 +1,4 @@
-"""What a fold says of itself beside its weights: parameters and facts, bounded, known ones typed."""
+"""The parameters and facts that a fold carries beside its weights, with checks of their types and sizes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ __all__ = [
 ]
 
 DIGEST = "content_sha256"
-"""The name in a file's metadata of the digest of all else that the file holds."""
+"""The name, in a file's metadata, of the digest of all other content of the file."""
 
+# The most levels and values of parameters or facts, and the most characters of a text and of a name.
 _DEPTH, _ITEMS, _TEXT, _NAME = 32, 100_000, 100_000, 200
 _LARGEST = 1 << 63
 
@@ -36,7 +37,19 @@ _Share = Annotated[float, msgspec.Meta(ge=-1e-3, le=1.001)]
 
 
 class Sampled(msgspec.Struct, frozen=True):
-    """A fold's statistics on a sample of the data that it was learned from, as `drift_stats` in its facts."""
+    """The statistics of a fold on a sample of its data, an entry of `drift_stats` in its facts.
+
+    Parameters
+    ----------
+    rows : int
+        The number of rows of the sample.
+    recall : float
+        The recall@10 within the sample, from 0 to 1.
+    energy : float, optional
+        The share of the energy that the fold keeps.
+    loss : float, optional
+        The loss of the fold's method.
+    """
 
     rows: Positive
     recall: _Share
@@ -45,18 +58,18 @@ class Sampled(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """The facts of a fold that nearfold reads again; all others are only shown.
+    """The facts of a fold that nearfold reads again; all other facts are only shown.
 
     Parameters
     ----------
-    rows : int or None
-        Number of rows that the fold was learned from.
-    fingerprint : str or None
-        Hash of evenly spaced rows of its data, which tells that data from other data.
-    drift_stats : list of Sampled
-        What the fold keeps of samples of its data, which `drift` compares new vectors with.
-    new_rows : str or None
-        How rows are mapped that were not learned from, where that is a step of its own.
+    rows : int, optional
+        The number of rows that the fold was learned from.
+    fingerprint : str, optional
+        A hash of evenly spaced rows of its data, which identifies that data.
+    drift_stats : list of Sampled, default=[]
+        The statistics on samples of its data, which `drift` compares new vectors with.
+    new_rows : str, optional
+        How rows that were not learned from are mapped, if the method has a separate step for them.
     """
 
     rows: Count | None = None
@@ -66,12 +79,17 @@ class Facts(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Facts:
-        """Return the known ones of a fold's facts.
+        """Return those of a fold's facts that nearfold reads.
+
+        Parameters
+        ----------
+        facts : mapping
+            All facts of the fold, by name.
 
         Raises
         ------
         ParameterError
-            One is not what nearfold writes.
+            A fact that nearfold reads is not what it writes.
         """
         try:
             return msgspec.convert(dict(facts), cls)
@@ -80,14 +98,14 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 def checked_name(name: str, value: Any) -> str:
-    """Return a name as it is, or refuse what is no short text that UTF-8 can hold.
+    """Return `value` if it is a text of at most 200 characters that UTF-8 can encode.
 
-    Control characters are let through: whoever shows a name escapes them.
+    Control characters are allowed, and are escaped where a name is shown.
 
     Raises
     ------
     ParameterError
-        It is none.
+        `value` is not such a text; the message calls it `name`.
     """
     if isinstance(value, str) and len(value) <= _NAME and not any("\ud800" <= c <= "\udfff" for c in value):
         return value
@@ -95,23 +113,23 @@ def checked_name(name: str, value: Any) -> str:
 
 
 def checked_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a fold's parameters as JSON holds them; numbers that are not finite become None.
+    """Return a copy of a fold's parameters as values of JSON; numbers that are not finite become None.
 
     Raises
     ------
     ParameterError
-        There are values that JSON can't hold, or too many, too deep, too long or too large ones.
+        JSON can't hold a value, or values are too many, nested too deeply, too long or too large.
     """
     return _copied("parameters", values)
 
 
 def checked_facts(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a fold's facts, as `checked_parameters`, those of nearfold's own of their type.
+    """Return a copy of a fold's facts as values of JSON, after a check of those that nearfold reads.
 
     Raises
     ------
     ParameterError
-        As `checked_parameters`, or `rows`, `fingerprint` or `drift_stats` is not what nearfold writes.
+        A value is refused by `checked_parameters` or `Facts.of`.
     """
     facts = _copied("facts", values)
     Facts.of(facts)
@@ -127,7 +145,7 @@ def _copied(name: str, values: Any) -> dict[str, Any]:
 
 
 def _plain(name: str, value: Any, depth: int, left: list[int]) -> Any:
-    """Return a value as JSON gives it back; `left` counts down what there may still be."""
+    """Return a value as JSON would return it; `left` holds the number of values that are still allowed."""
     left[0] -= 1
     if depth < 0 or left[0] < 0:
         raise ParameterError(f"{name}: is nested too deeply, or holds more than {_ITEMS:,} values")
@@ -151,11 +169,11 @@ def _plain(name: str, value: Any, depth: int, left: list[int]) -> Any:
         if len(value) > _TEXT:
             raise ParameterError(f"{name}: holds a text of {len(value):,} characters; at most {_TEXT:,}")
         return str(value)
-    raise ParameterError(f"{name}: holds a {type(value).__name__}, which JSON can't")
+    raise ParameterError(f"{name}: holds a {type(value).__name__}, which JSON can't hold")
 
 
 def content_digest(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> str:
-    """Return the SHA-256 of tensors and metadata, but for the digest itself among the latter."""
+    """Return the SHA-256 of tensors and metadata, without the digest in the metadata, in hexadecimal."""
     known = {name: value for name, value in metadata.items() if name != DIGEST}
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
@@ -165,5 +183,5 @@ def content_digest(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[st
 
 
 def sealed(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return metadata with the digest by which a reader knows that nothing has changed since."""
+    """Return metadata with the digest added, by which a reader verifies that nothing has changed."""
     return {**metadata, DIGEST: content_digest(tensors, metadata)}

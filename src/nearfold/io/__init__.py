@@ -1,1 +1,1 @@
-"""Vectors in files: one file a format, all read and written as chunks of rows."""
+"""Vectors in files: one module for each format, all of which read and write chunks of rows."""

@@ -1,4 +1,4 @@
-"""What a file format offers: a source of chunks to read, a sink of chunks to write."""
+"""The interfaces of file formats: sources of chunks for reading, and sinks of chunks for writing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 HELD_BYTES = 256 << 20
-"""What a file may make a reader hold at once of what can't be taken in smaller pieces."""
+"""The most bytes that a reader holds of a piece of a file that can't be read in smaller pieces."""
 
 
 class Chunk(NamedTuple):
@@ -38,10 +38,10 @@ class Chunk(NamedTuple):
 
     Parameters
     ----------
-    vectors
-        Shape (rows, d), any real dtype.
-    others
-        The file's other columns for these rows (a pyarrow.Table), None where it has none.
+    vectors : ndarray of shape (rows, d)
+        The vectors, of any real dtype.
+    others : pyarrow.Table, optional
+        The other columns of these rows. None if the file has no others.
     """
 
     vectors: npt.NDArray[Any]
@@ -49,48 +49,74 @@ class Chunk(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What is known of a file's vectors before they are read."""
+    """The shape and the columns of a file of vectors, known before any vector is read.
+
+    Parameters
+    ----------
+    rows : int
+        The number of rows n.
+    n_features : int
+        The number of dimensions d.
+    dtype : numpy.dtype
+        The dtype of the vectors.
+    name : str
+        The name of the column, array or dataset of vectors.
+    others : pyarrow.Schema, optional
+        The schema of the other columns. None if there are none.
+    origin : mapping, optional
+        What made the vectors, which formats with room for metadata write.
+    """
 
     rows: int
     n_features: int
     dtype: np.dtype[Any]
     name: str
     others: Any = None
-    """The schema of the other columns (a pyarrow.Schema), None where there are none."""
     origin: Mapping[str, Any] = MappingProxyType({})
-    """What made the vectors, for formats that have room for it."""
 
 
 class Source(ABC):
-    """Vectors in a file or a folder of files, opened.
+    """An opened file, folder or array of vectors, which is read in chunks of rows.
 
-    Subclasses set `path` (as the user wrote it) and `layout`, and yield rows in `_chunks`.
+    Subclasses set `path` and `layout`, and yield rows in `_chunks`.
     """
 
     path: str
+    """The path as the user wrote it."""
+
     layout: Layout
+    """The number, width and dtype of the vectors, and the other columns."""
 
     random_access: ClassVar[bool] = False
-    """Whether `take` reads the rows asked for and little more."""
+    """Whether `take` reads little more than the rows that it returns."""
 
     column_name: str | None = None
-    """The column that it was opened by, where the user named one."""
+    """The name of the column of vectors that the user gave, or None."""
 
     in_memory: ClassVar[bool] = False
     """Whether it is an array of this process, which no other process can open by its name."""
 
     skipped: Sequence[tuple[str, NearfoldError]] = ()
-    """Files of a folder that could not be opened and were left out, with the reason of each."""
+    """The files of a folder that could not be opened and are skipped, each with its error."""
 
     query_column: str | None = None
-    """The column of the queries that belong to these vectors, where the format has a name for it."""
+    """The column of the queries that belong to these vectors, or None if the format names none."""
 
     def chunks(
         self, rows: int, start: int = 0, stop: int | None = None, *, others: bool = True
     ) -> Iterator[Chunk]:
-        """Yield the rows from `start` to `stop` (None: the last) in order, at most about `rows` at a time.
+        """Yield the rows from `start` to `stop`, in order.
 
-        With `others=False` columns beside the vectors need not be read.
+        Parameters
+        ----------
+        rows : int
+            About how many rows a chunk has at most.
+        start : int, default=0
+            The first row.
+        stop : int, optional
+            One past the last row. By default all rows from `start` on are read.
+        others : bool, default=True
+            Whether to read the columns beside the vectors.
         """
         stop = self.layout.rows if stop is None else stop
         yield from self._chunks(rows, start, stop, others) if start < stop else ()
@@ -100,7 +126,7 @@ class Source(ABC):
         """Yield what `chunks` does; there is a row at least."""
 
     def take(self, rows: Int64) -> npt.NDArray[Any]:
-        """Return the rows of these numbers (rising), shape (len(rows), d)."""
+        """Return the rows with the given numbers, shape (len(rows), d); the numbers must be ascending."""
         layout = self.layout
         taken = np.empty((len(rows), layout.n_features), layout.dtype)
         first = 0
@@ -111,25 +137,30 @@ class Source(ABC):
         return taken
 
     def pieces(self, rows: int) -> list[tuple[int, int]]:
-        """Return ranges of about `rows` rows, in order, that can be read without reading much else."""
+        """Return ranges of about `rows` rows, in order, each of which can be read without much else."""
         last = self.layout.rows
         return [(start, min(last, start + rows)) for start in range(0, last, rows)]
 
     @property
     def parts(self) -> Sequence[Source]:
-        """The files that it is made of, in order: itself, unless it is a folder."""
+        """The files of a folder, in order; otherwise the source itself."""
         return (self,)
 
 
 def grouped_pieces(starts: Int64, rows: int) -> list[tuple[int, int]]:
-    """Return ranges of about `rows` rows that begin and end where groups do.
+    """Return ranges of rows that consist of whole groups.
 
     Parameters
     ----------
-    starts
-        The first row of each group that is stored together, and behind them the number of rows.
-    rows
-        How many rows a range should have; one group at least.
+    starts : ndarray of shape (groups + 1,), int64
+        The first row of each group of rows that are stored together, and then the number of all rows.
+    rows : int
+        The most rows of a range, unless a single group has more.
+
+    Returns
+    -------
+    list of (int, int)
+        The first row of each range, and one past its last.
     """
     pieces, start = [], 0
     for stop, after in pairwise([*starts[1:].tolist(), None]):
@@ -139,47 +170,56 @@ def grouped_pieces(starts: Int64, rows: int) -> list[tuple[int, int]]:
     return pieces
 
 
-# Rows looked through at a time where few are wanted.
+# The rows of a chunk when `take` reads through a source without random access.
 _ROWS = 4096
 
 
 class Sink(Protocol):
-    """A file of vectors being written."""
+    """A file of vectors that is being written."""
 
     def write(self, chunk: Chunk) -> None:
-        """Append rows."""
+        """Append the rows of a chunk."""
         ...
 
 
 class Format(Protocol):
-    """A module of this package that reads, and maybe writes, one format.
+    """A module of this package that reads, and may write, one format.
 
-    It has SUFFIXES, the endings of such files, and FOLDER where such a table is a folder.
+    It has SUFFIXES, the suffixes of such files, and FOLDER = True if a table of the format is a folder.
     """
 
     def read(self, location: Location, column: str | None) -> Source:
-        """Open for reading; `column` names the vectors where a file holds several."""
+        """Open a file for reading; `column` names the vectors if the file holds several columns."""
         ...
 
     def write(self, path: str | os.PathLike[str], layout: Layout) -> AbstractContextManager[Sink]:
-        """Open for writing exactly `layout.rows` rows; the file appears whole or not at all."""
+        """Open a file for writing exactly `layout.rows` rows; it appears complete or not at all."""
         ...
 
 
 def listed(names: Iterable[str], most: int = 10) -> str:
-    """Return names as a message can list them: the first ones, and how many more there are."""
+    """Return text that lists the first `most` names, and says how many more there are."""
     shown = list(names)
     more = f" and {len(shown) - most} more" if len(shown) > most else ""
     return ", ".join(shown[:most]) + more if shown else "none"
 
 
 def check_layout(path: str, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Layout:
-    """Return the layout of an array in a file, or refuse it.
+    """Return the layout of an array in a file.
+
+    Parameters
+    ----------
+    path : str
+        The file, as messages name it.
+    shape, dtype : tuple of int, numpy.dtype
+        The shape and the dtype of the array.
+    name : str
+        The name of the array in messages and in the layout.
 
     Raises
     ------
     FileError
-        It is not a table of real numbers, or has no rows or dimensions.
+        The array is not a two-dimensional table of real numbers, or is empty.
     """
     if dtype.kind not in "fiu":
         raise FileError(f"{path}: {name} has dtype {dtype}, which holds no real numbers; save it as float32")

@@ -1,4 +1,4 @@
-"""fbin, u8bin and i8bin (the layout of big-ann-benchmarks): how many rows, how wide, then all numbers."""
+"""The formats fbin, u8bin and i8bin of big-ann-benchmarks: counts of rows and dimensions, then the rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nearfold.io.records import Head, RecordSource, RowSink, check_dtype, check_
 
 __all__ = ["SUFFIXES", "read", "write"]
 
-# Endings of such files.
+# The suffixes of such files.
 SUFFIXES = (".fbin", ".u8bin", ".i8bin")
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -29,7 +29,7 @@ _HEADER = np.dtype("<u4")
 
 
 def read(location: Location, column: str | None) -> RecordSource:
-    """Open a file of vectors; it has no columns, so `column` must be None."""
+    """Open a file of vectors. The format has no columns, so `column` must be None."""
     check_no_column(location, column)
     dtype = _DTYPES[location.suffix]
 
@@ -48,12 +48,12 @@ def read(location: Location, column: str | None) -> RecordSource:
 
 @contextmanager
 def write(path: str | os.PathLike[str], layout: Layout) -> Iterator[RowSink]:
-    """Open a file for writing; the ending says of what numbers, so `layout.dtype` must be that.
+    """Open a file for writing; `layout.dtype` must be the dtype that the suffix stands for.
 
     Raises
     ------
     FileError
-        The layout's numbers are others, or the file can't be written.
+        The layout has another dtype, or the file can't be written.
     """
     dtype = check_dtype(path, layout, _DTYPES)
     with replacing(path) as file:

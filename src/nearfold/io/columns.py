@@ -1,6 +1,6 @@
-"""Columns beside the vectors, of files that don't have the same: unified as Arrow and polars do.
+"""Common columns of files whose columns beside the vectors differ, unified as Arrow and polars do.
 
-A column that some files lack is null there; types are widened to one that holds every value of all.
+A column is null in the files that lack it, and its type is widened to one that holds the values of all files.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ __all__ = ["check_columns", "columns_as", "common_columns", "without_dictionarie
 
 
 def common_columns(parts: Sequence[Source]) -> pa.Schema | None:
-    """Return the other columns of all files, in the order in which they appear; None without any.
+    """Return the unified schema of the files' other columns, in order of appearance; None if there are none.
 
-    Of types that can't be unified the first stays; `check_columns` refuses such files.
+    If the types of a column can't be unified, the first stays; `check_columns` refuses such files.
     """
     fields: dict[str, pa.Field] = {}
     everywhere: set[str] | None = None
@@ -28,7 +28,7 @@ def common_columns(parts: Sequence[Source]) -> pa.Schema | None:
         schema = part.layout.others
         names = set() if schema is None else set(schema.names)
         everywhere = names if everywhere is None else everywhere & names
-        # Thousands of files of a folder mostly have one schema.
+        # The files of a folder, of which there may be thousands, mostly have one schema.
         if schema is None or any(schema.equals(other, check_metadata=True) for other in seen):
             continue
         seen.append(schema)
@@ -45,19 +45,20 @@ def common_columns(parts: Sequence[Source]) -> pa.Schema | None:
 
 
 def check_columns(parts: Sequence[Source], name: str) -> None:
-    """Refuse files whose other columns don't go into one table.
+    """Refuse files whose other columns don't fit into one table.
 
     Parameters
     ----------
-    parts
-        Files, opened.
-    name
-        The column of vectors in that table.
+    parts : sequence of Source
+        The opened files.
+    name : str
+        The name of the column of vectors in that table.
 
     Raises
     ------
     FileError
-        Types conflict, or a column has the vectors' name, or is there twice; file and column are named.
+        The types of a column conflict, or a column has the vectors' name or occurs twice in a file; the
+        message names the file and the column.
     """
     common = common_columns(parts)
     first: dict[str, tuple[str, pa.DataType]] = {}
@@ -85,18 +86,22 @@ def _conflict(path: str, name: str, kind: pa.DataType, other: str) -> FileError:
 
 
 def columns_as(others: Any, rows: int, schema: pa.Schema, path: str) -> Any:
-    """Return the other columns of some rows of a file as a table of the schema of all files.
+    """Return the other columns of some rows of a file as a table of the common schema.
 
     Parameters
     ----------
-    others
-        A pyarrow.Table; None where the file has none.
-    rows
-        How many rows there are.
-    schema
-        From `common_columns`.
-    path
-        The file, for messages.
+    others : pyarrow.Table or None
+        The other columns of the rows. None if the file has none.
+    rows : int
+        The number of rows.
+    schema : pyarrow.Schema
+        The schema from `common_columns`.
+    path : str
+        The file, as messages name it.
+
+    Returns
+    -------
+    pyarrow.Table
 
     Raises
     ------
@@ -126,7 +131,7 @@ def columns_as(others: Any, rows: int, schema: pa.Schema, path: str) -> Any:
 
 
 def without_dictionaries(schema: pa.Schema) -> pa.Schema:
-    """Return a schema whose columns hold values themselves instead of numbers into a dictionary."""
+    """Return a schema in which dictionary-encoded columns have the type of their values."""
     return pa.schema([field.with_type(_plain(field.type)) for field in schema])
 
 
@@ -137,10 +142,10 @@ def _nulls(rows: int, kind: pa.DataType) -> Any:
 
 
 def _common_type(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
-    """Return a type that holds every value of both, None where there is none."""
+    """Return a type that holds every value of both types, or None if there is none."""
     if first == second:
         return first
-    # The same values in other clothes.
+    # Types that differ only in how they encode the same values.
     plain = [_plain(kind) for kind in (first, second)]
     if plain[0] == plain[1]:
         return plain[0]
@@ -156,7 +161,7 @@ def _common_type(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """Return the type of the values of a dictionary or view; any other type as it is."""
+    """Return the type of a dictionary's or a view's values, and any other type as it is."""
     if pa.types.is_dictionary(kind):
         return _plain(kind.value_type)
     views = {"string_view": pa.large_string(), "binary_view": pa.large_binary()}
@@ -164,7 +169,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _cast(array: Any, kind: pa.DataType) -> Any:
-    """Return an array with its values in a wider type; an error where one would not be the same."""
+    """Return an array cast to a wider type; a value that would change is an error."""
     if array.type == kind:
         return array
     if pa.types.is_null(array.type):

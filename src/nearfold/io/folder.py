@@ -1,4 +1,4 @@
-"""A folder of files of vectors, read as one: its files in the order of their names."""
+"""A folder of files of vectors, which are read as one source in the order of their names."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["FolderSource"]
 
 
 class FolderSource(Source):
-    """Several sources behind each other.
+    """The concatenation of several sources.
 
     Parameters
     ----------
-    path
+    path : str
         The folder, as the user wrote it.
-    parts
-        Its files, opened, in order; at least one.
+    parts : sequence of Source
+        Its opened files, in order; at least one.
 
     Raises
     ------
     FileError
-        Files differ in width.
+        The files differ in their numbers of dimensions.
     """
 
     def __init__(self, path: str, parts: Sequence[Source]) -> None:
@@ -54,17 +54,17 @@ class FolderSource(Source):
 
     @property
     def random_access(self) -> bool:  # type: ignore[override]
-        """Whether every file's rows can be read alone."""
+        """Whether single rows can be read from every file."""
         return all(part.random_access for part in self._parts)
 
     def _overlapping(self, start: int, stop: int) -> Iterator[tuple[Source, int, int, int]]:
-        """Yield each file with rows between, with where it starts and which of its own rows those are."""
+        """Yield each file that overlaps a range of rows, its first row, and the range within the file."""
         for part, (low, high) in zip(self._parts, pairwise(self._starts.tolist()), strict=True):
             if low < stop and high > start:
                 yield part, low, max(start, low) - low, min(stop, high) - low
 
     def _chunks(self, rows: int, start: int, stop: int, others: bool) -> Iterator[Chunk]:
-        """Yield the rows of one file after another, with the columns of all files."""
+        """Yield the rows of one file after another, with the common columns of all files."""
         schema = self.layout.others if others else None
         for part, _, low, high in self._overlapping(start, stop):
             for chunk in part.chunks(rows, low, high, others=others):
@@ -75,7 +75,7 @@ class FolderSource(Source):
                     yield Chunk(chunk.vectors, columns)
 
     def take(self, rows: Int64) -> npt.NDArray[Any]:
-        """Return the rows of these numbers, file by file."""
+        """Return the rows with the given numbers, taken file by file."""
         taken = np.empty((len(rows), self.layout.n_features), self.layout.dtype)
         for part, (low, high) in zip(self._parts, pairwise(self._starts.tolist()), strict=True):
             first, last = np.searchsorted(rows, [low, high])

@@ -1,7 +1,7 @@
-"""HDF5: vectors in one dataset, as ann-benchmarks lays them out (train, test, neighbors) or in groups.
+"""The format HDF5: vectors in one dataset, in the layout of ann-benchmarks (train, test) or in groups.
 
-HDF5 files can point elsewhere: at other HDF5 files by links and virtual datasets, at any file at all by
-external storage. `_open_dataset` is the only place where a dataset is opened, and refuses all of them.
+HDF5 files can refer to other files: to HDF5 files by links and virtual datasets, and to any file by external
+storage. `_open_dataset` is the only place where a dataset is opened, and refuses all such references.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from nearfold.io.location import Location
 
 __all__ = ["SUFFIXES", "read"]
 
-# Endings of such files.
+# The suffixes of such files.
 SUFFIXES = (".hdf5", ".h5")
 
-# The datasets that ann-benchmarks keeps the base and its queries in.
+# The names of the base and of its queries in files of ann-benchmarks.
 _BASE, _QUERIES = "train", "test"
 
-# deflate, the strongest of HDF5's usual filters, can't shrink numbers further than this.
+# The strongest compression of deflate, which is the strongest of HDF5's usual filters.
 _MAX_SHRINK = 1032
 
-# Filters that HDF5 and h5py bring themselves; for others HDF5 loads libraries that it finds.
+# The filters that HDF5 and h5py include. For others HDF5 would load any library that it finds.
 _FILTERS = frozenset({1, 2, 3, 4, 5, 6, 32000})
 
-# Rows fetched by one request where few are wanted.
+# The number of rows that `take` fetches at a time.
 _TAKE = 1024
 
-# Datasets looked at in search of the vectors, and links followed to one.
+# The most datasets that are searched for the vectors, and the most links that are followed to one.
 _MAX_NAMES, _MAX_LINKS = 10_000, 16
 
 
 class Hdf5Source(Source):
-    """A two-dimensional dataset."""
+    """A two-dimensional dataset of an HDF5 file."""
 
     random_access = True
 
@@ -62,7 +62,7 @@ class Hdf5Source(Source):
     def _open(self) -> Iterator[Any]:
         h5py = import_extra("h5py", "hdf5", f"{self.path}: HDF5")
         try:
-            # What is packed is unpacked once, however few of its rows a chunk takes.
+            # The cache is large enough that each compressed piece is decompressed only once.
             with (
                 self._location.open() as handle,
                 h5py.File(handle, "r", rdcc_nbytes=self._cache) as file,
@@ -71,7 +71,7 @@ class Hdf5Source(Source):
         except NearfoldError:
             raise
         except Exception as error:
-            # The library's own failures come as OSError without a number, and tell a story.
+            # Errors of the library itself are OSErrors without a number and with a long text.
             if isinstance(error, OSError) and error.errno is not None and error.strerror:
                 raise FileError(f"{self.path}: can't be read: {cause(error)}") from error
             # Damage shows as errors of many kinds: RuntimeError, KeyError, OverflowError, ...
@@ -85,7 +85,7 @@ class Hdf5Source(Source):
                 yield Chunk(dataset[first : min(stop, first + rows)])
 
     def take(self, rows: Int64) -> npt.NDArray[Any]:
-        """Return the rows of these numbers."""
+        """Return the rows with the given numbers."""
         with self._open() as file:
             dataset = _open_dataset(self.path, file, self._name)
             pieces = [dataset[rows[i : i + _TAKE]] for i in range(0, len(rows), _TAKE)]
@@ -93,9 +93,9 @@ class Hdf5Source(Source):
 
 
 def _resolved(path: str, file: Any, name: str) -> tuple[Any, str] | None:
-    """Return the group in the file itself and the last part of a name, or None where there is no such.
+    """Return the group in the file itself that holds a name, and the name's last part, or None.
 
-    Soft links are followed here, part by part: HDF5 would follow an external link that lies behind one.
+    Soft links are followed here, part by part, as HDF5 itself would follow external links behind them.
     """
     import h5py
 
@@ -129,13 +129,13 @@ def _resolved(path: str, file: Any, name: str) -> tuple[Any, str] | None:
 
 
 def _open_dataset(path: str, file: Any, name: str, depth: int = 0) -> Any:
-    """Return a dataset all of whose data lies in the file itself.
+    """Return a dataset whose data lies entirely in the file itself.
 
     Raises
     ------
     FileError
-        There is none of that name, or its data lies in other files, or takes libraries to unpack that
-        HDF5 would load.
+        No dataset has that name, its data lies in other files, or HDF5 would have to load a library to
+        decompress it.
     """
     import h5py
 
@@ -170,7 +170,7 @@ def _open_dataset(path: str, file: Any, name: str, depth: int = 0) -> Any:
 
 
 def _layout_of(path: str, name: str, dataset: Any) -> Layout:
-    """Return a dataset's layout, or refuse what is no table of numbers or promises more than it holds."""
+    """Return a dataset's layout, or refuse it if it is no table of numbers or is larger than its data."""
     shape, dtype = dataset.shape, dataset.dtype
     if shape is None or dtype.kind == "O":
         what = "is empty" if shape is None else "holds texts or lists of differing lengths"
@@ -193,7 +193,7 @@ def _layout_of(path: str, name: str, dataset: Any) -> Layout:
 
 
 def _held_bytes(path: str, name: str, dataset: Any) -> int:
-    """Return how much memory the packed pieces take that hold a row, or refuse if that is too much."""
+    """Return the bytes of the compressed pieces that hold one row, decompressed; refuse too many."""
     if dataset.chunks is None or not dataset.id.get_create_plist().get_nfilters():
         return 0
     rows, width = dataset.chunks
@@ -208,7 +208,7 @@ def _held_bytes(path: str, name: str, dataset: Any) -> int:
 
 
 def _datasets(file: Any) -> list[str]:
-    """Return the names of the datasets in the file itself, those in groups as group/name."""
+    """Return the names of the datasets in the file itself, with their groups, as in group/name."""
     import h5py
 
     names: list[str] = []
@@ -223,7 +223,7 @@ def _datasets(file: Any) -> list[str]:
 
 
 def _choose(path: str, file: Any, column: str | None) -> str:
-    """Return the name of the dataset with the vectors."""
+    """Return the name of the dataset of vectors."""
     if column is not None:
         if _resolved(path, file, column) is None:
             raise FileError(f"{path}: has no dataset {column!r}; it has {listed(_datasets(file))}")
@@ -231,7 +231,7 @@ def _choose(path: str, file: Any, column: str | None) -> str:
     if file.get(_BASE, getlink=True) is not None:
         return _BASE
     names = _datasets(file)
-    # A link to elsewhere is refused by name where nothing else is there.
+    # If there is nothing but links to other files, this refuses them by name.
     names = names or [name for name in file if _resolved(path, file, name) is not None]
     tables = [name for name in names if _is_table(_open_plain(file, name))]
     if len(tables) != 1:
@@ -243,7 +243,7 @@ def _choose(path: str, file: Any, column: str | None) -> str:
 
 
 def _open_plain(file: Any, name: str) -> Any:
-    """Return a dataset whose shape may be asked for, or None: that of a virtual one looks at other files."""
+    """Return a dataset, or None if it refers to other files, which HDF5 would open to tell its shape."""
     try:
         return _open_dataset("", file, name)
     except FileError:
@@ -255,5 +255,5 @@ def _is_table(dataset: Any) -> bool:
 
 
 def read(location: Location, column: str | None) -> Hdf5Source:
-    """Open an HDF5 file; `column` names the dataset, None takes `train` or the only table there is."""
+    """Open an HDF5 file; `column` names the dataset, and None stands for `train` or the only table."""
     return Hdf5Source(location, column)

@@ -1,4 +1,4 @@
-"""Rows in memory, of whatever holds them: all of them, or a sample that fits the budget."""
+"""Vectors from any input in memory: all rows, or a sample that fits the memory budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from nearfold.io.vectors import as_source, checked_rows, read_source
 
 __all__ = ["held_rows"]
 
-# The rows, what they are read through, and what is computed of them.
+# The memory of the rows, of the buffers that they are read through, and of what is computed from them, as
+# multiples of the rows' own size.
 _COPIES = 3
 
 
@@ -29,36 +30,40 @@ def held_rows(
     name: str = "X",
     min_rows: int = 1,
 ) -> Float32:
-    """Return vectors in memory, as float32 of shape (n, d).
+    """Return vectors in memory.
 
     Parameters
     ----------
-    X
-        As for `as_source`.
-    n_rows
-        Draw a sample of so many rows, where there are more. None takes all, or for files as many as
-        the memory budget allows, and warns where those are not all.
-    seed
-        Of the sample.
-    directions
-        Refuse zero rows, by their numbers in the user's own data. "sampled" refuses those of a sample
-        alone, in which whoever refuses them later would count by other numbers.
-    column, name
-        As for `as_source`.
-    min_rows
-        Refuse fewer rows.
+    X : array-like, data frame, path, URL or Source
+        The vectors, as for `as_source`.
+    n_rows : int, optional
+        The most rows to return: a random sample is drawn if there are more. By default all rows are
+        returned, or of a file as many as the memory budget allows, with a warning.
+    seed : int, default=0
+        The seed of the sample.
+    directions : bool or "sampled", default=False
+        Whether to refuse zero rows, by their numbers in the user's data. "sampled" refuses them only if a
+        sample is drawn, as later checks would number its rows differently.
+    column, name : str
+        See `as_source`.
+    min_rows : int, default=1
+        The least number of rows.
+
+    Returns
+    -------
+    ndarray of shape (n, d), float32
 
     Raises
     ------
     DataError
-        A row is not finite, or zero where that is refused, or there are too few rows.
+        A row is not finite or is a refused zero row, or there are too few rows.
     FileError
         The file can't be read.
 
     Warns
     -----
     NearfoldWarning
-        The rows of a file need more than the budget, so a sample stands for them.
+        All rows of a file would exceed the memory budget, so a sample is returned.
     """
     if n_rows is None and (isinstance(X, npy.HeldSource) or not isinstance(X, str | os.PathLike | Source)):
         vectors = as_vectors(X.array if isinstance(X, npy.HeldSource) else X, name, min_rows=min_rows)

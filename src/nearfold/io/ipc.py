@@ -1,4 +1,4 @@
-"""Arrow IPC (.arrow, .feather), files and streams: vectors in a list column, record batch by record batch."""
+"""Arrow IPC files and streams (.arrow, .feather): vectors in a list column, read by record batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nearfold.io.location import Location
 
 __all__ = ["SUFFIXES", "read", "write"]
 
-# Endings of such files.
+# The suffixes of such files.
 SUFFIXES = (".arrow", ".feather")
 
 _OLD_MAGIC = b"FEA1"
@@ -54,14 +54,14 @@ class IpcSource(TableSource):
                 )
 
     def _check_footer(self, name: str, file: IO[bytes], schema: pa.Schema) -> None:
-        """Refuse a file whose footer, by which others read it, tells of other batches."""
+        """Refuse a file whose footer, which other readers use, describes other batches."""
         file.seek(0)
         footer = pa.ipc.open_file(file)
         if footer.num_record_batches != len(self._index.batches) or footer.schema != schema:
             raise FileError(f"{name}: truncated or damaged: its footer and its batches don't agree")
 
     def _batches(self, first: int, columns: list[int] | None) -> Iterator[pa.RecordBatch]:
-        """Yield record batches from one on."""
+        """Yield the record batches from number `first` on."""
         options = pa.ipc.IpcReadOptions(included_fields=columns)
         with (
             self._location.open() as file,
@@ -92,11 +92,11 @@ class IpcSource(TableSource):
 
 
 def read(location: Location, column: str | None) -> IpcSource:
-    """Open an Arrow file or stream; `column` names the vectors, None takes the only list of numbers."""
+    """Open an Arrow file or stream; `column` names the vectors, None stands for the only list of numbers."""
     with reading(location.name, "truncated or not an Arrow file"):
         return IpcSource(location, column)
 
 
 def write(path: str | os.PathLike[str], layout: Layout) -> AbstractContextManager[TableSink]:
-    """Open an Arrow file for writing: the vectors first, then `layout.others`."""
+    """Open an Arrow file for writing the vectors, followed by the columns of `layout.others`."""
     return written(path, layout, pa.ipc.new_file)

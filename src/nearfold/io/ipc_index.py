@@ -1,8 +1,8 @@
-"""Where the record batches of an Arrow stream or file lie, and how large they are, before any is read.
+"""The places and sizes of the record batches of an Arrow stream or file, found before any batch is read.
 
-Arrow's own reader unpacks a compressed batch to tell how many rows it has, and believes what a batch says
-of its size. Here only the short headers of messages are read; what they hold is then read by Arrow.
-The layout is that of https://arrow.apache.org/docs/format/Columnar.html#serialization-and-interprocess-communication-ipc
+Arrow's own reader decompresses a batch to tell its number of rows, and trusts the size that it declares. This
+module reads only the short headers of messages; Arrow then reads their content. The layout is described at
+https://arrow.apache.org/docs/format/Columnar.html#serialization-and-interprocess-communication-ipc
 """
 
 from __future__ import annotations
@@ -22,47 +22,47 @@ if TYPE_CHECKING:
 __all__ = ["MAGIC", "Batch", "Index", "Joined", "index_of"]
 
 MAGIC = b"ARROW1"
-# Before the stream of a file, and behind it: a length and the magic.
+# The bytes before the stream of a file, and those after it: a length and the magic.
 _HEAD, _TAIL = 8, 10
 
-# Kinds of messages.
+# The kinds of messages.
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 
-# What is packed is believed to unpack to this many times its size; beyond, it must be small.
+# A compressed batch may decompress to this many times its size, or to HELD_BYTES if that is more.
 _PLAUSIBLE = 16
 
 
 class Batch(NamedTuple):
-    """A record batch in a file."""
+    """The place of a record batch in a file, in bytes, and its size."""
 
     start: int
     stop: int
     rows: int
     nbytes: int
-    """In memory, unpacked."""
+    """The size in memory, decompressed."""
 
 
 class Index(NamedTuple):
-    """Where the messages of a file or stream are, from byte to byte."""
+    """The places of the messages of a file or stream, as ranges of bytes."""
 
     schema: bytes
-    """The message itself."""
+    """The schema message itself."""
     in_order: bool
-    """Whether a dictionary is for the batches behind it, as in streams; in files it is for all."""
+    """Whether a dictionary holds for the batches after it, as in streams; in files it holds for all."""
     dictionaries: tuple[tuple[int, int], ...]
     batches: tuple[Batch, ...]
 
     def stream(self, batch: int) -> list[bytes | tuple[int, int]]:
-        """Return what makes a stream that begins with a batch: all that it needs, and itself."""
+        """Return the parts of a stream that begins with a batch, with the schema and all dictionaries."""
         start = self.batches[batch].start
-        # What stands between the batches of a stream replaces what stood before.
+        # A dictionary between the batches of a stream replaces an earlier one.
         before = [span for span in self.dictionaries if span[0] < start or not self.in_order]
         behind = [span for span in self.dictionaries if span not in before]
         return [self.schema, *before, *sorted([*behind, *(each[:2] for each in self.batches[batch:])])]
 
 
 class _Table:
-    """A table of a flatbuffer, whose fields are looked up by number."""
+    """A table of a flatbuffer, whose fields are read by number."""
 
     def __init__(self, content: bytes, place: int) -> None:
         self._content, self._place = content, place
@@ -76,7 +76,7 @@ class _Table:
         return value
 
     def _field(self, number: int) -> int:
-        """Return where a field is, 0 where it has its default."""
+        """Return the place of a field, or 0 if it has its default."""
         entry = self._fields + 4 + 2 * number
         offset = self._at("<H", entry) if entry < self._end else 0
         return self._place + offset if offset else 0
@@ -86,7 +86,7 @@ class _Table:
         return self._at(form, place) if place else 0
 
     def place(self, number: int) -> int:
-        """Return where a table or vector is that a field points to."""
+        """Return the place of the table or vector that a field points to."""
         field = self._field(number)
         if not field:
             raise struct.error("a field is missing")
@@ -96,7 +96,7 @@ class _Table:
         return _Table(self._content, self.place(number)) if self._field(number) else None
 
     def entries(self, number: int, size: int, offset: int = 0) -> list[int]:
-        """Return a long number of each entry of a vector of structs."""
+        """Return one int64 of each entry of a vector of structs of `size` bytes, at `offset` in each."""
         if not self._field(number):
             return []
         place = self.place(number)
@@ -106,24 +106,28 @@ class _Table:
         return [self._at("<q", place + 4 + size * i + offset) for i in range(count)]
 
     def pairs(self, number: int) -> Iterator[tuple[int, int]]:
-        """Yield the entries of a vector of structs of two long numbers."""
+        """Yield the entries of a vector of structs of two int64."""
         return zip(self.entries(number, 16), self.entries(number, 16, 8), strict=True)
 
 
 def index_of(name: str, file: IO[bytes]) -> Index:
-    """Return where the batches of an Arrow file or stream are.
+    """Return the places of the messages of an Arrow file or stream.
 
     Parameters
     ----------
-    name
-        The file, for messages.
-    file
-        Opened, at any place.
+    name : str
+        The name of the file in messages.
+    file : binary file
+        The opened file, at any position.
+
+    Returns
+    -------
+    Index
 
     Raises
     ------
     FileError
-        It is truncated, no Arrow file or stream, or its messages promise more than it can hold.
+        The file is truncated, is not an Arrow file or stream, or its messages declare more than it holds.
     """
     try:
         return _index_of(name, file)
@@ -175,10 +179,10 @@ def _index_of(name: str, file: IO[bytes]) -> Index:
 
 
 def _footer(name: str, file: IO[bytes], size: int) -> tuple[bytes, list[int]]:
-    """Return the schema as a message, and where a file's dictionaries and batches are.
+    """Return the schema as a message, and the places of a file's dictionaries and batches.
 
-    A file is a stream between a magic and a footer, says the format; but polars leaves out the stream's
-    schema, and only the footer counts.
+    By the format's definition a file is a stream between a magic and a footer. But polars omits the schema of
+    that stream, and other readers use only the footer.
     """
     file.seek(max(0, size - _TAIL))
     tail = file.read(_TAIL)
@@ -189,7 +193,8 @@ def _footer(name: str, file: IO[bytes], size: int) -> tuple[bytes, list[int]]:
     content = file.read(length)
     footer = _Table(content, struct.unpack_from("<I", content)[0])
     schema = footer.place(1)
-    # A table of a message, 32 bytes, with the schema's own table behind it: places in it are relative.
+    # The table of a message takes 32 bytes. The footer, with the schema's table, follows it, as the places in
+    # that table are relative.
     root = struct.pack(
         "<IHHHHHxxiIhBxxxxx", 16, 10, 12, 8, 10, 4, 12, 32 - 20 + schema, footer.number(0, "<h"), _SCHEMA
     )
@@ -199,7 +204,7 @@ def _footer(name: str, file: IO[bytes], size: int) -> tuple[bytes, list[int]]:
 
 
 def _messages(name: str, file: IO[bytes], end: int) -> Iterator[tuple[int, bytes, int, int]]:
-    """Yield the messages of a stream up to its end or the mark of it."""
+    """Yield the messages of a stream up to its end or its end mark."""
     place = 0
     while end - place >= 4:
         file.seek(place)
@@ -212,12 +217,12 @@ def _messages(name: str, file: IO[bytes], end: int) -> Iterator[tuple[int, bytes
 
 
 def _message(name: str, file: IO[bytes], place: int, end: int) -> tuple[int, bytes, int, int]:
-    """Return a message's place, its header, where its body begins and where it ends."""
+    """Return a message's place, its header, and the places where its body begins and ends."""
     if not 0 <= place <= end - 8:
         raise FileError(f"{name}: truncated or not an Arrow file: a message goes beyond its end")
     file.seek(place)
     first, length = struct.unpack("<iI", file.read(8))
-    # Early writers put no mark before the length.
+    # Early versions of the format have no mark before the length.
     body, length = (place + 8, length) if first == -1 else (place + 4, first)
     if not 0 < length <= end - body:
         raise FileError(f"{name}: truncated or not an Arrow file: a message goes beyond its end")
@@ -230,7 +235,7 @@ def _message(name: str, file: IO[bytes], place: int, end: int) -> tuple[int, byt
 
 
 def _unpacked(file: IO[bytes], records: _Table, body: int, after: int) -> int:
-    """Return how many bytes the buffers of a batch take in memory."""
+    """Return the bytes that the buffers of a batch take in memory, decompressed."""
     packed, total = records.table(3) is not None, 0
     for offset, length in records.pairs(2):
         if offset < 0 or length < 0 or offset + length > after - body:
@@ -238,7 +243,7 @@ def _unpacked(file: IO[bytes], records: _Table, body: int, after: int) -> int:
         if packed and length >= 8:
             file.seek(body + offset)
             (unpacked,) = struct.unpack("<q", file.read(8))
-            # -1: this one is not packed.
+            # -1 marks a buffer that is not compressed.
             if unpacked < -1:
                 raise struct.error("a buffer of negative size")
             total += length - 8 if unpacked == -1 else unpacked
@@ -248,7 +253,7 @@ def _unpacked(file: IO[bytes], records: _Table, body: int, after: int) -> int:
 
 
 class Joined(io.RawIOBase):
-    """Bytes and parts of a file, as if there were nothing between them; read forward alone."""
+    """A readable stream of bytes and of parts of a file, joined without gaps; it can't seek."""
 
     def __init__(self, file: IO[bytes], parts: list[bytes | tuple[int, int]]) -> None:
         self._file, self._parts = file, parts[::-1]
@@ -259,18 +264,18 @@ class Joined(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Return how many bytes were read."""
+        """Return the number of bytes read so far."""
         return self._place
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill a buffer as far as there are bytes."""
+        """Fill a buffer as far as bytes are left, and return how many were read."""
         view = memoryview(buffer).cast("B")
         content = self.read(len(view))
         view[: len(content)] = content
         return len(content)
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return the next bytes."""
+        """Return the next `size` bytes, or all that are left."""
         read = []
         while self._parts and size:
             part = self._parts.pop()

@@ -1,4 +1,4 @@
-"""What files are that can't be read under their names, and what their owners can do about it."""
+"""Advice for files of formats that nearfold does not read, and detection of files under a wrong suffix."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ _MAGICS = {
 
 
 def advice_for(suffix: str) -> str | None:
-    """Return what files of an ending are and what to do with them, None for an ending that says nothing."""
+    """Return what files of a suffix are and how to convert them, or None for an unknown suffix."""
     return next((told for suffixes, told in _ADVICE.items() if suffix in suffixes), None)
 
 
 def other_format(location: Location) -> str | None:
-    """Return what a file is that was refused as what its name says, None if it may be that."""
+    """Return the format that a file's first bytes show, or None if it is unknown or that of its suffix."""
     try:
         with location.open() as file:
             head = file.read(32)

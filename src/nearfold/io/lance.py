@@ -1,4 +1,4 @@
-"""Lance: a folder that is one table, with the vectors in a list column."""
+"""The format Lance: a folder that is one table, with the vectors in a list column."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nearfold.io.location import Location
 
 __all__ = ["FOLDER", "SUFFIXES", "read"]
 
-# Endings of such files.
+# The suffix of such tables.
 SUFFIXES = (".lance",)
 # Such a table is a folder.
 FOLDER = True
@@ -48,7 +48,7 @@ class LanceSource(TableSource):
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:
-            # Its core reports damage as errors of many kinds, panics outside Exception among them.
+            # Lance's core reports damage by errors of many kinds, also by panics, which are no Exceptions.
             raise FileError(f"{self.path}: truncated or not a Lance table ({first_line(error)})") from error
 
     def _first_lists(self) -> Iterator[pa.Array]:
@@ -68,7 +68,7 @@ class LanceSource(TableSource):
                 first += len(batch)
 
     def take(self, rows: Int64) -> npt.NDArray[Any]:
-        """Return the rows of these numbers."""
+        """Return the rows with the given numbers."""
         with self._reading():
             table = self._dataset.take(rows.tolist(), columns=[self.column.top]).combine_chunks()
             chunks = [
@@ -78,5 +78,5 @@ class LanceSource(TableSource):
 
 
 def read(location: Location, column: str | None) -> LanceSource:
-    """Open a Lance table; `column` names the vectors, None takes the only list of numbers."""
+    """Open a Lance table; `column` names the vectors, and None stands for the only list of numbers."""
     return LanceSource(location, column)

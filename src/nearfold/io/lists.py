@@ -1,4 +1,4 @@
-"""Vectors in Arrow tables: a list column, and the columns beside it."""
+"""Vectors in Arrow tables: a column of lists, and the columns beside it."""
 
 from __future__ import annotations
 
@@ -36,30 +36,48 @@ __all__ = [
 ]
 
 
-# How many bytes of all columns a chunk may have, where the vectors alone would make less.
+# The bytes that a chunk may have in all columns, unless its vectors alone have more.
 _LEAST_BYTES = 8 << 20
 
 
 class VectorColumn(NamedTuple):
-    """Where the vectors of a table are."""
+    """The column, or the field of a struct column, that holds the vectors of a table.
+
+    Parameters
+    ----------
+    name : str
+        The name as the user writes it, as in column.field.
+    top : str
+        The name of the column.
+    fields : tuple of str
+        The names of the nested struct fields; empty if the column itself holds the vectors.
+    kind : pyarrow.DataType
+        The type of the vectors, a list of numbers.
+    """
 
     name: str
-    """As the user says it."""
     top: str
-    """The column."""
     fields: tuple[str, ...]
-    """Of its struct, one in another; none where the column itself has the vectors."""
     kind: pa.DataType
-    """A list of numbers."""
 
 
 def find_vectors(path: str, schema: pa.Schema, column: str | None) -> VectorColumn:
-    """Return the column of vectors: `column`, which may be a struct's field as in a.b, or the only one.
+    """Return the column of vectors of a table.
+
+    Parameters
+    ----------
+    path : str
+        The file, as messages name it.
+    schema : pyarrow.Schema
+        The schema of the table.
+    column : str or None
+        The name of the column, or of a struct's field as in column.field. None stands for the only column
+        that is a list of numbers.
 
     Raises
     ------
     FileError
-        There is no such column, none or several that could be meant, or it holds something else.
+        There is no such column, it holds no vectors, or no column or several could be meant.
     """
     if column is not None:
         found = _at(schema, column)
@@ -69,7 +87,7 @@ def find_vectors(path: str, schema: pa.Schema, column: str | None) -> VectorColu
             raise FileError(f"{path}: column {column!r} is {_told(found.kind)}")
         return _usable(path, schema, found)
     lists = [each for each in _candidates(schema) if _holds_vectors(each.kind)]
-    # Fields of structs are looked at where no column will do.
+    # Fields of structs count only if no column holds vectors.
     lists = [each for each in lists if not each.fields] or lists
     if len(lists) == 1:
         return _usable(path, schema, lists[0])
@@ -94,21 +112,21 @@ def _candidates(schema: pa.Schema) -> Iterator[VectorColumn]:
         yield from below(field.name, field.name, (), field.type)
 
 
-# Structs in structs that are looked into.
+# The deepest nesting of structs that is searched.
 _MAX_DEPTH = 8
 
 
 def _at(schema: pa.Schema, column: str) -> VectorColumn | None:
-    """Return the column of a name; one that has dots in its own name comes before a field."""
+    """Return the column or field of a name; a column with dots in its name comes before a field."""
     found = [each for each in _candidates(schema) if each.name == column]
     return min(found, key=lambda each: len(each.fields), default=None)
 
 
 def _usable(path: str, schema: pa.Schema, found: VectorColumn) -> VectorColumn:
-    """Return a column, or refuse one by whose name it can't be found."""
+    """Return a column, or refuse it if its name is ambiguous or damaged."""
     kinds, names = schema, (found.top, *found.fields)
     for name in names:
-        # -1 where it is there twice too.
+        # The index of a name that occurs twice is -1 as well.
         if kinds.get_field_index(name) < 0:
             raise FileError(f"{path}: column {name!r} is there twice, or its name is damaged; rename it")
         kinds = kinds.field(name).type if name is not names[-1] else kinds
@@ -116,7 +134,7 @@ def _usable(path: str, schema: pa.Schema, found: VectorColumn) -> VectorColumn:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """Return what an extension type, such as a tensor of fixed shape, is stored as."""
+    """Return the storage type of an extension type, such as a tensor of fixed shape."""
     if isinstance(kind, pa.FixedShapeTensorType) and len(kind.shape) != 1:
         return kind
     while isinstance(kind, pa.BaseExtensionType):
@@ -143,7 +161,7 @@ def _holds_vectors(kind: pa.DataType) -> bool:
 
 
 def _told(kind: pa.DataType) -> str:
-    """Return what a column is that holds no vectors, and what to do."""
+    """Return text that says what a column without vectors holds, and how to convert it."""
     if isinstance(kind, pa.FixedShapeTensorType):
         return f"tensors of shape {tuple(kind.shape)}; vectors have one dimension: flatten them"
     if pa.types.is_struct(kind):
@@ -159,7 +177,7 @@ def _told(kind: pa.DataType) -> str:
 
 
 def _told_of_none(schema: pa.Schema) -> str:
-    """Return what to say of a table in which no column is a list of numbers."""
+    """Return the message for a table in which no column is a list of numbers."""
     numbers = [field.name for field in schema if _is_number(field.type)]
     if len(numbers) > _WIDE:
         return (
@@ -171,28 +189,28 @@ def _told_of_none(schema: pa.Schema) -> str:
     return f"no column is a list of numbers (it has {listed(schema.names)}){told}"
 
 
-# Columns of numbers of which each seems to be a dimension.
+# If a table has more columns of numbers than this, each seems to be one dimension of the vectors.
 _WIDE = 8
 
 
 def is_fixed(kind: pa.DataType) -> bool:
-    """Return whether all lists of a type have one length."""
+    """Return whether a type is a list of fixed length."""
     return bool(pa.types.is_fixed_size_list(kind))
 
 
 def vector_schema(layout: Layout) -> pa.Schema:
-    """Return the schema that a layout is written with: the vectors first, then the others."""
+    """Return the schema that a layout is written with: the vectors, then the other columns."""
     fields = [pa.field(layout.name, pa.list_(pa.from_numpy_dtype(layout.dtype), layout.n_features))]
     return pa.schema([*fields, *(layout.others or [])], metadata=made_by(layout.origin))
 
 
 def made_by(origin: Mapping[str, Any] = MappingProxyType({})) -> dict[str, str]:
-    """Return the metadata by which a table says what made it: this version, and more that is known."""
+    """Return the metadata of a table that nearfold writes: the version of nearfold, and `origin`."""
     return {"nearfold": json.dumps({"nearfold": __version__, **origin})}
 
 
 def table_of(chunk: Chunk, layout: Layout) -> pa.Table:
-    """Return a chunk as a table of `vector_schema(layout)`."""
+    """Return a chunk as a table with the schema `vector_schema(layout)`."""
     columns: dict[str, Any] = {layout.name: fixed_lists(chunk.vectors.astype(layout.dtype, copy=False))}
     if chunk.others is not None:
         columns |= {name: chunk.others.column(name) for name in chunk.others.column_names}
@@ -201,7 +219,7 @@ def table_of(chunk: Chunk, layout: Layout) -> pa.Table:
 
 
 def fixed_lists(vectors: npt.NDArray[Any]) -> pa.FixedSizeListArray:
-    """Return an array of shape (n, width) as n lists of one length."""
+    """Return an array of shape (n, d) as an Arrow array of n lists of length d."""
     flat = np.ascontiguousarray(vectors).reshape(-1)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), vectors.shape[1])
 
@@ -211,20 +229,25 @@ class TableSource(Source):
 
     Parameters
     ----------
-    path
-        As the user wrote it.
-    schema
-        Of the whole table.
-    column
-        From `find_vectors`.
-    rows
-        How many the table has.
+    path : str
+        The path as the user wrote it.
+    schema : pyarrow.Schema
+        The schema of the whole table.
+    column : VectorColumn
+        The column of vectors, from `find_vectors`.
+    rows : int
+        The number of rows of the table.
+
+    Raises
+    ------
+    FileError
+        The column holds no vectors of real numbers.
     """
 
     def __init__(self, path: str, schema: pa.Schema, column: VectorColumn, rows: int) -> None:
         self.path, self.schema, self.column = path, schema, column
         kind = column.kind
-        # Arrow's own answer (to_pandas_dtype) asks for pandas in early releases.
+        # Arrow's own method for this, to_pandas_dtype, needs pandas in early releases.
         dtype = pa.array([], kind.value_type).to_numpy().dtype
         width = kind.list_size if is_fixed(kind) else self._first_width()
         if width is None and rows:
@@ -237,10 +260,10 @@ class TableSource(Source):
 
     @abstractmethod
     def _first_lists(self) -> Iterator[pa.Array]:
-        """Yield the lists of the first rows, and of more, in order."""
+        """Yield arrays of the lists of all rows, in order, beginning with few rows."""
 
     def _first_width(self) -> int | None:
-        """Return the length of the first list that is there: all others must have it too."""
+        """Return the length of the first list that is not null; all others must have the same length."""
         for lists in self._first_lists():
             lengths = pc.list_value_length(lists.drop_null())
             if len(lengths):
@@ -248,7 +271,7 @@ class TableSource(Source):
         return None
 
     def _lists(self, batch: pa.RecordBatch, first_row: int) -> pa.Array:
-        """Return the lists of a batch that is sound, or refuse it."""
+        """Return the lists of a batch, or refuse a damaged batch."""
         checked(self.path, batch, first_row)
         return self._lists_of(batch)
 
@@ -261,7 +284,7 @@ class TableSource(Source):
         return array
 
     def _others(self, table: pa.Table) -> pa.Table | None:
-        """Return the columns beside the vectors; a struct loses the field of the vectors alone."""
+        """Return the columns beside the vectors; a struct column loses only the field of the vectors."""
         place = table.schema.get_field_index(self.column.top)
         if place < 0:
             return None
@@ -273,18 +296,18 @@ class TableSource(Source):
         return others if others.num_columns else None
 
     def _pieces(self, batch: pa.RecordBatch, rows: int, low: int, high: int, origin: int) -> Iterator[Chunk]:
-        """Yield some rows of a batch as chunks: few rows each where other columns are large.
+        """Yield some rows of a batch as chunks, of fewer rows if the other columns are large.
 
         Parameters
         ----------
-        batch
-            The columns that are wanted.
-        rows
-            How many a chunk has at most.
-        low, high
-            Which rows of the batch.
-        origin
-            The number of its first row.
+        batch : pyarrow.RecordBatch
+            The batch, of the columns that are wanted.
+        rows : int
+            The most rows of a chunk.
+        low, high : int
+            The range of rows of the batch.
+        origin : int
+            The number of the batch's first row in the table.
         """
         checked(self.path, batch, origin)
         for start, stop in _cut(batch, low, high, rows, self._chunk_bytes(rows)):
@@ -294,17 +317,17 @@ class TableSource(Source):
             yield Chunk(vectors, self._others(pa.Table.from_batches([piece])))
 
     def _chunk_bytes(self, rows: int) -> int:
-        """Return how many bytes of all columns a chunk of so many rows may have."""
+        """Return the bytes that a chunk of `rows` rows may have in all columns."""
         return max(_LEAST_BYTES, rows * self.layout.n_features * self.layout.dtype.itemsize)
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.StructArray:
-    """Return a column of structs in one piece."""
+    """Return a column of structs as one array."""
     return pa.concat_arrays(column.chunks) if column.chunks else pa.array([], column.type)
 
 
 def _without(array: pa.StructArray, fields: tuple[str, ...]) -> pa.StructArray | None:
-    """Return structs without a field, None where nothing is left."""
+    """Return structs without a nested field, or None if no field is left."""
     kept = []
     for i, field in enumerate(array.type.fields):
         values = array.field(i)
@@ -320,7 +343,7 @@ def _without(array: pa.StructArray, fields: tuple[str, ...]) -> pa.StructArray |
 
 
 def _cut(batch: pa.RecordBatch, low: int, high: int, rows: int, nbytes: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of rows: of `rows` at most, and of `nbytes` at most unless that is less than a row."""
+    """Yield ranges of at most `rows` rows and at most `nbytes` bytes, but of one row at least."""
     waiting = [(start, min(high, start + rows)) for start in range(low, high, rows)][::-1]
     while waiting:
         start, stop = waiting.pop()
@@ -332,7 +355,7 @@ def _cut(batch: pa.RecordBatch, low: int, high: int, rows: int, nbytes: int) -> 
 
 
 def checked(path: str, batch: pa.RecordBatch, first_row: int) -> None:
-    """Refuse a batch in which something points outside of it, before anything is looked up there.
+    """Refuse a batch with damaged offsets or indices, before they are used to access memory.
 
     Raises
     ------
@@ -350,7 +373,22 @@ def checked(path: str, batch: pa.RecordBatch, first_row: int) -> None:
 
 
 def matrix_of(path: str, lists: pa.Array, width: int, first_row: int) -> npt.NDArray[Any]:
-    """Return lists of one length as an array of shape (rows, width).
+    """Return lists of one length as an array.
+
+    Parameters
+    ----------
+    path : str
+        The file, as messages name it.
+    lists : pyarrow.Array
+        The lists.
+    width : int
+        The length that all must have.
+    first_row : int
+        The number of the first row in messages.
+
+    Returns
+    -------
+    ndarray of shape (len(lists), width)
 
     Raises
     ------
@@ -377,21 +415,29 @@ def matrix_of(path: str, lists: pa.Array, width: int, first_row: int) -> npt.NDA
 
 
 class TableSink:
-    """Appends tables to an Arrow or Parquet writer; vectors become a fixed-size list column."""
+    """Appends chunks to an Arrow or Parquet writer, with the vectors as a fixed-size list column.
+
+    Parameters
+    ----------
+    writer : pyarrow.RecordBatchFileWriter or pyarrow.parquet.ParquetWriter
+        The writer.
+    layout : Layout
+        The layout of the file.
+    """
 
     def __init__(self, writer: Any, layout: Layout) -> None:
         self._writer, self._layout = writer, layout
 
     def write(self, chunk: Chunk) -> None:
-        """Append rows."""
+        """Append the rows of a chunk."""
         self._writer.write_table(table_of(chunk, self._layout))
 
 
 @contextmanager
 def reading(path: str, otherwise: str) -> Iterator[None]:
-    """Make errors of Arrow a `FileError`: in the system's own words, or with `otherwise` and Arrow's.
+    """Turn errors of Arrow into a FileError, with the system's message, or `otherwise` and Arrow's.
 
-    A ValueError is one too: Arrow raises it for a name in a footer that is not UTF-8.
+    ValueError is turned into one too, as Arrow raises it for a name in a footer that is not UTF-8.
     """
     try:
         yield
@@ -407,7 +453,7 @@ def reading(path: str, otherwise: str) -> Iterator[None]:
 def written(
     path: str | os.PathLike[str], layout: Layout, writer: Callable[[IO[bytes], pa.Schema], Any]
 ) -> Iterator[TableSink]:
-    """Open a file of a table for writing by a writer of Arrow: the vectors first, then `layout.others`."""
+    """Open a file for writing by `writer`: the vectors, followed by the columns of `layout.others`."""
     try:
         with replacing(path) as file, writer(file, vector_schema(layout)) as opened:
             yield TableSink(opened, layout)
@@ -416,5 +462,5 @@ def written(
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says."""
+    """Return the first line of an error's message."""
     return str(error).strip().split("\n")[0]

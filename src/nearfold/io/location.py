@@ -1,4 +1,4 @@
-"""Where a file or folder is: a path of this machine, or a URL that pyarrow or fsspec can open."""
+"""The location of a file or folder: a local path, or a URL that pyarrow or fsspec can open."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Location", "Stamp"]
 
-# How fsspec names this machine's own files.
+# The prefixes of fsspec's URLs of local files.
 _LOCAL_URLS = ("file://", "local://")
 
 
@@ -29,17 +29,24 @@ def _check_openable(path: str, name: str) -> None:
 
 
 class Stamp(NamedTuple):
-    """By what a file that was written to or replaced is told from what it was."""
+    """The size and the modification time of a file, which show whether it was changed or replaced.
+
+    Parameters
+    ----------
+    size : int
+        The size in bytes.
+    changed : int
+        The time of the last change in nanoseconds; 0 if the file system doesn't tell.
+    """
 
     size: int
     changed: int
-    """Nanoseconds; 0 where the file system doesn't tell."""
 
 
 class _SteadyFile(io.RawIOBase):
-    """A local file that is read whole as it was when it was opened: reading refuses what changed meanwhile.
+    """A local file whose reading fails if the file has changed since it was opened.
 
-    Files are read and never mapped: a map of a file that somebody cuts short ends the process.
+    Files are read and never mapped, as truncation of a mapped file ends the process.
     """
 
     def __init__(self, raw: io.FileIO, name: str) -> None:
@@ -59,7 +66,7 @@ class _SteadyFile(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer).cast("B")
         have = 0
-        # The system reads 2 GB at most at once.
+        # One call of the system reads 2 GB at most.
         while have < len(view):
             got = self._raw.readinto(view[have:])
             if not got:
@@ -96,18 +103,18 @@ class _SteadyFile(io.RawIOBase):
 
 @dataclass(frozen=True)
 class Location:
-    """A file or folder, local or not.
+    """A local or remote file or folder.
 
     Parameters
     ----------
-    name
-        As the user wrote it; messages use it.
-    filesystem
-        A pyarrow.fs.FileSystem; None for this machine's own files.
-    path
+    name : str
+        The path or URL as the user wrote it, which messages use.
+    filesystem : pyarrow.fs.FileSystem or None
+        The file system; None for local files.
+    path : str
         The path within `filesystem`.
-    since
-        What the file must still be when it is opened; see `seen`.
+    since : Stamp, optional
+        The stamp that the file must still have when it is opened; see `seen`.
     """
 
     name: str
@@ -122,15 +129,15 @@ class Location:
         Raises
         ------
         FileError
-            A URL that can't be understood.
+            The path is not a valid name, or the URL can't be understood.
         MissingExtraError
-            A URL of a kind that needs fsspec, which is not installed.
+            The URL needs fsspec, which is not installed.
         """
         name = os.fspath(path)
         check_name(name)
         if "://" not in name:
             return cls(name, None, name)
-        # What pyarrow and the stores behind it say of a URL may hold a part of its password.
+        # Errors of pyarrow and of the stores behind it may quote a part of the URL's password.
         remember(name)
         import pyarrow as pa
         from pyarrow import fs
@@ -139,7 +146,7 @@ class Location:
             filesystem, inner = fs.FileSystem.from_uri(name)
         except pa.ArrowInvalid:
             core = import_extra("fsspec.core", "remote", f"{name}: a URL of this kind")
-            # Some of its file systems open a local file, such as an archive, before they are asked for any.
+            # Some of fsspec's file systems open a local file, such as an archive, when they are made.
             for part in name.split("::"):
                 if part.startswith(_LOCAL_URLS):
                     _check_openable(part.split("://", 1)[1], name)
@@ -158,12 +165,12 @@ class Location:
 
     @property
     def local(self) -> Path | None:
-        """The path, where it is this machine's own."""
+        """The path of a local file or folder, None for a remote one."""
         return Path(self.path) if self.filesystem is None else None
 
     @property
     def suffix(self) -> str:
-        """The ending of the name, in lower case, with its dot."""
+        """The suffix of the name in lower case, with its dot."""
         return PurePosixPath(self.path).suffix.lower()
 
     @property
@@ -172,7 +179,7 @@ class Location:
         return PurePosixPath(self.path.rstrip("/")).name
 
     def is_folder(self) -> bool:
-        """Return whether it is there and is a folder."""
+        """Return whether it exists and is a folder."""
         if self.filesystem is None:
             return Path(self.path).is_dir()
         from pyarrow import fs
@@ -184,12 +191,12 @@ class Location:
             return self.filesystem.get_file_info(self.path)
 
     def stamp(self) -> Stamp:
-        """Return the file's size and when it changed last.
+        """Return the file's size and the time of its last change.
 
         Raises
         ------
         FileError
-            It is missing, no regular file, or not to be read.
+            The file is missing, is not a regular file, or may not be read.
         """
         if self.filesystem is None:
             try:
@@ -209,31 +216,31 @@ class Location:
         return Stamp(info.size or 0, info.mtime_ns or 0)
 
     def seen(self) -> Location:
-        """Return this location, which from now on opens nothing but the file that is there now.
+        """Return this location with the file's present stamp, so that it refuses to open a changed file.
 
         Raises
         ------
         FileError
-            As `stamp`.
+            The file is refused by `stamp`.
         """
         return replace(self, since=self.stamp())
 
     def size(self) -> int:
-        """Return the file's size in bytes; raises as `stamp` does."""
+        """Return the file's size in bytes; errors are those of `stamp`."""
         return (self.since or self.stamp()).size
 
     def open(self, *, grown: bool = False) -> IO[bytes]:
-        """Open for reading, by reads that can seek, never by a map.
+        """Open the file for reading and seeking; it is never mapped into memory.
 
         Parameters
         ----------
-        grown
-            Whether a file that has become larger since it was `seen` is opened too.
+        grown : bool, default=False
+            Whether to open a file that has grown since it was `seen`.
 
         Raises
         ------
         FileError
-            It is missing, may not be read, is no regular file, or is not the one that was `seen`.
+            The file is missing, may not be read, is not a regular file, or has changed since it was `seen`.
         OSError
             A remote file system failed.
         """
@@ -257,10 +264,10 @@ class Location:
             )
 
     def files(self) -> list[Location]:
-        """Return what lies below a folder, sorted by name, without names that start with . or _.
+        """Return the files below a folder, sorted by name, without names that start with . or _.
 
-        Pipes, devices and links to nothing are among it: they are refused when they are opened, where to
-        leave them out would leave rows out.
+        Pipes, devices and broken links are included: they are refused when they are opened, as skipping them
+        silently could lose rows.
 
         Raises
         ------
@@ -287,6 +294,6 @@ class Location:
         ]
 
     def holds(self, path: str | os.PathLike[str]) -> bool:
-        """Return whether the local `path` is this file or folder itself."""
+        """Return whether the local `path` is this same file or folder."""
         mine, other = self.local, Path(path)
         return mine is not None and mine.exists() and other.exists() and mine.samefile(other)

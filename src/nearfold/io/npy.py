@@ -1,4 +1,4 @@
-"""NumPy's .npy: one array a file."""
+"""NumPy's format .npy: one array in each file."""
 
 from __future__ import annotations
 
@@ -28,15 +28,30 @@ __all__ = [
     "write",
 ]
 
-# Endings of such files.
+# The suffix of such files.
 SUFFIXES = (".npy",)
 
-# Rows that lie so near each other are read together where a column's numbers stand side by side.
+# In files in Fortran order, wanted rows in the same window of this many rows are read together.
 _WINDOW = 1024
 
 
 class ArraySource(Source):
-    """Vectors in one array in memory."""
+    """Vectors in one array in memory.
+
+    Parameters
+    ----------
+    path : str
+        The file that the array is from, or its name in messages.
+    array : ndarray of shape (n, d)
+        The vectors, of any real dtype.
+    name : str, default="vectors"
+        The name of the array in the layout.
+
+    Raises
+    ------
+    FileError
+        The array is not a table of real numbers, or is empty.
+    """
 
     random_access = True
 
@@ -51,18 +66,26 @@ class ArraySource(Source):
             yield Chunk(self.array[first : min(stop, first + rows)])
 
     def take(self, rows: Int64) -> npt.NDArray[Any]:
-        """Return a copy of the rows of these numbers."""
+        """Return a copy of the rows with the given numbers."""
         return self.array[rows]
 
 
 class HeldSource(ArraySource):
-    """An array that the user holds, float32, C-contiguous."""
+    """An array that the user gave, as C-contiguous float32."""
 
     in_memory = True
 
 
 class ArraySink(RowSink):
-    """Appends rows behind the header of an .npy stream."""
+    """Writes the header of an .npy file, and appends rows to it.
+
+    Parameters
+    ----------
+    file : binary file
+        The file, opened for writing.
+    layout : Layout
+        The layout of the file.
+    """
 
     def __init__(self, file: IO[bytes], layout: Layout) -> None:
         super().__init__(file, layout.dtype)
@@ -75,7 +98,7 @@ class ArraySink(RowSink):
 
 
 class FortranSource(Source):
-    """Vectors of an .npy file that holds one column behind another: a row is read from many places."""
+    """Vectors of an .npy file in Fortran order, in which the numbers of a row lie far apart."""
 
     random_access = True
 
@@ -99,13 +122,13 @@ class FortranSource(Source):
         return columns.T
 
     def _chunks(self, rows: int, start: int, stop: int, others: bool) -> Iterator[Chunk]:
-        """Yield rows, a piece of every column for each chunk."""
+        """Yield rows; for each chunk a piece of every column is read."""
         with self._open() as file:
             for first in range(start, stop, rows):
                 yield Chunk(np.ascontiguousarray(self._rows(file, first, min(stop, first + rows))))
 
     def take(self, rows: Int64) -> npt.NDArray[Any]:
-        """Return the rows of these numbers, pages of every column for those that lie near each other."""
+        """Return the rows with the given numbers; those in the same window are read together."""
         taken = np.empty((len(rows), self.layout.n_features), self.layout.dtype)
         with self._open() as file:
             for window in np.unique(rows // _WINDOW).tolist():
@@ -116,7 +139,7 @@ class FortranSource(Source):
 
 
 def read(location: Location, column: str | None) -> Source:
-    """Open an .npy file; it has one array, so `column` must be None."""
+    """Open an .npy file. It holds one array, so `column` must be None."""
     check_no_column(location, column)
 
     def read_head(file: IO[bytes], size: int) -> Head:
@@ -133,13 +156,13 @@ def read(location: Location, column: str | None) -> Source:
 
 
 def _checked_header(name: str, file: IO[bytes], size: int) -> tuple[Layout, int, bool]:
-    """Return the layout, where the numbers begin, and whether columns come first, of a file of some size."""
+    """Return a file's layout, the offset of its numbers, and whether they are in Fortran order."""
     try:
         shape, fortran_order, dtype = read_header(file)
     except (OSError, NearfoldError):
         raise
     except Exception as error:
-        # numpy's header parser lets through whatever ast and tokenize raise on broken text.
+        # numpy's header parser passes on any error that ast and tokenize raise on broken text.
         raise FileError(f"{name}: truncated or not an .npy file of numbers ({one_line(error)})") from error
     offset = file.tell()
     layout = check_array(name, shape, dtype, "the array")
@@ -153,12 +176,19 @@ def _checked_header(name: str, file: IO[bytes], size: int) -> tuple[Layout, int,
 def check_array(
     path: str, shape: tuple[int, ...], dtype: np.dtype[Any], name: str, column: str = "vectors"
 ) -> Layout:
-    """Return the layout of an array of numpy in a file, or refuse it by what it is.
+    """Return the layout of a numpy array in a file.
+
+    Parameters
+    ----------
+    path, shape, dtype, name
+        See `check_layout`.
+    column : str, default="vectors"
+        The name of the array in the layout.
 
     Raises
     ------
     FileError
-        It is pickled, has fields, or is no table of real numbers.
+        The array is pickled, is structured, is not a table of real numbers, or is empty.
     """
     if dtype.kind == "O":
         raise FileError(
@@ -174,7 +204,13 @@ def check_array(
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return shape, whether columns come first, and dtype; numpy checks what it reads."""
+    """Read an .npy header; return the shape, whether the order is Fortran's, and the dtype.
+
+    Raises
+    ------
+    Exception
+        The header is damaged; numpy's parser raises errors of several types.
+    """
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0), (3, 0)):
         raise ValueError(f"format version {version}")

@@ -1,4 +1,4 @@
-"""NumPy's .npz: named arrays in a zip; the one with the vectors is held whole where it is small."""
+"""NumPy's format .npz: named arrays in a zip archive; a small array of vectors is read into memory."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from nearfold.io.npy import ArraySink, ArraySource, check_array, read_header
 
 __all__ = ["SUFFIXES", "read", "write"]
 
-# Endings of such files.
+# The suffix of such files.
 SUFFIXES = (".npz",)
 
 
-# deflate can't shrink anything further than this.
+# The strongest compression of deflate.
 _MAX_SHRINK = 1032
 
-# What scipy.sparse.save_npz writes.
+# The arrays that scipy.sparse.save_npz writes.
 _SPARSE = {"format", "shape", "data"}
 
 
 def read(location: Location, column: str | None) -> Source:
-    """Open an .npz file; `column` names the array, None takes the only two-dimensional one."""
+    """Open an .npz file; `column` names the array, and None stands for the only two-dimensional one."""
     path = location.name
     with _opened(location) as archive:
         name = _chosen(path, archive, column)
@@ -52,7 +52,7 @@ def read(location: Location, column: str | None) -> Source:
 
 
 def _chosen(path: str, archive: zipfile.ZipFile, column: str | None) -> str:
-    """Return the name of the array to read, whose header promises no more than the archive holds."""
+    """Return the name of the array to read, after a check that the archive holds what its header declares."""
     members = {
         info.filename.removesuffix(".npy"): info
         for info in archive.infolist()
@@ -99,14 +99,14 @@ def _chosen(path: str, archive: zipfile.ZipFile, column: str | None) -> str:
 
 
 class PackedSource(Source):
-    """Vectors of an archive that are too many to unpack at once: they are unpacked as they are read."""
+    """Vectors of an archive that are too large for memory, and are decompressed as they are read."""
 
     def __init__(self, location: Location, layout: Layout) -> None:
         self.path, self.layout = location.name, layout
         self._location = location
 
     def _chunks(self, rows: int, start: int, stop: int, others: bool) -> Iterator[Chunk]:
-        """Yield rows; those before them are unpacked too."""
+        """Yield rows; all rows before them are decompressed too."""
         width, dtype = self.layout.n_features, self.layout.dtype
         with _opened(self._location) as archive, archive.open(f"{self.layout.name}.npy") as member:
             read_header(member)
@@ -126,10 +126,10 @@ class PackedSource(Source):
 
 @contextmanager
 def _opened(location: Location) -> Iterator[zipfile.ZipFile]:
-    """Open an archive; what is wrong with it inside becomes a `FileError`."""
+    """Open an archive; errors of its content become a `FileError`."""
     path = location.name
     try:
-        # The file is opened here: numpy leaves it open where the archive turns out to be broken.
+        # The file is opened here, as numpy would leave it open if the archive is broken.
         with location.open() as file, zipfile.ZipFile(file) as archive:
             yield archive
     except (NearfoldError, MemoryError):
@@ -137,7 +137,7 @@ def _opened(location: Location) -> Iterator[zipfile.ZipFile]:
     except OSError as error:
         raise FileError(f"{path}: can't be read: {cause(error)}") from error
     except Exception as error:
-        # The zip reader, zlib and numpy's header parser each raise errors of their own kinds.
+        # The zip reader, zlib and numpy's header parser each raise errors of their own types.
         raise FileError(f"{path}: truncated or not an .npz file of numbers ({error})") from error
 
 
@@ -147,7 +147,7 @@ def write(path: str | os.PathLike[str], layout: Layout) -> Iterator[ArraySink]:
     with (
         replacing(path) as file,
         zipfile.ZipFile(file, "w") as archive,
-        # A fixed date: the same vectors make the same bytes.
+        # The date in the archive is fixed, so that the same vectors give the same bytes.
         archive.open(zipfile.ZipInfo(f"{layout.name}.npy"), "w", force_zip64=True) as member,
     ):
         yield ArraySink(member, layout)

@@ -1,4 +1,4 @@
-"""Parquet: vectors in a list column, other columns carried along."""
+"""The format Parquet: vectors in a list column, with other columns beside it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from nearfold.io.location import Location
 
 __all__ = ["SUFFIXES", "read", "write"]
 
-# Endings of such files.
+# The suffix of such files.
 SUFFIXES = (".parquet",)
 
-# Pages are read as they are decoded: a row group of any size takes this much at a time.
+# The read buffer: pages are read as they are decoded, so a row group of any size needs no more at a time.
 _READ_BYTES = 4 << 20
 
-# Vectors that are not nearly all the same don't shrink to less than this share of float32.
+# The bytes of float32, and the compression beyond which a file's counts are checked: unless they are nearly
+# all equal, vectors can't be compressed that much.
 _BYTES, _PLAUSIBLE = 4, 64
 
-# Rows that are read while nobody knows how large they are, and how many times more next.
+# The rows of the first read, when their size is not yet known, and the factor by which reads then grow.
 _FIRST_ROWS, _GROWTH = 64, 4
 
 
@@ -39,7 +40,7 @@ class ParquetSource(TableSource):
         self._location = location
         with self._open() as file:
             schema = file.schema_arrow
-            # Looked at before the vectors: what is below is not read of a file that makes no sense.
+            # The column is checked first, so that no more is read of an unusable file.
             vectors = find_vectors(location.name, schema, column)
             footer = file.metadata
             rows = footer.num_rows
@@ -53,7 +54,7 @@ class ParquetSource(TableSource):
 
     @contextmanager
     def _open(self, **options: Any) -> Iterator[pq.ParquetFile]:
-        # No file stays open between uses: a folder may have more of them than a process may hold.
+        # No file stays open between uses, as a folder may have more files than a process may open.
         location = self._location
         with (
             location.open() as handle,
@@ -65,14 +66,14 @@ class ParquetSource(TableSource):
 
     @property
     def _leaf(self) -> str:
-        """The name by which the vectors alone are read."""
+        """The path of the vectors within the schema, by which they alone are read."""
         return ".".join((self.column.top, *self.column.fields))
 
     def _check_counts(self, footer: pq.FileMetaData) -> None:
-        """Refuse sizes that the stored values can't fill, before memory is taken for them.
+        """Refuse declared sizes that exceed the stored values, before memory is allocated for them.
 
-        Only where a file promises far more than it has bytes: pyarrow 26 ends the process when it looks
-        at a column whose statistics in the footer are damaged.
+        This is called only if a file declares far more than it has bytes, because pyarrow 26 ends the process
+        when it reads a column's metadata whose statistics are damaged.
         """
         groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
         columns = [group.column(j) for group in groups for j in range(group.num_columns)]
@@ -90,7 +91,7 @@ class ParquetSource(TableSource):
             yield self._lists(batch, 0)
 
     def _chunks(self, rows: int, start: int, stop: int, others: bool) -> Iterator[Chunk]:
-        """Yield rows, one record batch after another; row groups without any of them are not read."""
+        """Yield rows, one record batch after another; only the row groups that hold them are read."""
         starts = self._group_starts
         low, high = np.searchsorted(starts, start, "right") - 1, np.searchsorted(starts, stop)
         first = int(starts[low])
@@ -108,11 +109,11 @@ class ParquetSource(TableSource):
                     if first >= stop:
                         return
                     size.saw(batch)
-                    # The reader asks for this before each batch.
+                    # The reader uses this size from the next batch on.
                     file.reader.set_batch_size(size.rows)
 
     def _spans(self, low: int, high: int, rows: int) -> Iterator[list[int]]:
-        """Yield row groups, as many together as have some chunks of rows."""
+        """Yield the row groups from `low` to `high`, joined until they have about `rows` rows."""
         while low < high:
             next_one = int(np.searchsorted(self._group_starts, self._group_starts[low] + rows))
             next_one = min(high, max(low + 1, next_one))
@@ -120,9 +121,10 @@ class ParquetSource(TableSource):
             low = next_one
 
     def _largest_texts(self, file: pq.ParquetFile, groups: list[int]) -> int:
-        """Return how large a row's texts can be of those that are stored once and pointed to.
+        """Return the most bytes that a row's dictionary-encoded texts can have.
 
-        A few bytes of a file make thousands of copies of a long text, which no size in the file tells.
+        A few bytes of a file can stand for thousands of copies of a long text, and no size in the file
+        shows that.
         """
         footer, total = file.metadata, 0
         for field in self.layout.others or ():
@@ -148,13 +150,13 @@ class ParquetSource(TableSource):
 
 
 class _Size:
-    """How many rows are read at once: few, until it is known how large they are."""
+    """The number of rows to read at a time, which is small until the size of the rows is known."""
 
     def __init__(self, most: int, nbytes: int) -> None:
         self._most, self._nbytes = most, nbytes
         self._rows, self._row_bytes = _FIRST_ROWS, 0.0
         self.largest = 0
-        """Bytes that a row may have beyond those that were seen."""
+        """The bytes of texts that a row may have, beyond the rows read so far."""
 
     @property
     def rows(self) -> int:
@@ -162,7 +164,7 @@ class _Size:
         return max(1, min(self._rows, self._most, fitting))
 
     def saw(self, batch: pa.RecordBatch) -> None:
-        """Take note of rows that were read."""
+        """Update the size of rows from a batch that was read."""
         if len(batch):
             self._row_bytes = max(self._row_bytes, batch.nbytes / len(batch))
         self._rows = min(self._most, self._rows * _GROWTH)
@@ -178,11 +180,11 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def read(location: Location, column: str | None) -> ParquetSource:
-    """Open a Parquet file; `column` names the vectors, None takes the only list of numbers."""
+    """Open a Parquet file; `column` names the vectors, and None stands for the only list of numbers."""
     with reading(location.name, "truncated or not a Parquet file"):
         return ParquetSource(location, column)
 
 
 def write(path: str | os.PathLike[str], layout: Layout) -> AbstractContextManager[TableSink]:
-    """Open a Parquet file for writing: the vectors first, then `layout.others`."""
+    """Open a Parquet file for writing the vectors, followed by the columns of `layout.others`."""
     return written(path, layout, pq.ParquetWriter)

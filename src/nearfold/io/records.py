@@ -1,7 +1,7 @@
-"""Rows of one length behind each other in a file: read by plain reads, never mapped.
+"""Files of rows of equal size, one after another, which are read and never mapped into memory.
 
-A mapped file's pages count as the process's memory while it reads through them, and end the process when
-the file is cut short meanwhile; a buffer of one chunk does neither.
+The pages of a mapped file count as the process's memory, and truncation of the file ends the process. Reads
+into a buffer of one chunk avoid both.
 """
 
 from __future__ import annotations
@@ -25,18 +25,32 @@ __all__ = ["Head", "RecordSource", "RowSink", "check_dtype", "check_no_column"]
 
 
 class RowSink:
-    """Appends rows of one type of numbers to a file, nothing between them."""
+    """Appends rows of one dtype to a file, without anything between them.
+
+    Parameters
+    ----------
+    file : binary file
+        The file, opened for writing.
+    dtype : numpy.dtype
+        The dtype of the rows in the file.
+    """
 
     def __init__(self, file: IO[bytes], dtype: np.dtype[Any]) -> None:
         self._file, self._dtype = file, dtype
 
     def write(self, chunk: Chunk) -> None:
-        """Append rows."""
+        """Append the rows of a chunk."""
         self._file.write(np.ascontiguousarray(chunk.vectors, self._dtype).data)
 
 
 def check_no_column(location: Location, column: str | None) -> None:
-    """Refuse a column's name where a file holds vectors alone."""
+    """Refuse the name of a column for a file that holds nothing but vectors.
+
+    Raises
+    ------
+    FileError
+        `column` is not None.
+    """
     if column is not None:
         raise FileError(f"{location.name}: an {location.suffix} file has no columns; leave --column out")
 
@@ -44,7 +58,13 @@ def check_no_column(location: Location, column: str | None) -> None:
 def check_dtype(
     path: str | os.PathLike[str], layout: Layout, dtypes: Mapping[str, np.dtype[Any]]
 ) -> np.dtype[Any]:
-    """Return the numbers that files of an ending hold, or refuse a layout of others."""
+    """Return the dtype of files with the suffix of `path`, by the table `dtypes`.
+
+    Raises
+    ------
+    FileError
+        The layout has another dtype.
+    """
     suffix = PurePath(path).suffix.lower()
     if layout.dtype != dtypes[suffix]:
         raise FileError(
@@ -54,27 +74,31 @@ def check_dtype(
 
 
 class Head(NamedTuple):
-    """What stands before the rows of a file, or is known of its ending."""
+    """The layout of a file's rows, and the number of bytes before the first row."""
 
     layout: Layout
     offset: int
-    """Bytes before the first row."""
 
 
 class RecordSource(Source):
-    """Vectors at a fixed stride.
+    """Vectors at a fixed stride in a file.
 
-    A file that has grown since it was opened, as one does that somebody appends to, is read as far as it
-    went then; one that changed in another way is refused.
+    If rows were appended to the file since it was opened, only the rows of then are read. A file that has
+    changed in another way is refused.
 
     Parameters
     ----------
-    location
-        The file, `seen`.
-    read_head
-        Reads what stands before the rows, from the file's start and its size.
-    prefix
-        Bytes before each row's numbers.
+    location : Location
+        The file, as `Location.seen` returns it.
+    read_head : callable
+        A function that takes the file, at its start, and its size in bytes, and returns its `Head`.
+    prefix : int, default=0
+        The number of bytes before the numbers of each row.
+
+    Raises
+    ------
+    FileError
+        The file can't be read, or `read_head` refuses it.
     """
 
     random_access = True
@@ -112,7 +136,7 @@ class RecordSource(Source):
             yield file
 
     def _check(self, records: npt.NDArray[np.uint8], rows: Int64) -> None:
-        """Refuse rows whose prefix is not what it should be; subclasses with a prefix say how."""
+        """Refuse rows whose prefix is wrong; subclasses with a prefix override this."""
 
     def _vectors(self, records: npt.NDArray[np.uint8], rows: Int64) -> npt.NDArray[Any]:
         if self._prefix:
@@ -121,7 +145,7 @@ class RecordSource(Source):
         return records.view(self.layout.dtype)
 
     def _fill(self, file: IO[bytes], records: npt.NDArray[np.uint8]) -> None:
-        """Read on until `records` are full."""
+        """Read from the file until `records` is full."""
         wanted = memoryview(records.reshape(-1).data)
         have = 0
         while have < len(wanted):
@@ -131,7 +155,7 @@ class RecordSource(Source):
             have += got
 
     def _chunks(self, rows: int, start: int, stop: int, others: bool) -> Iterator[Chunk]:
-        """Yield rows, each chunk in memory of its own."""
+        """Yield rows; each chunk has its own memory."""
         with self._open() as file:
             file.seek(self._offset + start * self._stride)
             for first in range(start, stop, rows):
@@ -140,7 +164,7 @@ class RecordSource(Source):
                 yield Chunk(self._vectors(records, np.arange(first, first + len(records))))
 
     def take(self, rows: Int64) -> npt.NDArray[Any]:
-        """Return the rows of these numbers, read one by one."""
+        """Return the rows with the given numbers, which are read one by one."""
         records = np.empty((len(rows), self._stride), np.uint8)
         with self._open() as file:
             for record, row in zip(records, rows.tolist(), strict=True):

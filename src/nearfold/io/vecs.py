@@ -1,4 +1,4 @@
-"""fvecs, bvecs and ivecs (the layout of SIFT1B): before each row's numbers stands how many they are."""
+"""The formats fvecs, bvecs and ivecs of SIFT1B: rows, each of which begins with its number of dimensions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nearfold.io.records import Head, RecordSource, check_dtype, check_no_column
 
 __all__ = ["SUFFIXES", "read", "write"]
 
-# Endings of such files.
+# The suffixes of such files.
 SUFFIXES = (".fvecs", ".bvecs", ".ivecs")
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -31,7 +31,7 @@ _WIDTH = np.dtype("<i4")
 
 
 class VecsSource(RecordSource):
-    """Vectors that each bring their own width."""
+    """Vectors each of which begins with its number of dimensions."""
 
     def _check(self, records: npt.NDArray[np.uint8], rows: Int64) -> None:
         widths = np.ascontiguousarray(records[:, : _WIDTH.itemsize]).view(_WIDTH)[:, 0]
@@ -43,14 +43,14 @@ class VecsSource(RecordSource):
 
 
 class VecsSink:
-    """Appends rows, each behind its width."""
+    """Appends rows, each after its number of dimensions."""
 
     def __init__(self, file: BinaryIO, layout: Layout, dtype: np.dtype[Any]) -> None:
         self._file, self._dtype = file, dtype
         self._width = layout.n_features
 
     def write(self, chunk: Chunk) -> None:
-        """Append rows."""
+        """Append the rows of a chunk."""
         record = np.dtype([("width", _WIDTH), ("numbers", self._dtype, (self._width,))])
         records = np.empty(len(chunk.vectors), record)
         records["width"] = self._width
@@ -59,7 +59,7 @@ class VecsSink:
 
 
 def read(location: Location, column: str | None) -> VecsSource:
-    """Open a file of vectors with widths; it has no columns, so `column` must be None."""
+    """Open a file of vectors. The format has no columns, so `column` must be None."""
     check_no_column(location, column)
     dtype = _DTYPES[location.suffix]
 
@@ -79,12 +79,12 @@ def read(location: Location, column: str | None) -> VecsSource:
 
 @contextmanager
 def write(path: str | os.PathLike[str], layout: Layout) -> Iterator[VecsSink]:
-    """Open a file for writing; the ending says of what numbers, so `layout.dtype` must be that.
+    """Open a file for writing; `layout.dtype` must be the dtype that the suffix stands for.
 
     Raises
     ------
     FileError
-        The layout's numbers are others, or the file can't be written.
+        The layout has another dtype, or the file can't be written.
     """
     dtype = check_dtype(path, layout, _DTYPES)
     with replacing(path) as file:

@@ -1,4 +1,4 @@
-"""Open vectors by their names' endings: files, folders, URLs."""
+"""Opening of vectors in files, folders and URLs, whose suffixes name their formats."""
 
 from __future__ import annotations
 
@@ -38,15 +38,16 @@ __all__ = [
 _MODULES = (bins, hdf5, ipc, lance, npy, npz, parquet, vecs)
 
 FORMATS = {suffix: module for module in _MODULES for suffix in module.SUFFIXES}
-"""By ending: the module of this package that reads it."""
+"""The module of this package that reads files of each suffix."""
 
 WRITABLE = tuple(suffix for suffix, module in FORMATS.items() if hasattr(module, "write"))
+"""The suffixes of the formats that can be written."""
 
-# Tables that are folders.
+# The suffixes of tables that are folders.
 _FOLDERS = tuple(suffix for suffix, module in FORMATS.items() if getattr(module, "FOLDER", False))
 
-# Rows read at a time: enough for matrix products to run at full speed, and below what the
-# allocator takes from the system anew each time (32 MiB).
+# The bytes of rows that are read at a time: enough for matrix products to run at full speed, and below the
+# size (32 MiB) from which on the allocator takes memory anew from the system each time.
 _CHUNK_BYTES = 16 << 20
 
 
@@ -66,19 +67,27 @@ def open_source(
 
     Parameters
     ----------
-    path
-        A file ending in one of FORMATS; a folder of such files, read in the order of their names;
-        or a URL of either that pyarrow or fsspec can open (s3://, gs://, memory://, ...).
-    column
-        The column (Parquet, Arrow, Lance), array (.npz) or dataset (HDF5) of vectors; None where
-        there is only one.
-    on_bad
-        Told of each file of a folder that can't be opened, which is then left out; None: refuse.
+    path : str or path
+        A file of a known format, such as .npy, .parquet or .hdf5; a folder of such files, which are read in
+        the order of their names; or a URL of either that pyarrow or fsspec can open (s3://, gs://, ...).
+    column : str, optional
+        The name of the column (Parquet, Arrow, Lance), array (.npz) or dataset (HDF5) of vectors. By default
+        the file must hold only one.
+    on_bad : callable, optional
+        A function that is called with the path and the error of each file of a folder that can't be opened.
+        The file is then skipped. By default the error is raised.
+
+    Returns
+    -------
+    Source
+        The opened vectors.
 
     Raises
     ------
     FileError
-        Missing, unreadable, truncated, of another format, or without vectors.
+        The file is missing, unreadable, truncated, of another format, or without vectors.
+    MissingExtraError
+        The format or the URL needs a package that is not installed.
     """
     location = Location.of(path)
     if location.is_folder() and location.suffix not in _FOLDERS:
@@ -134,12 +143,23 @@ def _open_folder(
 
 
 def open_sink(path: str | os.PathLike[str], layout: Layout) -> AbstractContextManager[Sink]:
-    """Open a file of vectors for writing; it appears whole, or not at all.
+    """Open a file of vectors for writing; it appears complete or not at all.
+
+    Parameters
+    ----------
+    path : str or path
+        The file, whose suffix names the format.
+    layout : Layout
+        The layout of the vectors. Exactly `layout.rows` rows must be written.
+
+    Returns
+    -------
+    context manager of Sink
 
     Raises
     ------
     FileError
-        The name's ending is unknown or can only be read, or the file can't be written.
+        The suffix is unknown or that of a format that is only read, or the file can't be written.
     """
     suffix = Path(path).suffix.lower()
     if suffix in FORMATS and suffix not in WRITABLE:
@@ -152,14 +172,18 @@ def as_source(X: Any, column: str | None = None, *, name: str = "X") -> Source:
 
     Parameters
     ----------
-    X : Source, path, URL or array-like
-        An opened source is returned as it is. A text or path names a file, a folder or a URL; see
-        `open_source`. Everything else is an array, a frame of pandas or polars, or a column of vectors,
-        of shape (n, d) and any real dtype.
+    X : array-like, data frame, path, URL or Source
+        The vectors, of shape (n, d). An opened source is returned as it is. A str or path names a file, a
+        folder or a URL; see `open_source`. All else is an array, a frame of pandas or polars, or a column
+        of vectors, of any real dtype.
     column : str, optional
-        The column of vectors of a file that holds several. By default there is only one.
+        The column of vectors of a file that holds several. By default the file must hold only one.
     name : str, default="X"
-        What errors call an array.
+        The name of an array in messages.
+
+    Returns
+    -------
+    Source
 
     Raises
     ------
@@ -176,13 +200,13 @@ def as_source(X: Any, column: str | None = None, *, name: str = "X") -> Source:
 
 
 def as_float32(chunk: Chunk) -> Float32:
-    """Return a chunk's vectors as C-contiguous float32; numbers beyond it become infinite."""
+    """Return a chunk's vectors as C-contiguous float32; numbers beyond its range become infinite."""
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(chunk.vectors, dtype=np.float32)
 
 
 def located(source: Source, row: int) -> tuple[str, int]:
-    """Return the file that a row of a source is in, and its number there."""
+    """Return the path of the file that holds a row of a source, and the row's number in that file."""
     first = 0
     for part in source.parts:
         if row < first + part.layout.rows:
@@ -194,21 +218,27 @@ def located(source: Source, row: int) -> tuple[str, int]:
 def checked_rows(
     taken: npt.NDArray[Any], rows: Int64, source: Source, *, directions: bool = False
 ) -> Float32:
-    """Return rows of a source that were taken by number as finite float32.
+    """Return rows that were taken from a source as finite float32.
 
     Parameters
     ----------
-    taken, rows
-        The rows, shape (n, d), and their numbers in the source.
-    source
-        Whose they are: an error names the file, and the number of the row there.
-    directions
-        Refuse zero rows too.
+    taken : ndarray of shape (n, d)
+        The rows, of any real dtype.
+    rows : ndarray of shape (n,), int64
+        Their numbers in the source.
+    source : Source
+        The source of the rows. Messages name the file and the row's number in it.
+    directions : bool, default=False
+        Whether to refuse zero rows.
+
+    Returns
+    -------
+    ndarray of shape (n, d), float32
 
     Raises
     ------
     DataError
-        A row is not finite, or zero where that is refused.
+        A row is not finite, or is a refused zero row.
     """
     vectors = as_float32(Chunk(taken))
     try:
@@ -230,25 +260,29 @@ def checked_chunks(
     nbytes: int | None = None,
     finite: bool = True,
 ) -> Iterator[Chunk]:
-    """Yield a source's chunks with vectors as finite float32; an error names file and row.
+    """Yield the chunks of a source, with the vectors as finite float32.
 
     Parameters
     ----------
-    source
-        From `open_source`.
-    start, stop
-        The rows to read; None for the last.
-    others
-        Whether other columns are read too.
-    nbytes
-        How much float32 a chunk holds at most, about; None for the usual.
-    finite
-        False where whoever takes the chunks looks for NaN and infinity.
+    source : Source
+        The source.
+    start : int, default=0
+        The first row to read.
+    stop : int, optional
+        One past the last row to read. By default all rows from `start` on are read.
+    others : bool, default=True
+        Whether to read the columns beside the vectors.
+    nbytes : int, optional
+        About how many bytes of float32 vectors a chunk holds at most. The default is 16 MiB.
+    finite : bool, default=True
+        Whether to check for NaN and infinity. If not, the caller must.
 
     Raises
     ------
+    DataError
+        A row is not finite; the message names the file and the row.
     FileError
-        There are not as many rows as promised.
+        The source has fewer rows than its layout declares.
     """
     first, stop = start, source.layout.rows if stop is None else stop
     rows = chunk_rows(source.layout.n_features, nbytes or _CHUNK_BYTES)
@@ -269,7 +303,14 @@ def located_chunks(
 ) -> Iterator[tuple[Chunk, str, int]]:
     """Yield a source's chunks from a row on, each with its file and the number of its first row there.
 
-    Parameters are those of `checked_chunks`, which reads each file.
+    Parameters
+    ----------
+    source : Source
+        The source.
+    start : int, default=0
+        The first row to read.
+    others, nbytes, finite
+        See `checked_chunks`, which reads each file. Here other columns are not read by default.
     """
     for part in source.parts:
         row = min(start, part.layout.rows)
@@ -280,14 +321,25 @@ def located_chunks(
 
 
 def read_source(source: Source, *, directions: bool = False) -> Float32:
-    """Return all vectors of a source as float32 of shape (n, d); with `directions` zero rows are refused.
+    """Return all vectors of a source in memory.
+
+    Parameters
+    ----------
+    source : Source
+        The source.
+    directions : bool, default=False
+        Whether to refuse zero rows.
+
+    Returns
+    -------
+    ndarray of shape (n, d), float32
 
     Raises
     ------
     DataError
-        A row is not finite, or there is more than this machine's memory holds.
+        A row is not finite or is a refused zero row, or the vectors need more memory than this machine has.
     FileError
-        As `checked_chunks`.
+        The source has fewer rows than its layout declares.
     """
     needed, there = 4 * source.layout.rows * source.layout.n_features, memory_limit()
     if needed > there:

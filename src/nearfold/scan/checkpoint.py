@@ -1,4 +1,4 @@
-"""A scan in a file: what an interrupted fit is resumed from, and what `update` adds to."""
+"""The file of a scan, from which an interrupted fit resumes, and to which `update` adds."""
 
 from __future__ import annotations
 
@@ -26,31 +26,33 @@ from nearfold.version import __version__
 
 __all__ = ["SCAN_FORMAT", "ScanCheckpoint", "input_digests"]
 
-# Rows that tell a file from others.
+# The number of first rows that the digest of a file is computed from.
 _DIGESTED = 64
 
 SCAN_FORMAT, _VERSION = "nearfold.scan", 1
-"""What the file of a scan is marked with."""
+"""The name of the format in the metadata of a scan's file."""
 _TODO = "give one that `fit --checkpoint` wrote"
 
 
 class ScanCheckpoint(NamedTuple):
-    """A scan under way or done.
+    """A scan that is under way or finished, as it is kept in a file.
 
     Parameters
     ----------
-    request, anchors
-        What was scanned for.
-    rows
-        How many rows there were to scan.
-    done
-        How many were scanned, from the first on.
-    scan
-        What they gave; None before the first.
-    sample
-        A sample of the rows as they are in the data, to watch drift by.
-    inputs
-        What tells the files from others, so that none is counted twice; see `input_digests`.
+    request : ScanSpec
+        What the scan looks for.
+    anchors : Anchors or None
+        The anchors whose neighbours are searched; None for moments alone.
+    rows : int
+        The number of rows to scan.
+    done : int
+        The number of rows scanned so far, from the first on.
+    scan : Scan or None
+        The result for these rows; None if there are none.
+    sample : Kept, optional
+        A sample of the rows, as they are in the data, on which drift statistics are computed.
+    inputs : tuple of str, default=()
+        A digest of each input file, by which no file is counted twice; see `input_digests`.
     """
 
     request: ScanSpec
@@ -62,7 +64,18 @@ class ScanCheckpoint(NamedTuple):
     inputs: tuple[str, ...] = ()
 
     def continues(self, other: ScanCheckpoint) -> str | None:
-        """Return why work for `other` can't go on from here, or None where it can."""
+        """Return why another scan can't resume from this checkpoint, or None if it can.
+
+        Parameters
+        ----------
+        other : ScanCheckpoint
+            The other scan, before its first row.
+
+        Returns
+        -------
+        str or None
+            What differs, such as "other parameters".
+        """
         if _asked(self.request) != _asked(other.request):
             return "other parameters"
         if self.rows != other.rows:
@@ -72,13 +85,20 @@ class ScanCheckpoint(NamedTuple):
         return None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the checkpoint as safetensors, atomically, over an earlier one of the same data or a part.
+        """Write the checkpoint to a safetensors file, atomically.
+
+        The file may hold an earlier checkpoint of the same data or of its first files, which is replaced.
+
+        Parameters
+        ----------
+        path : str or path
+            The file to write.
 
         Raises
         ------
         FileError
-            The file can't be written, or is held by another run; or what is there is no scan, or holds rows
-            that this one lacks, because somebody has added them since it was read.
+            The file can't be written, another run holds it, it is not a scan, or it holds rows that this
+            checkpoint lacks, as another run has added them since.
         """
         tensors: dict[str, Any] = {}
         if self.anchors is not None:
@@ -91,7 +111,7 @@ class ScanCheckpoint(NamedTuple):
             if scan.neighbors is not None:
                 tensors |= {"scores": scan.neighbors.scores, "ids": scan.neighbors.ids}
                 if scan.kept is None:
-                    # Of rows that are not at hand; those of others are made anew.
+                    # The marks of kept rows are computed again when they are read.
                     tensors["marks"] = scan.neighbors.marks
             if scan.kept is not None:
                 tensors |= {"kept_ids": scan.kept.ids, "kept": scan.kept.vectors}
@@ -116,13 +136,22 @@ class ScanCheckpoint(NamedTuple):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ScanCheckpoint:
-        """Read what `save` wrote; nothing in the file is executed.
+        """Read a checkpoint that `save` wrote. Nothing in the file is executed.
+
+        Parameters
+        ----------
+        path : str or path
+            The safetensors file.
+
+        Returns
+        -------
+        ScanCheckpoint
 
         Raises
         ------
         FileError
-            Missing, truncated, corrupt, not a scan, written by a later format version, or arrays that
-            don't fit each other.
+            The file is missing, truncated, damaged, not a scan, or written by a later format version, or its
+            arrays don't fit each other.
         """
         metadata, tensors = read_safetensors(Path(path))
         said, request = _checked_metadata(Path(path), metadata)
@@ -139,7 +168,7 @@ class ScanCheckpoint(NamedTuple):
 
 
 def _asked(request: ScanSpec) -> dict[str, Any]:
-    """Return a request as JSON holds it; queries are part of the anchors."""
+    """Return a request as values of JSON; for the queries, only whether there are any."""
     return {
         **request._asdict(),
         "products": np.dtype(request.products).name,
@@ -148,7 +177,7 @@ def _asked(request: ScanSpec) -> dict[str, Any]:
 
 
 def _fingerprint(checkpoint: ScanCheckpoint) -> str:
-    """Return a digest of what tells one data set from another: rows from all over it, and its files."""
+    """Return a digest that identifies the data, from sampled rows and the digests of its files."""
     digest = hashlib.sha256(repr(checkpoint.inputs).encode())
     if (anchors := checkpoint.anchors) is not None:
         digest.update(b"" if anchors.rows is None else anchors.rows.tobytes())
@@ -159,7 +188,7 @@ def _fingerprint(checkpoint: ScanCheckpoint) -> str:
 
 
 def _check_continues(path: Path, checkpoint: ScanCheckpoint) -> None:
-    """Refuse to write over a file that is no scan, or a scan of rows that `checkpoint` lacks."""
+    """Refuse to overwrite a file that is not a scan, or a scan of rows that `checkpoint` lacks."""
     if not os.path.lexists(path):
         return
     said, _ = _checked_metadata(path, read_metadata(path))
@@ -172,7 +201,7 @@ def _check_continues(path: Path, checkpoint: ScanCheckpoint) -> None:
 
 
 class _Metadata(msgspec.Struct, frozen=True):
-    """What a scan's file says beside its arrays."""
+    """The metadata of a scan's file."""
 
     request: str
     k: Count
@@ -182,7 +211,7 @@ class _Metadata(msgspec.Struct, frozen=True):
 
 
 class _Asked(msgspec.Struct, frozen=True):
-    """A request as the file holds it."""
+    """A request in the metadata of a scan's file."""
 
     metric: Metric
     normalize: bool
@@ -210,7 +239,7 @@ def _checked_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[_Metadat
 
 
 def input_digests(source: Source) -> tuple[str, ...]:
-    """Return a digest of each file of a source: its rows, their width, and the first few of them."""
+    """Return the SHA-256 of each file of a source, from its shape and its first 64 rows, in hexadecimal."""
     digests = []
     for part in source.parts:
         stop = min(_DIGESTED, part.layout.rows)

@@ -1,4 +1,4 @@
-"""The arrays of a scan's file, each checked against the others before anything is computed with them."""
+"""The arrays of a scan's file, which are checked against each other before anything is computed from them."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ __all__ = ["ScanArrays"]
 
 Array = npt.NDArray[Any]
 
-# How far rounding may take apart what is equal in exact arithmetic, as a share of its size.
+# The largest relative difference by rounding between numbers that are equal in exact arithmetic.
 _ROUNDING = 1e-3
 
 
 class ScanArrays:
-    """What the arrays of a file say of a scan: anchors, what was found, and a sample of the rows.
+    """The anchors, the scan and the sample of rows that the arrays of a file hold.
 
     Parameters
     ----------
-    tensors
-        By name, as `write_state` writes them.
-    request
-        What was scanned for.
-    k
-        How many neighbours each anchor has.
-    rows, done
-        How many rows there are, and how many were scanned.
+    tensors : mapping of str to ndarray
+        The arrays that `ScanCheckpoint.save` wrote, by name.
+    request : ScanSpec
+        What the scan looked for.
+    k : int
+        The number of neighbours of each anchor.
+    rows, done : int
+        The number of all rows, and of those scanned.
 
     Raises
     ------
     DataError
-        One is missing, unknown, of another type or shape, or contradicts the others.
+        An array is missing, unknown, of another dtype or shape, or contradicts the others.
     """
 
     def __init__(self, tensors: Mapping[str, Array], request: ScanSpec, k: int, rows: int, done: int) -> None:
@@ -56,13 +56,13 @@ class ScanArrays:
             raise DataError("its anchors are missing")
         self.scan = self._read_scan() if "count" in self._left else None
         if (self.scan is None) != (done == 0):
-            raise DataError(f"{done} rows are scanned, and what was found is {'' if done else 'not '}missing")
+            raise DataError(f"{done} rows are scanned, and their results are {'' if done else 'not '}missing")
         self.sample = self._read_rows("sample_rows", "sample") if "sample" in self._left else None
         if self._left:
             raise DataError(f"it has arrays that don't belong to it: {', '.join(sorted(self._left))}")
 
     def _take(self, name: str, dtype: type, *shape: int | None) -> Array:
-        """Return an array, or refuse one of another type or shape, or that is not finite."""
+        """Return an array, or refuse it if its dtype or shape differs or it is not finite."""
         array = self._left.pop(name, None)
         if array is None:
             raise DataError(f"{name} is missing")
@@ -79,10 +79,10 @@ class ScanArrays:
         return array
 
     def _numbers(self, name: str) -> Array:
-        """Return numbers of rows, rising, each of a row that there is."""
+        """Return row numbers, after a check that they are in ascending order and below the number of rows."""
         numbers = self._take(name, np.int64, None)
         if len(numbers) and (numbers[0] < 0 or numbers[-1] >= self._rows or (np.diff(numbers) <= 0).any()):
-            raise DataError(f"{name} are not rising numbers of the {self._rows} rows")
+            raise DataError(f"{name} are not ascending numbers of the {self._rows} rows")
         return numbers
 
     def _read_rows(self, numbers: str, vectors: str) -> Kept:
@@ -105,7 +105,7 @@ class ScanArrays:
         return Anchors(vectors, numbers, k, request.metric, shift)
 
     def _check_norms(self, name: str, vectors: Array) -> None:
-        """Refuse rows that were to be scaled to norm 1 and are not."""
+        """Refuse rows that the scan should have scaled to norm 1 and that have another norm."""
         if not self._request.normalize or not len(vectors):
             return
         squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
@@ -129,14 +129,14 @@ class ScanArrays:
         return Scan(self._done, moments, neighbors, kept, self.anchors.shift)
 
     def _read_marks(self, neighbors: Neighbors, kept: Kept | None) -> Array:
-        """Return the neighbours' marks: of the rows where those are kept, or as they were written."""
+        """Return the marks of the neighbours, computed from the kept rows or, without those, as written."""
         known = neighbors.ids >= 0
         if kept is not None:
             marks = np.full(neighbors.ids.shape, NO_MARK, np.int64)
             marks[known] = row_marks(kept.vectors)[np.searchsorted(kept.ids, neighbors.ids[known])]
             return marks
         if "marks" not in self._left:
-            # Scans of earlier versions have none: each row stands for itself.
+            # Scans of earlier versions have no marks, so each row counts as distinct.
             return neighbors.ids + 1
         marks = self._take("marks", np.int64, *neighbors.ids.shape)
         if ((marks != NO_MARK) != known).any():
@@ -152,7 +152,7 @@ class ScanArrays:
         squares = second.diagonal()
         if (squares < 0).any():
             raise DataError("second has a negative sum of squares")
-        # One row at a time: a copy of all would be as large as the matrix.
+        # Rows are compared one at a time, as a transposed copy would be as large as the matrix.
         largest = np.sqrt(squares.max(initial=0.0)) * np.sqrt(squares)
         for i, row in enumerate(second):
             if (np.abs(row - second[:, i]) > _ROUNDING * largest[i] + 1e-300).any():

@@ -1,4 +1,4 @@
-"""The engine of a cluster: Dask distributed. Each worker opens the shards that it is sent by name."""
+"""The engine of a Dask cluster, whose workers open the files of their shards by name."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ __all__ = ["DaskEngine"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-# A shard's share of the moments to send back is small against its own size.
+# The bytes of a shard, large against the moments that are sent back.
 _SHARD_BYTES = 256 << 20
-# Tasks sent ahead of each worker's thread.
+# The number of tasks that are sent ahead for each thread of the workers.
 _AHEAD = 3
 
-# Neighbourhoods are larger than a graph should be; they are sent to the scheduler once.
+# Anchors are larger than Dask's warning allows for a graph, but are sent to the scheduler only once.
 _LARGE = "distributed.admin.large-graph-warning-threshold"
-# How long a scheduler may take to answer.
+# The time in which a scheduler must answer.
 _CONNECT = "10s"
 
 _EXTRA = "dask"
 
-# Clients of this process by the addresses that they were made for: each call would connect anew.
+# The clients of this process by address, so that calls do not connect anew each time.
 _clients: dict[str, Any] = {}
 
 
 class DaskEngine:
-    """A Dask cluster.
+    """The engine of a Dask cluster.
 
     Parameters
     ----------
-    client
-        A `distributed.Client`.
+    client : distributed.Client
+        A client of the cluster.
     """
 
     def __init__(self, client: Any) -> None:
@@ -56,14 +56,19 @@ class DaskEngine:
 
     @classmethod
     def at(cls, scheduler: Any) -> DaskEngine:
-        """Return the engine of the cluster that a scheduler's address, or a client of it, names.
+        """Return the engine of a cluster.
+
+        Parameters
+        ----------
+        scheduler : str or distributed.Client
+            The address of the cluster's scheduler, or a client of it.
 
         Raises
         ------
         MissingExtraError
             Dask is not installed.
         FileError
-            Nobody answers there.
+            No scheduler answers at the address.
         """
         distributed = import_extra("distributed", _EXTRA, "a cluster")
         if isinstance(scheduler, distributed.Client):
@@ -79,13 +84,13 @@ class DaskEngine:
 
     @property
     def memory(self) -> None:
-        """None: rows are held by the workers."""
+        """The bytes that work on this machine may take: None, as the workers hold the rows."""
 
     def _window(self) -> int:
         return _AHEAD * max(1, sum(int(n) for n in self._client.nthreads().values()))
 
     def _results(self, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-        """Send (function, arguments...) ahead and yield results in order; a lost worker's are done again."""
+        """Yield the results of calls (function, arguments...) in order; a lost worker's are repeated."""
         waiting: deque[Any] = deque()
         try:
             for call in calls:
@@ -105,18 +110,18 @@ class DaskEngine:
     def _sent(self, value: T) -> Any:
         """Return a future of a value that tasks share.
 
-        It is a task's result and not scattered data: what is scattered is lost for good with the workers that
-        hold it, and every task that waits for it with it; a result is made again.
+        The value is the result of a task, which Dask computes again if its workers are lost. Scattered data
+        would be lost for good, together with all tasks that wait for it.
         """
         with import_extra("dask.config", _EXTRA, "a cluster").set({_LARGE: "1TB"}):
             return self._client.submit(_identity, value, pure=False)
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Run on the workers, some tasks sent ahead."""
+        """Yield function(item) for each item, in order, computed by the workers."""
         yield from self._results((function, item) for item in items)
 
     def take(self, source: Source, rows: Int64) -> npt.NDArray[Any]:
-        """Return the rows of these numbers, each shard's read where it lies best."""
+        """Return the rows with the given numbers; without random access the workers read the shards."""
         if source.random_access:
             return source.take(rows)
         tasks = []
@@ -135,10 +140,10 @@ class DaskEngine:
         start: Scan | None,
         number_from: int = 0,
     ) -> Iterator[Progress]:
-        """Scan shard by shard on the workers and merge here, in order.
+        """Scan shard by shard on the workers, and merge the results here in order; see `Engine.scan`.
 
-        Parts come back without the rows that are neighbours, which would be most of the bytes sent;
-        the few that are left in the end are read again.
+        Results come back without the vectors of the neighbours, which would be most of the bytes sent. The
+        few that remain in the end are read again.
         """
         shards = [s for s in plan_shards(source, self._shard_bytes) if s.first_row >= first_row]
         sent = self._sent((request, anchors))

@@ -1,4 +1,4 @@
-"""What the engines have in common, that of one machine and that of a cluster."""
+"""The interface of engines, which do work on this machine or on a cluster."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Progress = tuple[int, Callable[[], Scan]]
-"""How many rows from the first on are scanned, and what gives the scan of them."""
+"""The number of rows scanned so far, from the first on, and a function that returns the scan of them."""
 
 
 class Engine(Protocol):
-    """Does work on shards."""
+    """Does the work on sources: an implementation for one machine, or for a cluster."""
 
     @property
     def memory(self) -> int | None:
-        """The bytes that work on this machine may take; None where others do it."""
+        """The bytes that work on this machine may take, or None for no limit."""
         ...
 
     def take(self, source: Source, rows: Int64) -> npt.NDArray[Any]:
-        """Return the rows of these numbers (rising), shape (len(rows), d)."""
+        """Return the rows with the given numbers, in ascending order, shape (len(rows), d)."""
         ...
 
     def scan(
@@ -41,12 +41,25 @@ class Engine(Protocol):
         start: Scan | None,
         number_from: int = 0,
     ) -> Iterator[Progress]:
-        """Scan the rows from `first_row` on, behind what `start` holds; yield now and then how far it is.
+        """Scan a source, and yield the progress from time to time.
 
-        The source's first row has number `number_from`.
+        Parameters
+        ----------
+        source : Source
+            The rows to scan.
+        request : ScanSpec
+            What to look for.
+        anchors : Anchors or None
+            The anchors whose neighbours are searched; None for moments alone.
+        first_row : int
+            The first row of the source to scan.
+        start : Scan or None
+            The scan of the rows before it, to which the result is added.
+        number_from : int, default=0
+            The number of the source's first row.
         """
         ...
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Yield function(item) for each item, in order; several are under way at a time."""
+        """Yield function(item) for each item, in order; several are computed at a time."""
         ...

@@ -1,4 +1,4 @@
-"""Which engine does the work on a source: this machine's, or that of a cluster."""
+"""The choice of the engine for work on a source: that of this machine, or that of a cluster."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["engine_for"]
 
 
 def engine_for(source: Source) -> Engine:
-    """Return the engine that the settings of `config_context` name for work on `source`.
+    """Return the engine for work on `source`, by the settings of `config_context`.
 
-    An array stays on this machine: no other could open it by its name, and it is in memory already, which
-    the budget can't change.
+    Work on an array stays on this machine, as no other machine could open it by name. It has no memory
+    budget, as the array is in memory already.
 
     Raises
     ------
     MissingExtraError
-        A cluster is asked for, and Dask is not installed.
+        The settings name a cluster, and Dask is not installed.
     FileError
-        Nobody answers at the scheduler's address.
+        No scheduler answers at the address.
     """
     if source.in_memory:
         return LocalEngine(None)

@@ -1,7 +1,7 @@
-"""Exact search and scores for measuring folds, and which scores are ties.
+"""Exact search, exact scores, and the decision which scores are ties, for the evaluation of folds.
 
-Float32 puts scores that are nearly equal in an order of chance. Whatever says how many neighbours are kept
-decides here, so that all measures agree.
+In float32 the order of nearly equal scores is random. All measures of recall decide such ties here, so that
+they agree.
 """
 
 from __future__ import annotations
@@ -43,60 +43,63 @@ __all__ = [
 
 
 EQUAL = 1e-12
-"""Scores nearer than this share of their scale are equal: some float64 roundings wide."""
+"""Scores that differ by less than this share of their scale are ties; it is some roundings of float64."""
 
-# Numbers of candidates that are scored at a time.
+# The numbers of candidates' vectors that are scored at a time, over all dimensions.
 _NUMBERS_AT_ONCE = 1 << 24
 
 _QUERIES_AT_ONCE = 256
 
 BLURRED = 16 * float(np.finfo(np.float32).eps)
-"""Scores that float32 may put in the wrong order are nearer than this share of what they are summed from."""
+"""Scores that differ by less than this share of the size of their terms may be in wrong order in float32."""
 
-# Neighbours so many are looked at to tell whether float32 puts them in order, and how much farther apart
-# than its roundings they should lie for that.
+# The number of nearest rows that show whether float32 can order a query's neighbours, and how many times
+# BLURRED their scores must differ for that.
 _LOOKED_AT, _WIDER = 10, 16
 
-# Numbers whose products, and sums of these, float32 holds at full precision.
+# Bounds between which numbers have products, and sums of these, at the full precision of float32.
 _SMALL, _LARGE = 1e-12, 1e12
 
 
 class Rows(Protocol):
-    """Vectors that can be fetched by number: an array, or a file of any size."""
+    """Vectors that can be read by row number: an array, or a file of any size."""
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of vectors."""
         ...
 
     def __getitem__(self, rows: Int64, /) -> npt.NDArray[Any]:
-        """Return the rows of these numbers, shape (..., d)."""
+        """Return the vectors with the given row numbers, shape (..., d)."""
         ...
 
 
 def search(base: Float32, queries: Float32, k: int, metric: Metric, *, folded: bool = False) -> Int64:
-    """Return the numbers of the k nearest base rows of each query, nearest first, by exact faiss search.
+    """Return the row numbers of each query's k nearest base vectors, by exact search with faiss.
 
     Parameters
     ----------
-    base, queries
-        Shapes (n, d) and (q, d), float32.
-    k
-        At most n.
-    metric
-        What near means.
-    folded
-        Zero rows may occur under cosine: a fold may leave nothing of a row, which is then near nothing.
+    base : ndarray of shape (n, d), float32
+        The vectors to search in.
+    queries : ndarray of shape (q, d), float32
+        The queries.
+    k : int
+        The number of neighbours, at most n.
+    metric : {"cosine", "l2", "ip"}
+        The metric.
+    folded : bool, default=False
+        Whether vectors may be zero under cosine, as a fold may map a vector to zero.
 
     Returns
     -------
-    ndarray of shape (q, k), int64.
+    ndarray of shape (q, k), int64
+        Row numbers, nearest first.
 
     Raises
     ------
     DataError
-        A row is not finite, or zero under cosine, or queries are not as wide as the base.
+        A row is not finite, is zero under cosine, or the queries have another number of dimensions.
     ParameterError
-        k is not a positive number, or is larger than n.
+        k is not a positive whole number, or is larger than n.
     """
     check_positive("k", k)
     check_enough(k, len(base))
@@ -104,18 +107,18 @@ def search(base: Float32, queries: Float32, k: int, metric: Metric, *, folded: b
         raise DataError(f"queries has {queries.shape[1]} dimensions where the base has {base.shape[1]}")
     import faiss
 
-    # faiss ends the process over some numbers: it is given none but those that it can multiply.
+    # faiss can end the process if products overflow, so it gets only numbers that it can multiply.
     base, queries = _multipliable(base, queries, metric)
     whole, asked = base, queries
     if metric == "cosine":
         base = normalize_rows(base, "base", keep_zero=folded)
         queries = normalize_rows(queries, "queries", keep_zero=folded)
     if metric != "l2":
-        # <q, x - c> puts rows in the order of <q, x>, and keeps the digits that c would take.
+        # <q, x - c> orders rows as <q, x> does, and keeps the digits that c would take.
         common = common_part(base)
         base = base if common is None else base - common
     else:
-        # Distances don't change, but float32 loses less when rows are near the origin.
+        # The shift changes no distance, and float32 loses fewer digits when rows are near the origin.
         center = base.mean(axis=0, dtype=np.float64).astype(np.float32)
         base, queries = base - center, queries - center
     index = (faiss.IndexFlatL2 if metric == "l2" else faiss.IndexFlatIP)(base.shape[1])
@@ -142,14 +145,19 @@ def check_enough(k: int, rows: int) -> None:
 
 
 def are_blurred(scores: npt.NDArray[Any], sizes: npt.NDArray[Any]) -> Int64:
-    """Return the queries whose nearest rows are too close for float32 to put them in order.
+    """Return the queries whose nearest rows have scores that float32 can't put in order.
 
     Parameters
     ----------
-    scores
-        Shape (q, k), the best first.
-    sizes
-        What their rounding is a share of, shape (q,).
+    scores : ndarray of shape (q, k)
+        The scores of each query's nearest rows, best first.
+    sizes : ndarray of shape (q,)
+        The size of the terms that the scores are summed from.
+
+    Returns
+    -------
+    ndarray of shape (b,), int64
+        The numbers of the queries.
     """
     last = min(scores.shape[1], _LOOKED_AT) - 1
     if last < 1:
@@ -158,7 +166,7 @@ def are_blurred(scores: npt.NDArray[Any], sizes: npt.NDArray[Any]) -> Int64:
 
 
 def _multipliable(base: Float32, queries: Float32, metric: Metric) -> tuple[Float32, Float32]:
-    """Return vectors whose neighbours are the same and whose products are within float32's range.
+    """Return vectors with the same neighbours whose products are within float32's range.
 
     Raises
     ------
@@ -177,7 +185,7 @@ def _multipliable(base: Float32, queries: Float32, metric: Metric) -> tuple[Floa
 
 
 def _resized(vectors: Float32, largest: float) -> Float32:
-    """Return vectors scaled by a power of two, which rounds nothing, where their size calls for it."""
+    """Return vectors scaled by a power of two, without rounding, if they are very small or large."""
     if not largest or _SMALL < largest < _LARGE:
         return vectors
     scaled: Float32 = np.ldexp(vectors, -int(np.frexp(largest)[1]))
@@ -187,23 +195,23 @@ def _resized(vectors: Float32, largest: float) -> Float32:
 def searched_again(
     chunks: Iterable[tuple[npt.NDArray[Any], int]], queries: Float32, k: int, metric: Metric
 ) -> Int64:
-    """Return each query's k nearest rows by float64, for queries whose neighbours float32 can't order.
+    """Return each query's k nearest rows, computed in float64, for queries that float32 can't decide.
 
     Parameters
     ----------
     chunks : iterable of (ndarray of shape (n_i, d), int)
-        The base in pieces, each with the number of its first row.
+        The base in chunks, each with the number of its first row.
     queries : ndarray of shape (q, d), float32
         The queries.
     k : int
-        Number of rows to find for each, at most those of the base.
+        The number of neighbours, at most the number of base rows.
     metric : {"cosine", "l2", "ip"}
-        What near means.
+        The metric.
 
     Returns
     -------
     ndarray of shape (q, k), int64
-        Row numbers, the nearest first.
+        Row numbers, nearest first.
     """
     asked = queries.astype(np.float64)
     center = asked.mean(axis=0)
@@ -220,7 +228,7 @@ def searched_again(
             if metric == "l2":
                 seen -= 0.5 * np.einsum("ij,ij->i", rows, rows)
             elif metric == "cosine":
-                # What folds to nothing is near nothing.
+                # A zero row gets the score 0.
                 seen /= np.maximum(np.sqrt(np.einsum("ij,ij->i", rows, rows)), np.finfo(np.float64).tiny)
             numbers = np.broadcast_to(np.arange(first + start, first + start + len(rows)), seen.shape)
             together = np.concatenate([scores, seen], axis=1)
@@ -231,29 +239,42 @@ def searched_again(
 
 
 def exact_scores(base: Rows, queries: Float32, ids: Int64, metric: Metric) -> Float64:
-    """Return each query's scores with some base rows, in float64; higher is nearer.
+    """Return each query's scores with given base rows, in float64; higher is nearer.
 
     Parameters
     ----------
     base : Rows
-        Vectors that can be fetched by number, n of them.
+        The n base vectors, which are read by row number.
     queries : ndarray of shape (q, d), float32
         The queries.
     ids : ndarray of shape (q, c), int64
-        Numbers of the base rows that each query is scored with.
+        The numbers of the base rows to score for each query.
     metric : {"cosine", "l2", "ip"}
-        Cosine similarity, the negative squared distance, or the inner product.
+        The metric: scores are the cosine similarity, the negative squared distance, or the inner product.
 
     Returns
     -------
     ndarray of shape (q, c), float64
-        By cosine a zero row is near nothing: its score is 0.
+        The scores. A zero row has the cosine similarity 0.
     """
     return scored(base, queries, ids, metric)[0]
 
 
 def scored(base: Rows, queries: Float32, ids: Int64, metric: Metric) -> tuple[Float64, Float64]:
-    """Return the `exact_scores`, and the norms of the rows scored, shape (q, c): by cosine 1 and by l2 0."""
+    """Return exact scores, and the norms of the scored rows.
+
+    Parameters
+    ----------
+    base, queries, ids, metric
+        See `exact_scores`.
+
+    Returns
+    -------
+    scores : ndarray of shape (q, c), float64
+        The scores.
+    norms : ndarray of shape (q, c), float64
+        The norms of the base rows for "ip"; ones for "cosine", and zeros for "l2".
+    """
     scores, lengths = np.empty(ids.shape), np.full(ids.shape, float(metric == "cosine"))
     step = max(1, _NUMBERS_AT_ONCE // (ids.shape[1] * queries.shape[1]))
     for start in range(0, len(ids), step):
@@ -275,19 +296,19 @@ def scored(base: Rows, queries: Float32, ids: Int64, metric: Metric) -> tuple[Fl
 
 
 def tied_from(near_scores: Float64, k: int, metric: Metric) -> Float64:
-    """Return the score from which on a row counts among each query's k nearest: the k-th best, less rounding.
+    """Return the least score of a row that counts among each query's k nearest: the k-th best, less rounding.
 
-    Rows that tie with the k-th (duplicates, integer descriptors) all count, where a comparison of row numbers
-    would call some of them errors at random.
+    All rows that tie with the k-th count, such as duplicates or integer descriptors. A comparison of row
+    numbers would count some of them as errors at random.
 
     Parameters
     ----------
     near_scores : ndarray of shape (q, c), float64
-        Exact scores of each query's c nearest rows, the best first; c is at least k.
+        The exact scores of each query's c nearest rows, best first; c is at least k.
     k : int
-        Number of neighbours.
+        The number of neighbours.
     metric : {"cosine", "l2", "ip"}
-        Metric of the scores.
+        The metric of the scores.
 
     Returns
     -------

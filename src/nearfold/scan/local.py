@@ -1,4 +1,4 @@
-"""The engine of this machine: threads."""
+"""The engine of this machine, which works with threads."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ _LEAST_ROWS = 256
 
 
 class LocalEngine:
-    """Threads of this process.
+    """The engine of this machine, which works with threads of this process.
 
     Parameters
     ----------
-    memory
-        Bytes that the process may take; chunks are cut to it. None where the rows are in memory already.
+    memory : int or None
+        The bytes that the process may take, which limit the size of chunks. None if the rows are in memory
+        already.
     """
 
     def __init__(self, memory: int | None) -> None:
@@ -40,12 +41,12 @@ class LocalEngine:
 
     @property
     def memory(self) -> int | None:
-        """The bytes that the process may take, None for any number."""
+        """The bytes that the process may take, or None for no limit."""
         return self._memory
 
     def _chunk_bytes(self, rows: int, n_features: int, anchors: Anchors | None) -> int:
-        """Return how large chunks may be beside what a scan of so many rows holds, or refuse the budget."""
-        # Enough chunks for all threads to have some.
+        """Return the bytes of a chunk that the budget allows beside what a scan holds, or refuse it."""
+        # Chunks of this size or less are enough for all threads to get some.
         shared = 4 * n_features * max(_LEAST_ROWS, -(-rows // (4 * blas_threads())))
         if self._memory is None:
             return min(_MAX_CHUNK, shared)
@@ -63,7 +64,7 @@ class LocalEngine:
         return min(_MAX_CHUNK, shared, least_chunk(n_features) + more)
 
     def take(self, source: Source, rows: Int64) -> npt.NDArray[Any]:
-        """Return the rows of these numbers."""
+        """Return the rows with the given numbers."""
         return source.take(rows)
 
     def scan(
@@ -75,8 +76,8 @@ class LocalEngine:
         start: Scan | None,
         number_from: int = 0,
     ) -> Iterator[Progress]:
-        """Scan chunk by chunk, the next being read meanwhile."""
-        # Rows of an array that turn out to be neighbours can be taken from it behind the scan.
+        """Scan chunk by chunk, while the next chunk is read; see `Engine.scan`."""
+        # From an array the vectors of neighbours can be taken after the scan.
         scanner = Scanner(request, anchors, start=start, carry=not source.in_memory)
         with scanner:
             rows = number_from + source.layout.rows
@@ -87,5 +88,6 @@ class LocalEngine:
                 yield first_row, scanner.result
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Run one more at a time than there are cores: while it waits for the disk, others compute."""
+        """Yield function(item) for each item, in order, with one more thread than cores."""
+        # While one thread waits for the disk, the others compute.
         yield from in_order(function, items, blas_threads() + 1)

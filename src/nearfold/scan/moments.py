@@ -1,6 +1,6 @@
-"""First and second moments of rows, gathered in one pass and mergeable.
+"""First and second moments of rows, which are computed in one pass and can be merged.
 
-They are all that PCA, the exact RAE and NearFold's starting point need to know of the data.
+They are all that PCA, the exact RAE and NearFold's starting point need from the data.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ __all__ = ["WIDE", "Moments", "Precision", "RunningMoments", "summed"]
 Precision: TypeAlias = type[np.float32] | type[np.float64]
 
 WIDE = 1024
-"""Dimensions beyond which a matrix of moments is decomposed in float32, and for some of its axes alone, where
-those are a start for training: in a third of the time, and of the memory."""
+"""The number of dimensions beyond which axes that training starts from are computed in float32, and only as
+many as needed. This takes a third of the time and of the memory."""
 
-# Sums of squares that may have lost digits to the lower end of float32's range are below this.
+# Sums of squares below this may have lost digits to underflow in float32.
 _TINY_SQUARE = 1e-28
 
-# Rows multiplied at a time: enough for the product to run at full speed.
+# The bytes of rows that are multiplied at a time: enough for the product to run at full speed.
 _CHUNK_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """The sums over rows x of 1, x and x x^T.
+    """The sums of 1, x and x x^T over rows x.
 
-    Products of float32 numbers are exact in float64, so however the rows are cut into chunks
-    the sums differ only by the rounding of float64 additions.
+    Products of float32 numbers are exact in float64, so sums over different chunks of the same rows differ
+    only by the rounding of float64 additions.
 
     Parameters
     ----------
-    count
+    count : int
         The number of rows n.
-    total
-        Sum of the rows, shape (d,), float64.
-    second
-        Sum of their outer products, shape (d, d), float64, symmetric.
+    total : ndarray of shape (d,), float64
+        The sum of the rows.
+    second : ndarray of shape (d, d), float64
+        The sum of their outer products, a symmetric matrix.
     """
 
     count: int
@@ -53,21 +53,42 @@ class Moments:
 
     @classmethod
     def of(cls, X: Float32, *, products: Precision = np.float64) -> Moments:
-        """Return the moments of the rows of one float32 array of shape (n, d); see `stream`."""
+        """Return the moments of the rows of one array.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, d), float32
+            The rows.
+        products : {numpy.float64, numpy.float32}, default=numpy.float64
+            The dtype of products; see `stream`.
+
+        Returns
+        -------
+        Moments
+
+        Raises
+        ------
+        DataError
+            A row is not finite, or there is no row.
+        """
         return cls.stream([X], products=products)
 
     @classmethod
     def stream(cls, chunks: Iterable[Float32], *, products: Precision = np.float64) -> Moments:
-        """Return the moments of rows that come in chunks of shape (n_i, d), in one pass.
+        """Return the moments of rows that come in chunks, in one pass.
 
         Parameters
         ----------
-        chunks
-            float32 arrays of one width.
-        products
-            What products within some megabytes of rows are computed in; the sums over those are float64
-            always. float32 is twice as fast and leaves a relative error of some 1e-7 of the
-            largest entry: enough for uncentred axes, not for a covariance far from the origin.
+        chunks : iterable of ndarrays of shape (n_i, d), float32
+            The rows.
+        products : {numpy.float64, numpy.float32}, default=numpy.float64
+            The dtype of products within a few megabytes of rows, which are always summed up in float64.
+            float32 is twice as fast, with an error of about 1e-7 of the largest entry. This suffices for
+            uncentred axes, but not for the covariance of rows far from the origin.
+
+        Returns
+        -------
+        Moments
 
         Raises
         ------
@@ -87,7 +108,7 @@ class Moments:
         return running.result()
 
     def __add__(self, other: Moments) -> Moments:
-        """Return the moments of both sets of rows together."""
+        """Return the moments of the union of both sets of rows."""
         if len(self.total) != len(other.total):
             raise DataError(f"moments of {len(self.total)} and {len(other.total)} dimensions can't be merged")
         return Moments(self.count + other.count, self.total + other.total, self.second + other.second)
@@ -99,29 +120,29 @@ class Moments:
 
     @property
     def mean(self) -> Float64:
-        """The mean row, shape (d,)."""
+        """The mean of the rows, shape (d,)."""
         return self.total / self.count
 
     @property
     def uncentered(self) -> Float64:
-        """E[x x^T], shape (d, d)."""
+        """The uncentred second moments E[x x^T], shape (d, d)."""
         return self.second / self.count
 
     @property
     def covariance(self) -> Float64:
-        """E[(x - mean)(x - mean)^T], shape (d, d)."""
+        """The covariance E[(x - mean)(x - mean)^T], shape (d, d)."""
         return self.uncentered - np.outer(self.mean, self.mean)
 
 
 class RunningMoments:
-    """Moments being summed, in place.
+    """Moments that are summed up in place.
 
     Parameters
     ----------
-    n_features
-        d.
-    products
-        As for `Moments.stream`.
+    n_features : int
+        The number of dimensions d.
+    products : {numpy.float64, numpy.float32}
+        The dtype of products; see `Moments.stream`.
     """
 
     def __init__(self, n_features: int, products: Precision) -> None:
@@ -131,43 +152,50 @@ class RunningMoments:
         self._products = products
 
     def add(self, rows: Float32, raw: Float32 | None = None, name: str = "X", first_row: int = 0) -> None:
-        """Add rows, or refuse the first of them that is not finite.
+        """Add rows.
 
         Parameters
         ----------
-        rows
-            Shape (n, d).
-        raw
-            What they were before any preparation, where that is what an error should look at.
-        name, first_row
-            What an error calls them, and the number of the first.
+        rows : ndarray of shape (n, d), float32
+            The rows.
+        raw : ndarray of shape (n, d), float32, optional
+            The rows before any preparation, which errors refer to. The default is `rows`.
+        name : str, default="X"
+            The name of the rows in messages.
+        first_row : int, default=0
+            The number of the first row in messages.
+
+        Raises
+        ------
+        DataError
+            A row is not finite.
         """
         step = chunk_rows(rows.shape[1], _CHUNK_BYTES)
         for start in range(0, len(rows), step):
             piece = rows[start : start + step]
             sums, outer = _sums(piece, self._products)
-            # NaN and infinity stay in the diagonal, which costs d looks instead of n d.
+            # NaN and infinity persist in the diagonal, so d numbers are checked instead of n d.
             squares = outer.diagonal()
             if not np.isfinite(squares).all():
                 check_finite((rows if raw is None else raw)[start : start + step], name, first_row + start)
                 sums, outer = _sums(piece, np.float64)
             elif self._products is np.float32 and squares.max(initial=0.0) < _TINY_SQUARE:
-                # Products vanish, or soon do.
+                # Products underflow in float32, or nearly.
                 sums, outer = _sums(piece, np.float64)
             self.total += sums
             self.second += outer
         self.count += len(rows)
 
     def result(self) -> Moments:
-        """Return the moments of all rows added."""
+        """Return the moments of all rows added so far."""
         return Moments(self.count, self.total.copy(), self.second.copy())
 
 
 def summed(parts: Sequence[RunningMoments], start: Moments | None = None) -> Moments:
-    """Return the moments of all rows of some parts, behind those of a start; at least one is given.
+    """Return the sum of the moments of all parts and of `start`, at least one of which is given.
 
-    The sum is one matrix, however many parts there are: each is as large as all the rest of a scan of
-    wide rows.
+    The parts are added to a single copy, as with many dimensions each takes as much memory as the rest of a
+    scan.
     """
     first = (
         parts[0].result() if start is None else Moments(start.count, start.total.copy(), start.second.copy())
@@ -181,7 +209,7 @@ def summed(parts: Sequence[RunningMoments], start: Moments | None = None) -> Mom
 
 
 def _sums(rows: Float32, precision: Precision) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return the sum of some rows and of their outer products."""
+    """Return the sum of rows and the sum of their outer products."""
     values: npt.NDArray[Any] = rows.astype(precision, copy=False)
     with np.errstate(invalid="ignore", over="ignore"):
         # A product with ones is the sum, several times faster than sum(axis=0).

@@ -1,8 +1,8 @@
 """Exact nearest neighbours of a few anchors among very many rows.
 
-The rows are seen once, chunk by chunk; what is kept is the best k of each anchor. faiss holds
-the whole base and sorts more than this needs (see benchmarks/speed.py for the ratio), so it is
-used for judging folds, where all it offers is wanted, and not here.
+The rows are read once, chunk by chunk, and only each anchor's best k are kept. faiss holds the whole base in
+memory and sorts more than this needs (benchmarks/speed.py has the ratio), so it is used for the evaluation of
+folds and not here.
 """
 
 from __future__ import annotations
@@ -36,32 +36,31 @@ __all__ = [
 ]
 
 
-# Rows and anchors scored at a time, at most.
+# The most rows, and the most anchors, that are scored at a time.
 _ROWS = 2048
 _ANCHORS = 4096
-# Scores of the same rows, cut into chunks in different ways, differ by less than this share of their
-# largest possible size.
+# Scores of the same rows in different chunks differ by less than this share of their largest possible size.
 _ROUNDING = 1e-4
 
-# Scores held by each thread: what a core's share of the cache can hold.
+# The number of scores that each thread holds, which fit a core's share of the cache.
 _SCORES = 1 << 21
 
-# Added to second moments of mean 1 a dimension.
+# The multiple of the identity that is added to second moments of mean 1 in each dimension.
 _FLOOR = 1e-4
 
 
 class Neighbors(NamedTuple):
-    """The best k rows found so far for each of a anchors; parts over other rows can be merged.
+    """The k nearest rows found so far for each anchor; results for disjoint sets of rows can be merged.
 
     Parameters
     ----------
-    scores
-        Shape (a, k), float32, higher is nearer, in no particular order; -inf where none is known.
-    ids
-        Shape (a, k), int64, the rows' numbers; -1 where none is known.
-    marks
-        Shape (a, k), int64, the rows' marks (see `nearfold.copies`), where copies of a row count once:
-        as the lowest number among them. None where each counts.
+    scores : ndarray of shape (n_anchors, k), float32
+        The scores in no particular order, higher for nearer rows, and -inf for no row.
+    ids : ndarray of shape (n_anchors, k), int64
+        The row numbers, -1 for no row.
+    marks : ndarray of shape (n_anchors, k), int64, optional
+        The marks of the rows (see `row_marks`), if copies of a row count once, as the lowest number among
+        them. None if each row counts.
     """
 
     scores: Float32
@@ -70,23 +69,23 @@ class Neighbors(NamedTuple):
 
     @classmethod
     def empty(cls, n_anchors: int, k: int, *, distinct: bool = False) -> Neighbors:
-        """Return the neighbours of anchors that have seen no rows."""
+        """Return the neighbours of anchors before any rows are seen, with marks if `distinct`."""
         shape = n_anchors, k
         marks = np.full(shape, NO_MARK, np.int64) if distinct else None
         return cls(np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64), marks)
 
     def merge(self, other: Neighbors) -> Neighbors:
-        """Return the best k of these and of others, shape (a, c), of the same anchors."""
+        """Return each anchor's best k of these and of further candidates (a, c)."""
         k = self.scores.shape[1]
         both = self.joined(other, axis=1)
         best = _best(both, k)
-        # Where the best are different rows, no copies among the rest can change them.
+        # If an anchor's best rows are distinct, copies among the others can't change them.
         if best.marks is not None and len(again := np.flatnonzero(_repeats(best.marks))):
             best.put(again, _best(_once(both.chosen(again)), k))
         return best
 
     def joined(self, other: Neighbors, axis: int) -> Neighbors:
-        """Return these and others side by side: other anchors for axis 0, other rows for axis 1."""
+        """Return the concatenation with others, of other anchors for axis 0 or of other rows for axis 1."""
         marks = None
         if self.marks is not None and other.marks is not None:
             marks = np.concatenate([self.marks, other.marks], axis)
@@ -104,7 +103,7 @@ class Neighbors(NamedTuple):
             self.marks[which] = other.marks
 
     def along(self, columns: Int64) -> Neighbors:
-        """Return some of each anchor's neighbours, by their places: shape (a, c)."""
+        """Return the neighbours of each anchor in the given columns (a, c)."""
         return self._each(lambda part: np.take_along_axis(part, columns, 1))
 
     def _each(self, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Neighbors:
@@ -112,36 +111,37 @@ class Neighbors(NamedTuple):
         return Neighbors(change(self.scores), change(self.ids), marks)
 
     def sorted(self) -> Neighbors:
-        """Return the same neighbours, nearest first, equal scores by row number."""
+        """Return the same neighbours, nearest first, and those of equal scores by row number."""
         return self.along(np.lexsort((self.ids, -self.scores), axis=1))
 
 
 def nearest(
     anchors: Float32, chunks: Iterable[Float32], k: int, metric: Metric, rows: int, *, distinct: bool = False
 ) -> Neighbors:
-    """Return each anchor's k best rows by inner product, or by distance for metric "l2".
+    """Return each anchor's k nearest rows.
 
     Parameters
     ----------
-    anchors
-        Shape (a, d), float32. For cosine, anchors and rows must have norm 1 already.
-    chunks
-        The base, in order, as arrays of shape (n_i, d); each is looked at once.
-    k
-        Neighbours to keep.
-    metric
-        "cosine" and "ip" rank by inner product, "l2" by -|a - x|^2 / 2 (+ |a|^2 / 2).
-    rows
-        How many rows the chunks hold together, for the progress shown.
-    distinct
-        Whether copies of a row count once, as to learn from, or each, as to be found.
+    anchors : ndarray of shape (a, d), float32
+        The anchors. For cosine, anchors and rows must have norm 1 already.
+    chunks : iterable of ndarrays of shape (n_i, d), float32
+        The rows in order, which are read once.
+    k : int
+        The number of neighbours of each anchor.
+    metric : {"cosine", "l2", "ip"}
+        The metric: scores are inner products for "cosine" and "ip", and <a, x> - |x|^2 / 2 for "l2".
+    rows : int
+        The number of rows in all chunks, for the progress that is shown.
+    distinct : bool, default=False
+        Whether copies of a row count once, as training wants it. For search each row counts.
 
     Returns
     -------
-    Neighbors, nearest first.
+    Neighbors
+        The neighbours, nearest first.
     """
     n_threads = blas_threads()
-    # What all rows share changes no order, and would take most of float32's digits.
+    # A common part of all rows does not change their order, but would take most of float32's digits.
     common = common_part(anchors)
     if common is not None and metric == "l2":
         anchors = anchors - common
@@ -161,22 +161,22 @@ def nearest(
 
 
 class NeighborSearch:
-    """A running search of anchors' neighbours; threads may look at different rows at a time.
+    """A search for anchors' neighbours in which threads may compare different rows at a time.
 
-    What is found does not depend on the order in which rows are looked at.
+    The result does not depend on the order of the rows.
 
     Parameters
     ----------
     anchors, k, metric
-        As for `nearest`.
-    n_threads
-        How many threads may look at a time.
-    start
-        What is known already, of rows that are not looked at again; None for nothing.
-    floor
-        From `lowest_scores`; None where nothing is known.
-    distinct
-        As for `nearest`; `floor` must then be of distinct rows.
+        See `nearest`.
+    n_threads : int
+        The number of threads.
+    start : Neighbors, optional
+        The neighbours among earlier rows, which are not compared again.
+    floor : ndarray of shape (a,), float32, optional
+        Lower bounds of the scores of the k-th neighbours, from `lowest_scores`.
+    distinct : bool, default=False
+        See `nearest`. The floor must then come from distinct rows.
     """
 
     def __init__(
@@ -194,8 +194,8 @@ class NeighborSearch:
         self.found = Neighbors.empty(len(anchors), k, distinct=distinct)
         if start is not None:
             self.found = self.found.merge(start)
-        # A lower bound of each anchor's worst neighbour is all that other threads read, so one that
-        # is not quite up to date only lets a few more candidates through.
+        # Other threads read only this lower bound of each anchor's worst neighbour. If it is not quite up to
+        # date, it lets a few more candidates pass.
         self._floor = self.found.scores.min(axis=1)
         if floor is not None:
             np.maximum(self._floor, floor, out=self._floor)
@@ -204,7 +204,7 @@ class NeighborSearch:
         self.lock = threading.Lock()
 
     def look(self, thread: int, rows: Float32, first: int) -> None:
-        """Let a thread see rows of shape (n, d), numbered from `first`."""
+        """Compare rows (n, d), numbered from `first`, with all anchors, in the thread of the given number."""
         hits: list[_Hits] = []
         marks = row_marks(rows) if self._distinct else None
         for start in range(0, len(rows), self._step):
@@ -213,7 +213,7 @@ class NeighborSearch:
             piece = seen.rows
             scores = np.matmul(self._anchors, piece.T, out=self._scratch[thread][:, : len(piece)])
             if self._metric == "l2":
-                # |a|^2 is the same for all rows of an anchor: it can't change the order.
+                # |a|^2 is the same for all rows of an anchor, so it is omitted.
                 scores -= 0.5 * np.einsum("ij,ij->i", piece, piece)
             if seen.heads is not None:
                 scores = np.maximum.reduceat(scores, seen.heads, axis=1)
@@ -225,7 +225,7 @@ class NeighborSearch:
                 self._merge(np.arange(len(scores)), best)
             else:
                 hits.append(_reaching(scores, self._floor, seen))
-        # One merge for all pieces: it costs as much for few candidates as for many.
+        # All pieces are merged at once, as a merge costs as much for few candidates as for many.
         if hits and sum(len(hit.anchors) for hit in hits):
             anchors, packed = _packed(hits)
             if marks is not None:
@@ -233,7 +233,7 @@ class NeighborSearch:
             self._merge(anchors, packed)
 
     def _merge(self, anchors: Int64, seen: Neighbors) -> None:
-        """Merge candidates of some anchors into what is found."""
+        """Merge candidates of some anchors into the neighbours found so far."""
         with self.lock:
             best = self.found.chosen(anchors).merge(seen)
             self.found.put(anchors, best)
@@ -241,18 +241,19 @@ class NeighborSearch:
 
 
 def lowest_scores(anchors: Float32, sample: Float32, k: int, metric: Metric) -> Float32:
-    """Return a lower bound of the score of each anchor's k-th neighbour in any rows that hold a sample.
+    """Return a lower bound of the score of each anchor's k-th neighbour, from a sample of the rows.
 
     Parameters
     ----------
     anchors, k, metric
-        As for `nearest`.
-    sample
-        Shape (s, d): different rows of those that will be searched; no copies, where those count once.
+        See `nearest`.
+    sample : ndarray of shape (s, d), float32
+        Some of the rows that will be searched, each once, and without copies if those count once.
 
     Returns
     -------
-    ndarray of shape (a,), a rounding's width below the k-th score in the sample; -inf where s < k.
+    ndarray of shape (a,), float32
+        The k-th best score in the sample, less rounding, or -inf if s < k.
     """
     if len(sample) < k:
         return np.full(len(anchors), -np.inf, np.float32)
@@ -269,16 +270,16 @@ def lowest_scores(anchors: Float32, sample: Float32, k: int, metric: Metric) -> 
 
 
 class _Seen(NamedTuple):
-    """Rows as they are scored, copies of each other side by side.
+    """Rows as they are scored, with copies of each other side by side.
 
     Parameters
     ----------
-    rows
-        Shape (n, d).
-    ids
-        The numbers of the distinct ones among them.
-    heads
-        The places in `rows` where distinct ones begin; None where each is one.
+    rows : ndarray of shape (n, d), float32
+        The rows.
+    ids : ndarray of shape (u,), int64
+        The numbers of the distinct rows.
+    heads : ndarray of shape (u,), int64, or None
+        The place in `rows` of the first copy of each distinct row. None if all rows are distinct.
     """
 
     rows: Float32
@@ -287,7 +288,7 @@ class _Seen(NamedTuple):
 
 
 def _seen(rows: Float32, first: int, marks: Int64 | None) -> _Seen:
-    """Return rows, numbered from `first`, as they are scored; copies count once where there are marks."""
+    """Return rows, numbered from `first`, as they are scored; if there are marks, copies count once."""
     ids = np.arange(first, first + len(rows))
     if marks is None:
         return _Seen(rows, ids, None)
@@ -300,7 +301,7 @@ def _seen(rows: Float32, first: int, marks: Int64 | None) -> _Seen:
 
 
 def _repeats(marks: Int64) -> npt.NDArray[np.bool_]:
-    """Return which anchors have rows of the same mark among theirs, of shape (a, k): shape (a,)."""
+    """Return whether each anchor has rows with the same mark (a, k), as a mask of shape (a,)."""
     ordered = np.sort(marks, axis=1)
     same = ordered[:, 1:] == ordered[:, :-1]
     if not same.any():
@@ -310,9 +311,9 @@ def _repeats(marks: Int64) -> npt.NDArray[np.bool_]:
 
 
 def _once(seen: Neighbors) -> Neighbors:
-    """Return candidates of shape (a, c) in which one stands for all of a mark; the rest are unknown.
+    """Return candidates (a, c) in which a single entry stands for all rows of a mark; the others are empty.
 
-    It has the highest score among them and the lowest number, whatever the order in which they came.
+    The entry has the highest score and the lowest number of these rows, whatever their order.
     """
     assert seen.marks is not None
     ordered = seen.along(np.lexsort((seen.ids, seen.marks), axis=1))
@@ -329,13 +330,13 @@ def _once(seen: Neighbors) -> Neighbors:
 
 
 def _marked(seen: Neighbors, marks: Int64, first: int) -> Neighbors:
-    """Return rows with their marks, given those of all rows numbered from `first`."""
+    """Return candidates with their marks, taken from the marks of all rows numbered from `first`."""
     known = seen.ids >= 0
     return seen._replace(marks=np.where(known, marks[np.where(known, seen.ids - first, 0)], NO_MARK))
 
 
 def _best_marked(seen: Neighbors, k: int, marks: Int64, first: int) -> Neighbors:
-    """Return the k best different rows of candidates of shape (a, c), with marks: those of few are read."""
+    """Return the k best distinct rows of candidates (a, c), with their marks, which few candidates need."""
     k = min(k, seen.ids.shape[1])
     best = _marked(_best(seen, k), marks, first)
     assert best.marks is not None
@@ -345,9 +346,9 @@ def _best_marked(seen: Neighbors, k: int, marks: Int64, first: int) -> Neighbors
 
 
 def _best(seen: Neighbors, k: int) -> Neighbors:
-    """Return the k best of candidates of shape (a, c); among equal scores the lowest numbers.
+    """Return the k best of candidates (a, c), and among equal scores those of the lowest numbers.
 
-    So the same rows are found however they are cut into chunks and shards.
+    The result thus does not depend on how rows are cut into chunks and shards.
     """
     scores = seen.scores
     best = seen.along(np.argpartition(scores, -k, axis=1)[:, -k:])
@@ -360,7 +361,7 @@ def _best(seen: Neighbors, k: int) -> Neighbors:
 
 
 class _Hits(NamedTuple):
-    """Scores that reach their anchor's floor, with anchors and row numbers, each of shape (h,)."""
+    """Scores of at least their anchor's floor, with the anchors and row numbers, each of shape (h,)."""
 
     anchors: Int64
     scores: Float32
@@ -368,10 +369,10 @@ class _Hits(NamedTuple):
 
 
 def _reaching(scores: Float32, floor: Float32, seen: _Seen) -> _Hits:
-    """Return the scores of shape (a, n) that reach their anchor's floor.
+    """Return those of the scores (a, n) that are at least their anchor's floor.
 
-    Few do once the first rows are seen; finding those is one comparison a score, where a partial
-    sort of all would cost several times that.
+    After the first rows they are few. Finding them takes one comparison for each score, and a partial sort
+    would cost several times that.
     """
     # One-dimensional nonzero is several times faster than two-dimensional.
     flat = np.flatnonzero(scores >= floor[:, None])
@@ -380,7 +381,7 @@ def _reaching(scores: Float32, floor: Float32, seen: _Seen) -> _Hits:
 
 
 def _packed(hits: list[_Hits]) -> tuple[Int64, Neighbors]:
-    """Return the anchors that were hit, and their candidates, packed to the left."""
+    """Return the anchors that have candidates, and these candidates, filled from the left."""
     anchors, scores, ids = (np.concatenate(parts) for parts in zip(*hits, strict=True))
     order = np.argsort(anchors, kind="stable")
     hit, counts = np.unique(anchors, return_counts=True)
@@ -393,12 +394,43 @@ def _packed(hits: list[_Hits]) -> tuple[Int64, Neighbors]:
 
 
 def nearest_others(X: Float32, chosen: Int64, k: int, metric: Metric) -> Int64:
-    """Return the numbers of the k rows of X nearest to each chosen row, itself left out: (a, k)."""
+    """Return the nearest rows of some rows, which are not among their own neighbours.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float32
+        The rows, of norm 1 for cosine.
+    chosen : ndarray of shape (a,), int64
+        The numbers of the rows whose neighbours are searched.
+    k : int
+        The number of neighbours of each, below n.
+    metric : {"cosine", "l2", "ip"}
+        The metric.
+
+    Returns
+    -------
+    ndarray of shape (a, k), int64
+        Row numbers, nearest first.
+    """
     return without_own(nearest(X[chosen], [X], k + 1, metric, len(X)).ids, chosen)
 
 
 def neighbor_graph(X: Float32, k: int, metric: Metric) -> scipy.sparse.csr_array:
-    """Return the symmetric graph in which rows are joined (with weight 1) to their k nearest: (n, n)."""
+    """Return the symmetric graph that joins each row to its k nearest rows, with weight 1.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float32
+        The rows, of norm 1 for cosine.
+    k : int
+        The number of neighbours of each row, below n.
+    metric : {"cosine", "l2", "ip"}
+        The metric.
+
+    Returns
+    -------
+    scipy.sparse.csr_array of shape (n, n)
+    """
     import scipy.sparse
 
     n = len(X)
@@ -414,10 +446,25 @@ def neighbor_graph(X: Float32, k: int, metric: Metric) -> scipy.sparse.csr_array
 
 
 def neighbor_differences(X: Float32, k: int, metric: Metric, rng: np.random.Generator) -> Float64:
-    """Return the second moments of x_i - x_j over neighbours, scaled to trace d: shape (d, d).
+    """Return the second moments of the differences x_i - x_j of neighbours, scaled to trace d.
 
-    Edges run from some drawn rows to their k nearest among all. A small multiple of the
-    identity keeps the result positive definite where differences don't span the space.
+    The neighbours are those of up to 4,096 drawn rows, among all rows. A small multiple of the identity keeps
+    the matrix positive definite if differences don't span the space.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float32
+        The rows.
+    k : int
+        The number of neighbours, below n.
+    metric : {"cosine", "l2", "ip"}
+        The metric.
+    rng : numpy.random.Generator
+        The source of randomness, by which rows are drawn.
+
+    Returns
+    -------
+    ndarray of shape (d, d), float64
 
     Raises
     ------
@@ -445,7 +492,7 @@ def neighbor_differences(X: Float32, k: int, metric: Metric, rng: np.random.Gene
 
 
 def without_own(found: Int64, own: Int64) -> Int64:
-    """Drop each anchor's own number from its row of k + 1, or the last where duplicates hid it."""
+    """Return neighbours (a, k + 1) without each anchor's own number, or without the last if it is missing."""
     drop = found == own[:, None]
     drop[~drop.any(axis=1), -1] = True
     kept: Int64 = found[~drop].reshape(len(found), -1)

@@ -1,8 +1,7 @@
-"""One pass over rows of any number: their moments, and the neighbours of a few anchors among them.
+"""The result of one pass over any number of rows: their moments, and the neighbours of a few anchors.
 
-What a scan finds is a value of megabytes that can be merged with another part's, written, and
-gone on from; it is all that training reads. The rows that are neighbours are carried along, so
-no second pass has to fetch them.
+A scan takes some megabytes, and is all that training reads. It can be merged with the scan of another part,
+written, and resumed. It holds the vectors of the neighbours, so that no second pass is needed.
 """
 
 from __future__ import annotations
@@ -30,29 +29,32 @@ __all__ = [
 ]
 
 
-# The share of blocks that may be left out for being smaller than others.
+# The share of blocks that may be dropped because they are smaller than others.
 _SHORT = 0.1
 
 
 class ScanSpec(NamedTuple):
-    """What a method asks of a scan of its data.
+    """The specification of a scan, by which a method says what it needs from the data.
 
     Parameters
     ----------
-    metric
-        What near means.
-    normalize
+    metric : {"cosine", "l2", "ip"}
+        The metric of neighbours.
+    normalize : bool
         Whether rows are scaled to norm 1 first.
-    products
-        What products of rows are computed in; see `Moments.stream`.
-    n_anchors, k
-        How many rows' neighbours to look for, and how many each; 0 anchors for moments alone.
-    seed
-        Of the anchors.
-    stride
-        Sum the moments of one block of rows in so many.
-    queries
-        A sample of queries of another kind, shape (q, d): the anchors are drawn from them.
+    products : {numpy.float64, numpy.float32}
+        The dtype of products of rows; see `Moments.stream`.
+    n_anchors : int, default=0
+        The number of anchors; 0 for moments alone.
+    k : int, default=0
+        The number of neighbours of each anchor.
+    seed : int, default=0
+        The seed by which anchors are drawn.
+    stride : int, default=1
+        The moments are summed over every stride-th block of rows.
+    queries : ndarray of shape (q, d), float32, optional
+        A sample of queries of another kind than the rows. By default anchors are drawn from the rows,
+        otherwise from these.
     """
 
     metric: Metric
@@ -67,21 +69,23 @@ class ScanSpec(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Anchors:
-    """Rows, or queries of another kind, whose neighbours a scan looks for.
+    """The rows, or queries of another kind, whose neighbours a scan looks for.
 
     Parameters
     ----------
-    vectors
-        Shape (a, d), prepared as the rows will be.
-    rows
-        Their row numbers, shape (a,), rising; None for queries.
-    k
-        The rows to find for each, itself included where it is one of them.
-    metric
-        What near means.
-    shift
-        What is subtracted from every row for "l2", shape (d,): near the mean, so that neither
-        distances nor moments lose digits to an origin far away. None for other metrics.
+    vectors : ndarray of shape (a, d), float32
+        The anchors, prepared as the rows of the scan are.
+    rows : ndarray of shape (a,), int64, or None
+        Their row numbers in ascending order. None for queries.
+    k : int
+        The number of rows to find for each anchor, including itself if it is a row.
+    metric : {"cosine", "l2", "ip"}
+        The metric of neighbours.
+    shift : ndarray of shape (d,), float32, optional
+        For "l2", a vector near the mean that is subtracted from every row, so that neither distances nor
+        moments lose digits if rows are far from the origin. None for other metrics.
+    floor : ndarray of shape (a,), float32, optional
+        A lower bound of the score of each anchor's k-th neighbour, if one is known.
     """
 
     vectors: Float32
@@ -90,7 +94,6 @@ class Anchors:
     metric: Metric
     shift: Float32 | None = None
     floor: Float32 | None = None
-    """A lower bound of the score of each anchor's k-th neighbour, shape (a,); None where none is known."""
 
     def chosen(self, which: Int64) -> Anchors:
         """Return some of the anchors."""
@@ -100,17 +103,24 @@ class Anchors:
 
 
 def anchors_of(vectors: Float32, rows: Int64 | None, request: ScanSpec, sample: Float32) -> Anchors:
-    """Prepare anchors; copies of one are left out.
+    """Return prepared anchors, without copies.
 
     Parameters
     ----------
-    vectors, rows
-        The anchors as they are in the data, shape (a, d), and the numbers of their rows.
-    request
-        What is asked.
-    sample
-        Some of the rows that will be scanned, as they are in the data, shape (s, d): the k-th neighbour
-        among all is at least as near as that among them, so most rows need no second look.
+    vectors : ndarray of shape (a, d), float32
+        The anchors as they are in the data.
+    rows : ndarray of shape (a,), int64, or None
+        The numbers of their rows. None for queries.
+    request : ScanSpec
+        What the scan looks for.
+    sample : ndarray of shape (s, d), float32
+        Some of the rows that will be scanned, as they are in the data. Their k-th neighbours bound those
+        among all rows, so that most rows can be dropped at once.
+
+    Raises
+    ------
+    DataError
+        An anchor or a sampled row is zero under cosine, or products of anchors leave float32's range.
     """
     k = request.k if rows is None else request.k + 1
     shift = None
@@ -127,7 +137,19 @@ def anchors_of(vectors: Float32, rows: Int64 | None, request: ScanSpec, sample: 
 
 
 def prepared(vectors: Float32, request: ScanSpec, shift: Float32 | None, name: str = "X") -> Float32:
-    """Return rows as a scan looks at them: normalised or shifted, where that is asked."""
+    """Return rows as a scan compares them: of norm 1 if it normalises, and otherwise minus its shift.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n, d), float32
+        The rows.
+    request : ScanSpec
+        The specification of the scan.
+    shift : ndarray of shape (d,), float32, or None
+        The shift of the scan, if it has one.
+    name : str, default="X"
+        The name of the rows in messages.
+    """
     if request.normalize:
         return normalize_rows(vectors, name)
     return vectors if shift is None else vectors - shift
@@ -135,14 +157,14 @@ def prepared(vectors: Float32, request: ScanSpec, shift: Float32 | None, name: s
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """Some rows and their numbers.
+    """Some rows with their numbers.
 
     Parameters
     ----------
-    ids
-        Shape (r,), int64, rising.
-    vectors
-        Shape (r, d), float32, prepared.
+    ids : ndarray of shape (r,), int64
+        The row numbers in ascending order.
+    vectors : ndarray of shape (r, d), float32
+        The rows.
     """
 
     ids: Int64
@@ -150,7 +172,17 @@ class Kept:
 
     @classmethod
     def gathered(cls, pieces: list[Kept], needed: Int64, n_features: int) -> Kept:
-        """Return the rows `needed` (rising, each once) out of pieces, a list that is emptied meanwhile."""
+        """Return the needed rows from several pieces.
+
+        Parameters
+        ----------
+        pieces : list of Kept
+            The pieces. The list is emptied, to free memory.
+        needed : ndarray of shape (r,), int64
+            The row numbers, distinct and in ascending order. Those that no piece holds are omitted.
+        n_features : int
+            The number of dimensions d.
+        """
         if len(pieces) == 1 and np.array_equal(pieces[0].ids, needed):
             return pieces.pop()
         vectors = np.empty((len(needed), n_features), np.float32)
@@ -171,17 +203,16 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """Anchors with their neighbours: all that NearFold's training reads.
+    """The blocks of anchors and their neighbours, which are all that NearFold's training reads.
 
     Parameters
     ----------
-    vectors
-        The rows that blocks are made of, shape (u, d), float32, as the metric wants them
-        (norm 1 for cosine, mean subtracted for l2).
-    index
-        Shape (a, k + 1), int64: the numbers of each block's rows, the anchor first.
-    foreign
-        Whether anchors are queries of another kind than the rows they are blocked with.
+    vectors : ndarray of shape (u, d), float32
+        The rows that blocks consist of, of norm 1 for cosine, and with the mean subtracted for l2.
+    index : ndarray of shape (a, k + 1), int64
+        For each block the places of its rows in `vectors`, the anchor first.
+    foreign : bool, default=False
+        Whether the anchors are queries of another kind than their neighbours.
     """
 
     vectors: Float32
@@ -191,21 +222,21 @@ class Blocks:
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """What a pass over some rows found.
+    """The result of a pass over some rows.
 
     Parameters
     ----------
-    rows
-        How many rows were seen.
-    moments
-        Of the prepared rows (about `Anchors.shift`, where there is one), or of every so many blocks
-        of them.
-    neighbors
-        Of the anchors, in no particular order; None without anchors.
-    kept
-        The rows that are neighbours; None without anchors, or where they were not carried along.
-    shift
-        That of the anchors.
+    rows : int
+        The number of rows.
+    moments : Moments
+        The moments of the prepared rows, about `Anchors.shift` if there is one, or of every
+        `ScanSpec.stride`-th block of them.
+    neighbors : Neighbors, optional
+        The neighbours of the anchors, in no particular order. None without anchors.
+    kept : Kept, optional
+        The rows that are neighbours. None without anchors, or if they were not kept.
+    shift : ndarray of shape (d,), float32, optional
+        The shift of the anchors.
     """
 
     rows: int
@@ -215,7 +246,7 @@ class Scan:
     shift: Float32 | None = None
 
     def __add__(self, other: Scan) -> Scan:
-        """Return what a pass over both parts' rows would have found."""
+        """Return the result of a pass over the rows of both parts."""
         moments = self.moments + other.moments
         if self.neighbors is None or other.neighbors is None:
             return replace(self, rows=self.rows + other.rows, moments=moments)
@@ -227,18 +258,18 @@ class Scan:
         return replace(self, rows=self.rows + other.rows, moments=moments, neighbors=neighbors, kept=kept)
 
     def needed(self) -> Int64:
-        """Return the numbers of the rows that are neighbours and were not carried along, rising."""
+        """Return the numbers of the neighbours if their vectors were not kept, in ascending order."""
         if self.neighbors is None or self.kept is not None:
             return np.empty(0, np.int64)
         return numbers_of(self.neighbors)
 
     def filled(self, rows: list[Kept]) -> Scan:
-        """Return this scan with the rows that `needed()` names, given among others, prepared."""
+        """Return this scan with the vectors of `needed()`, from pieces that hold prepared rows."""
         needed, width = self.needed(), rows[0].vectors.shape[1]
         return replace(self, kept=Kept.gathered(rows, needed, width))
 
     def of_anchors(self, chosen: Int64) -> Scan:
-        """Return this scan for some of its anchors."""
+        """Return this scan for the anchors of the given numbers."""
         assert self.neighbors is not None
         return replace(self, neighbors=self.neighbors.chosen(chosen))
 
@@ -248,17 +279,22 @@ class Scan:
         return self.moments.mean + (0.0 if self.shift is None else self.shift.astype(np.float64))
 
     def blocks(self, anchors: Anchors) -> Blocks:
-        """Return the anchors' blocks of different rows, centred on the mean where the scan shifted.
+        """Return the anchors' blocks of distinct rows, centred on the mean if the scan has a shift.
 
-        Where there are fewer different rows than neighbours were asked for, blocks are smaller. Blocks
-        are equally large, so a few that are smaller than others are left out.
+        If there are fewer distinct rows than neighbours were asked for, blocks are smaller. As all blocks
+        have the same size, the few that would be smaller than others are dropped.
+
+        Parameters
+        ----------
+        anchors : Anchors
+            The anchors of the scan.
         """
         assert self.neighbors is not None
         assert self.kept is not None
         found, own = self.neighbors.sorted(), anchors.rows
         assert found.marks is not None
         numbers, vectors = self.kept.ids, self.kept.vectors
-        # An anchor is not among its own neighbours where a copy stands for it, or by inner product.
+        # An anchor may not be among its neighbours, as a copy stands for it or by the inner product.
         if own is not None and len(missing := np.flatnonzero(~np.isin(own, numbers))):
             pieces = [self.kept, Kept(own[missing], anchors.vectors[missing])]
             numbers = np.union1d(numbers, own)
@@ -272,7 +308,7 @@ class Scan:
         first, place = _first_places(marks)
         index, vectors, wanted = place[index], vectors if len(first) == len(marks) else vectors[first], known
         if own is None:
-            # Queries have no row numbers: they stand behind the rows.
+            # Queries have no row numbers, so they follow the rows.
             own_places = len(vectors) + np.arange(len(anchors.vectors))
             vectors = np.concatenate([vectors, anchors.vectors])
         else:
@@ -285,23 +321,23 @@ class Scan:
 
 
 def _first_places(marks: Int64) -> tuple[Int64, Int64]:
-    """Return the places of the first of each mark, rising, and for each row where among them its mark is."""
+    """Return the first place of each mark, in ascending order, and each row's index among these places."""
     _, first, inverse = np.unique(marks, return_index=True, return_inverse=True)
     rising = np.sort(first)
     return rising, np.searchsorted(rising, first)[inverse]
 
 
 def _equally_long(index: Int64, wanted: npt.NDArray[np.bool_], most: int) -> tuple[Int64, Int64]:
-    """Return the wanted entries of lists, shape (a, k), as lists of one length, and whose these are."""
+    """Return the wanted entries of lists (a, k) as lists of one length, and the numbers of the lists kept."""
     left = np.sort(np.where(wanted, np.arange(index.shape[1]), index.shape[1]), axis=1)
     counts = wanted.sum(axis=1)
-    # Only a scan that was added to has lists of several lengths: a few short ones may not shorten all.
+    # Only a scan that was added to has lists of several lengths. A few short lists should not shorten all.
     length = min(most, int(np.quantile(counts, _SHORT, method="lower")))
     whole = np.flatnonzero(counts >= length)
     return np.take_along_axis(index[whole], left[whole, :length], 1), whole
 
 
 def numbers_of(neighbors: Neighbors) -> Int64:
-    """Return the numbers of all rows that are somebody's neighbour, rising."""
+    """Return the numbers of all rows that are neighbours of an anchor, in ascending order."""
     numbers = np.unique(neighbors.ids)
     return numbers[np.searchsorted(numbers, 0) :]

@@ -1,4 +1,4 @@
-"""A scan under way: threads that each take whole chunks of rows."""
+"""A running scan, in which each thread processes whole chunks of rows."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from nearfold.scan.scan import Anchors, Kept, Scan, ScanSpec, numbers_of
 
 __all__ = ["Scanner"]
 
-# Rows carried along are looked through once this many times those needed are held.
+# Rows that are no longer needed are dropped once this many times the needed ones are held.
 _SLACK = 2.0
 
-# Rows that are summed, or not, together: enough for a product to run at full speed.
+# The rows of a block for `stride`: enough for a product to run at full speed.
 _BLOCK = 1024
 
 
 def _summed_blocks(first_row: int, n: int, stride: int) -> Iterable[tuple[int, int]]:
-    """Yield which of n rows, numbered from `first_row`, are in every stride-th block, as ranges."""
+    """Yield those of n rows, numbered from `first_row`, that are in every stride-th block, as ranges."""
     if stride == 1:
         yield 0, n
         return
@@ -35,18 +35,18 @@ def _summed_blocks(first_row: int, n: int, stride: int) -> Iterable[tuple[int, i
 
 
 class Scanner:
-    """A scan under way; a context in which each chunk is given to a thread.
+    """A running scan, used as a context, inside which each chunk is given to a thread.
 
     Parameters
     ----------
-    request
-        What is asked.
-    anchors
-        From `anchors_of`; None for moments alone.
-    start
-        What earlier rows gave, where a scan goes on from there.
-    carry
-        Whether the rows that are neighbours are carried along. Where not, `Scan.filled` adds them.
+    request : ScanSpec
+        What the scan looks for.
+    anchors : Anchors or None
+        The anchors, from `anchors_of`. None for moments alone.
+    start : Scan, optional
+        The scan of earlier rows, from which this one resumes.
+    carry : bool, default=True
+        Whether the vectors of neighbours are kept. If not, `Scan.filled` adds them.
     """
 
     def __init__(
@@ -76,16 +76,18 @@ class Scanner:
         self._dealing.__exit__(*failure)
 
     def see(self, chunk: Float32, first_row: int, name: str = "X", named_row: int | None = None) -> None:
-        """Scan one chunk, soon: `result` waits for it.
+        """Give a chunk to a thread, which `result` waits for.
 
         Parameters
         ----------
-        chunk
-            Shape (n, d), float32, C-contiguous; not to be changed.
-        first_row
-            The number of its first row among all.
-        name, named_row
-            What errors call the data, and the number of the first row there (None: the same).
+        chunk : ndarray of shape (n, d), float32
+            The rows, C-contiguous, which must not be changed afterwards.
+        first_row : int
+            The number of the first row in the whole data.
+        name : str, default="X"
+            The name of the data, or of its file, in messages.
+        named_row : int, optional
+            The number of the first row in messages. The default is `first_row`.
         """
         named = first_row if named_row is None else named_row
         self._rows += len(chunk)
@@ -114,7 +116,7 @@ class Scanner:
                 self._drop_unneeded()
 
     def _prepared(self, thread: int, chunk: Float32, name: str, named_row: int) -> Float32:
-        """Return a chunk's rows as the request wants them, in the thread's buffer where they change."""
+        """Return a chunk's rows as the scan compares them, in the thread's buffer if they change."""
         shift = self._shift
         if not self._request.normalize and shift is None:
             return chunk
@@ -127,7 +129,7 @@ class Scanner:
         return np.subtract(chunk, shift, out=rows)
 
     def _drop_unneeded(self) -> None:
-        """Forget rows that were neighbours until nearer ones came."""
+        """Drop rows that are no longer neighbours, as nearer ones were found."""
         assert self._search is not None
         needed = numbers_of(self._search.found)
         for i, piece in enumerate(self._kept):
@@ -135,7 +137,13 @@ class Scanner:
             self._kept[i] = Kept(piece.ids[still], piece.vectors[still])
 
     def result(self) -> Scan:
-        """Return what was found so far; the scan can go on."""
+        """Return the result for all rows so far; more rows can follow.
+
+        Raises
+        ------
+        DataError
+            A row is not finite, or zero under cosine, or there is no row.
+        """
         self._deal.wait()
         running = [part for part in self._sums if part is not None]
         if self._start is None and not running:

@@ -1,4 +1,4 @@
-"""Scan a source of any size: draw anchors, look at every row once, keep what was found in a file."""
+"""Scans of sources of any size: anchors are drawn, every row is read, and a checkpoint is kept in a file."""
 
 from __future__ import annotations
 
@@ -28,26 +28,28 @@ from nearfold.scan.scan import Anchors, Kept, Scan, ScanSpec, anchors_of, prepar
 
 __all__ = ["Scanned", "scan_source", "with_neighbors"]
 
-# Rows that anchors are compared with first, so that most others need no second look.
+# The number of sampled rows that anchors are compared with first, so that most others can be dropped at once.
 _FIRST_ROWS = 2048
 
-# A checkpoint is written when this many times what the last writing took has passed, at least.
+# A checkpoint is written after this many times the duration of the last writing, and after this many seconds.
 _WRITE_SHARE, _WRITE_SECONDS = 50, 20.0
 
 Path = str | os.PathLike[str]
 
 
 class Scanned(NamedTuple):
-    """What a scan gave, and what it was for.
+    """The result of a scan, and what it looked for.
 
     Parameters
     ----------
-    scan, anchors
-        Moments, and the anchors' neighbours; no anchors where moments alone were asked for.
-    request
-        What was asked, with as many anchors as the memory budget allowed.
-    fingerprint
-        What tells this data from other data.
+    scan : Scan
+        The moments, and the neighbours of the anchors.
+    anchors : Anchors or None
+        The anchors. None if only moments were asked for.
+    request : ScanSpec
+        The specification, with the number of anchors that the memory budget allowed.
+    fingerprint : str
+        A hash of sampled rows, which identifies the data.
     """
 
     scan: Scan
@@ -59,32 +61,35 @@ class Scanned(NamedTuple):
 def scan_source(
     source: Source, request: ScanSpec, *, fewer_anchors: bool = False, checkpoint: Path | None = None
 ) -> Scanned:
-    """Scan a source by the engine that the settings name.
+    """Scan a source, by the engine that the settings name.
 
-    The rows are read once where single rows can be read (arrays, .npy, vecs, HDF5, Lance). Parquet and
-    Arrow files are read once before, for the anchors; a cluster reads them once more behind the scan, for
-    the neighbours found.
+    The rows are read once if single rows can be read (arrays, .npy, vecs, HDF5, Lance). Parquet and Arrow
+    files are read once before for the anchors, and by a cluster once more for the neighbours found.
 
     Parameters
     ----------
-    source
-        At least two rows.
-    request
+    source : Source
+        The rows, at least two.
+    request : ScanSpec
         What to look for.
-    fewer_anchors
-        Whether there may be fewer of them where the memory budget is too small for all; a warning says so.
-    checkpoint
-        A file that holds the scan as it goes: an interrupted scan is resumed from it, and a finished one's
-        can be added to.
+    fewer_anchors : bool, default=False
+        Whether to use fewer anchors, with a warning, if the memory budget is too small for all.
+    checkpoint : str or path, optional
+        A file in which the progress of the scan is kept. An interrupted scan resumes from it, and `update`
+        can add to a finished one.
+
+    Returns
+    -------
+    Scanned
 
     Raises
     ------
     ParameterError
         The memory budget is too small.
     DataError
-        A row is not finite, or zero where rows are normalised.
+        A row is not finite, or zero if rows are normalised, or there are fewer than two rows.
     FileError
-        A file can't be read, or the checkpoint belongs to other data or parameters, or another run holds it.
+        A file can't be read, the checkpoint belongs to other data or parameters, or another run holds it.
     """
     engine, rows = engine_for(source), source.layout.rows
     check_row_count(rows, 2, source.path)
@@ -110,15 +115,15 @@ def scan_source(
 def _drawn(
     source: Source, request: ScanSpec, engine: Engine, checkpoint: Path | None
 ) -> tuple[ScanCheckpoint, str]:
-    """Return a scan that is yet to begin, with its anchors, and the data's fingerprint."""
+    """Return the checkpoint of a scan before its first row, with the anchors, and the data's fingerprint."""
     total = source.layout.rows
     rows = np.empty(0, np.int64)
     if request.queries is None:
         rows = sampled_rows(total, request.n_anchors, request.seed)
-    # Only those of a checkpoint are ever looked at again.
+    # The full sample is needed only for a checkpoint.
     count = _FIRST_ROWS if checkpoint is None else SAMPLED_ROWS
     sampled, marks = sampled_rows(total, count, request.seed + 1), fingerprint_rows(total)
-    # All samples by one reading, where files can only be read through.
+    # All samples are read together, as some files must be read from end to end for that.
     together = np.union1d(np.union1d(rows, sampled), marks)
     drawn = checked_rows(engine.take(source, together), together, source, directions=request.normalize)
     if not source.in_memory:
@@ -143,7 +148,7 @@ def _drawn(
 
 
 def _affordable(request: ScanSpec, source: Source, engine: Engine) -> ScanSpec:
-    """Return a request for as many anchors as the engine's memory allows, and say where those are fewer."""
+    """Return a request for as many anchors as the engine's memory allows; warn if those are fewer."""
     if engine.memory is None:
         return request
     layout, k = source.layout, request.k + (request.queries is None)
@@ -152,7 +157,7 @@ def _affordable(request: ScanSpec, source: Source, engine: Engine) -> ScanSpec:
         *sizes, request.n_anchors, k, blas_threads(), engine.memory, request.metric
     )
     if n_anchors == 0:
-        # The scan says what it needs.
+        # The scan will fail with a message that says how much memory it needs.
         return request._replace(n_anchors=min(LEAST_ANCHORS, request.n_anchors))
     if n_anchors < request.n_anchors:
         needed = scan_bytes(*sizes, request.n_anchors, k, blas_threads(), request.metric)
@@ -172,9 +177,22 @@ def with_neighbors(
     known: Kept | None = None,
     number_from: int = 0,
 ) -> Scan:
-    """Return a scan with the rows that are neighbours, where the engine did not carry them along.
+    """Return a scan with the vectors of the neighbours, which are read if the engine did not keep them.
 
-    Those not `known` are fetched from the source, whose first row has number `number_from`.
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    source : Source
+        The source that the rows are read from.
+    engine : Engine
+        The engine that reads them.
+    request : ScanSpec
+        What the scan looked for.
+    known : Kept, optional
+        Prepared rows from before `number_from`, which are not read.
+    number_from : int, default=0
+        The number of the source's first row.
     """
     rows = [] if known is None else [known]
     missing = scan.needed()
@@ -187,13 +205,13 @@ def with_neighbors(
 
 
 class _Writer(NamedTuple):
-    """When to write a checkpoint."""
+    """The path of a checkpoint's file, and the time when it is next due."""
 
     due: float
     path: Path | None
 
     def maybe(self, checkpoint: Callable[[], ScanCheckpoint]) -> _Writer:
-        """Write the checkpoint if it is time to, and return when the next is due."""
+        """Write the checkpoint if it is due, and return the writer with the next time."""
         if self.path is None or time.monotonic() < self.due:
             return self
         started = time.monotonic()
@@ -207,7 +225,7 @@ def _reached(begun: ScanCheckpoint, done: int, finish: Callable[[], Scan]) -> Sc
 
 
 def _scanned(source: Source, engine: Engine, begun: ScanCheckpoint, path: Path | None) -> ScanCheckpoint:
-    """Scan what is left to scan, keeping the checkpoint in a file, which the caller holds."""
+    """Scan the remaining rows, with the checkpoint in a file that the caller has locked."""
     writer = _Writer(time.monotonic() + _WRITE_SECONDS, path)
     rows, scan = source.layout.rows, begun.scan
     if begun.done < rows:

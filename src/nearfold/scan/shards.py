@@ -1,4 +1,4 @@
-"""Cutting vectors into shards: pieces of work that a machine can be sent by name."""
+"""Shards of sources: ranges of rows that can be sent to another machine as the name of a file."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ __all__ = ["Shard", "absolute", "plan_shards"]
 
 
 class Shard(NamedTuple):
-    """Some rows of a file.
+    """A range of rows of a file.
 
     Parameters
     ----------
-    path, column
-        What `open_source` takes, wherever the work is done.
-    start, stop
-        The rows within the file.
-    first_row
-        The number of the first of them among all the data.
+    path : str
+        The path or URL of the file, as any machine can open it.
+    column : str or None
+        The name of the column of vectors, if the user gave one.
+    start, stop : int
+        The first row within the file, and one past the last.
+    first_row : int
+        The number of the first row in the whole data.
     """
 
     path: str
@@ -31,17 +33,17 @@ class Shard(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """How many rows it has."""
+        """The number of rows."""
         return self.stop - self.start
 
 
 def absolute(path: str) -> str:
-    """Return a path that means the same from another working folder; URLs do already."""
+    """Return the absolute path of a file or folder, and a URL as it is."""
     return path if "://" in path else os.path.abspath(path)  # noqa: PTH100  (a Path would lose what follows ://)
 
 
 def plan_shards(source: Source, nbytes: int) -> list[Shard]:
-    """Cut the files of a source where they can be cut, into shards of about `nbytes` of float32."""
+    """Return the shards of a source, of about `nbytes` bytes of float32 each, cut where files allow it."""
     shards, first_row = [], 0
     for part in source.parts:
         rows = max(1, nbytes // (4 * part.layout.n_features))

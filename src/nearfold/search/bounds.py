@@ -1,13 +1,13 @@
 """Upper bounds of exact scores, by which a search proves that it has found the nearest vectors.
 
-Let g be the vector that a row's code stands for, A the linear map that brings it back to d dimensions best,
-and P a matrix of orthonormal rows that span A's columns. With the error rho = b - A g,
+Let g be the decoded code of a row b, A the linear map from g to d dimensions that reconstructs b best, and P
+a matrix whose orthonormal rows span the columns of A. With the error rho = b - A g,
 
     <q, b> = <q, A g> + <Pq, P rho> + <q - P^T P q, rho - P^T P rho>
            <= <A^T q, g> + |Pq| |P rho| + |q - P^T P q| |rho - P^T P rho|.
 
-Two norms kept beside each code thus bound every score from above, whatever the fold and the quantiser are.
-For l2, -|q - b|^2 / 2 = <q, b> - |b|^2 / 2 - |q|^2 / 2, and |b|^2 / 2 is kept as a third number.
+Two norms stored with each code thus bound every score from above, whatever the fold and the quantiser are.
+For l2, -|q - b|^2 / 2 = <q, b> - |b|^2 / 2 - |q|^2 / 2, and |b|^2 / 2 is stored as a third number.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ from nearfold.search.rerank import rounding
 __all__ = ["UpperBounds", "proven_candidates"]
 
 
-# Keeps A small where dimensions of codes hardly vary.
+# The ridge penalty, which keeps A small in dimensions of codes that hardly vary.
 _RIDGE = 1e-6
-# Room for the rounding of sums in float32, as a share of the largest terms, and for underflow.
+# Margins for the rounding of sums in float32, as a share of the largest terms, and for underflow.
 _ROUNDING, _UNDERFLOW = 1e-5, 1e-30
-# Bounds of the queries that are answered together should fit the processor's cache; but codes that are not
-# in memory are decoded for each such group.
+# The bounds of queries that are answered together should fit the processor's cache. But decoded codes that
+# are not kept in memory are made anew for each such group, so it has a least number of queries.
 _BYTES, _LEAST_QUERIES = 4 << 20, 16
-# Codes that are decoded at a time.
+# The number of codes that are decoded at a time.
 _BLOCK = 1 << 14
-# Decoded codes stay in memory up to this share of the budget, as searches need all of them each time.
+# Decoded codes stay in memory up to the memory budget divided by this, as each search needs all of them.
 _KEPT_SHARE = 8
 
 
 class UpperBounds:
-    """What bounds the scores of rows by their codes: maps that all rows share, and three numbers of each.
+    """Upper bounds of the scores of rows, from their codes, two shared maps, and three numbers of each row.
 
     Parameters
     ----------
     codec : Codec
-        What made the codes.
+        The codec that made the codes.
     back : ndarray of shape (width, d), float32
-        A^T.
+        The matrix A^T.
     plane : ndarray of shape (r, d), float32
-        P.
+        The matrix P.
     center : ndarray of shape (d,), float32
-        The point that rows are seen from: zero unless the metric is l2.
+        The point that is subtracted from rows: zero unless the metric is l2.
     rows : ndarray of shape (n, 3), float32
-        |P rho|, |rho - P^T P rho| and |b|^2 / 2 of each row.
+        The numbers |P rho|, |rho - P^T P rho| and |b|^2 / 2 of each row.
     """
 
     def __init__(self, codec: Codec, back: Float32, plane: Float32, center: Float32, rows: Float32) -> None:
@@ -66,12 +66,12 @@ class UpperBounds:
 
     @classmethod
     def fit(cls, codec: Codec, sample: Float32) -> Self:
-        """Return bounds of no rows yet, with the maps that suit a sample (s, d) best.
+        """Return bounds without rows, with the maps that fit a sample of vectors (s, d) best.
 
         Raises
         ------
         ParameterError
-            The codec's codes can't be turned back into vectors.
+            The codec's codes can't be decoded.
         """
         center = np.zeros(sample.shape[1], np.float32)
         if codec.metric == "l2":
@@ -92,7 +92,7 @@ class UpperBounds:
         return self._rows.array
 
     def of(self, vectors: Float32, codes: Codes) -> Float32:
-        """Return the numbers of vectors (n, d) that have the codes (n, bytes): shape (n, 3)."""
+        """Return the three numbers of vectors (n, d) with the codes (n, bytes), shape (n, 3)."""
         seen = self.seen(vectors)
         error = seen - self._codec.decode(codes) @ self.back
         inside = error @ self.plane.T
@@ -103,29 +103,33 @@ class UpperBounds:
         ).astype(np.float32)
 
     def arrays(self) -> dict[str, Float32]:
-        """Return the arrays that they are made of, by name."""
+        """Return the arrays of the bounds by name, as `__init__` takes them."""
         return {"back": self.back, "plane": self.plane, "center": self.center, "rows": self.rows}
 
     def append(self, numbers: Float32) -> None:
-        """Add the numbers (n, 3) of further rows."""
+        """Append the numbers (n, 3) of further rows."""
         self._rows.append(numbers)
 
     def keep(self, rows: Int64) -> None:
-        """Drop all rows but some, whose codes are numbered anew."""
+        """Keep only some rows, whose codes are then numbered anew."""
         self._rows = Growing(self.rows[rows])
         self._decoded.clear()
 
     def upper(self, queries: Float32, codes: Codes, entry_of: Int64 | None = None) -> Float32:
-        """Return an upper bound of each score <q, b> (minus |b|^2 / 2 for l2): shape (q, n).
+        """Return upper bounds of the scores <q, b>, minus |b|^2 / 2 for l2.
 
         Parameters
         ----------
         queries : ndarray of shape (q, d), float32
-            Queries as `seen` returns them.
+            The queries, as `seen` returns them.
         codes : ndarray of shape (entries, bytes), uint8
-            All codes; those of an earlier call come first.
+            All codes, beginning with those of earlier calls.
         entry_of : ndarray of shape (n,), int64, optional
-            The code of each row. By default row i has code i.
+            The number of each row's code. By default row i has code i.
+
+        Returns
+        -------
+        ndarray of shape (q, n), float32
         """
         inside = queries @ self.plane.T
         outside = queries - inside @ self.plane
@@ -148,10 +152,10 @@ class UpperBounds:
         return bounds
 
     def _blocks(self, codes: Codes) -> Iterator[tuple[slice, Float32]]:
-        """Yield slices of the codes and the vectors that they stand for.
+        """Yield slices of the codes, and the decoded codes.
 
-        As many of the first blocks as the memory budget allows stay in memory. Codes never change, so only
-        a block that has grown since is decoded again. Threads may do the same work twice, with one result.
+        The first blocks stay in memory as far as the budget allows. Codes never change, so a block is decoded
+        again only if it has grown. Threads may do the same work twice, with the same result.
         """
         room = memory_budget() // _KEPT_SHARE
         for number, start in enumerate(range(0, len(codes), _BLOCK)):
@@ -164,7 +168,7 @@ class UpperBounds:
             yield part, block
 
     def seen(self, vectors: Float32) -> Float32:
-        """Return vectors as scores are bounded: of norm 1 for cosine, centred for l2."""
+        """Return vectors as the bounds take them: of norm 1 for cosine, centred for l2."""
         return _seen(vectors, self.metric, self.center)
 
 
@@ -183,29 +187,29 @@ def proven_candidates(
     exact: Callable[[slice, Int64], Float32],
     removed: npt.NDArray[np.bool_],
 ) -> tuple[Int64, Float32]:
-    """Return rows that hold each query's k nearest for certain, and their exact scores.
+    """Return candidates that are proven to contain each query's k nearest rows, and their exact scores.
 
     Parameters
     ----------
     queries : ndarray of shape (q, d), float32
-        Queries; of norm 1 for cosine.
+        The queries, of norm 1 for cosine.
     k : int
-        Number of neighbours.
+        The number of neighbours.
     bounds : UpperBounds
-        Bounds of the n rows.
+        The bounds of the n rows.
     codes : ndarray of shape (entries, bytes), uint8
         All codes.
     entry_of : ndarray of shape (n,), int64, or None
-        The number of each row's code; None where row i has code i.
+        The number of each row's code. None if row i has code i.
     exact : callable
-        Returns exact scores of rows (1, c) for the query that a slice names.
+        A function of a slice of one query and row numbers (1, c) that returns their exact scores (1, c).
     removed : ndarray of shape (n,), bool
-        Rows that must not be found.
+        Whether each row is removed and must not be found.
 
     Returns
     -------
     rows, scores : ndarrays of shape (q, c), int64 and float32
-        All rows that were read, with -1 and -inf behind the last.
+        All rows that were read and their scores, filled up with -1 and -inf.
     """
     alive = int(len(removed) - removed.sum())
     k = min(k, alive)
@@ -234,9 +238,9 @@ def _proven(
     metric: Metric,
     exact: Callable[[slice, Int64], Float32],
 ) -> tuple[Int64, Float32]:
-    """Read rows in the order of their bounds (n,) until no unread one can be among the k best.
+    """Read rows in descending order of their bounds (n,) until no unread row can be among the k best.
 
-    `bound` is -inf for removed rows, and is set to it here for those that were read.
+    `bound` is -inf for removed rows, and is set to -inf here for rows that were read.
     """
     # Exact l2 scores are -|q - b|^2; bounds are of half that, without the query's own norm.
     half_query = 0.5 * float(query @ query) if metric == "l2" else 0.0
@@ -256,7 +260,7 @@ def _proven(
 
 
 def _highest(bound: Float32, count: int) -> Int64:
-    """Return the places of the `count` highest bounds, rising, as rows of a file are read fastest so."""
+    """Return the rows of the `count` highest bounds in ascending order, in which files are read fastest."""
     if count == len(bound):
         return np.arange(count)
     return np.sort(np.argpartition(bound, len(bound) - count)[len(bound) - count :])

@@ -35,24 +35,26 @@ IndexKind: TypeAlias = Literal["flat", "ivf", "hnsw"]
 
 KINDS: tuple[str, ...] = get_args(IndexKind)
 
-# Rows of the sample that inverted lists are made from, for each list.
+# The most sampled rows for each inverted list, and the least; and the least default of nprobe.
 _ROWS_A_LIST = 64
 _LEAST_A_LIST = 8
 _LEAST_PROBES = 32
 
-# Codes that lists are made anew from, at most, and that are decoded at a time.
+# The most codes that lists are rebuilt from, and the number of codes that are decoded at a time.
 _SAMPLE = 1 << 16
 
 
 class CandidateIndex(ABC):
-    """Codes under the numbers 0, 1, ... in the order in which they are added; each code should be there once.
+    """An index of codes, which have the numbers 0, 1, ... in the order of their addition.
+
+    Each code should be added only once; see `Groups`.
 
     Parameters
     ----------
     codec : Codec
-        What turns vectors into codes.
+        The codec that makes the codes.
     index : faiss.Index
-        The faiss index that holds them.
+        The faiss index that holds the codes.
     """
 
     kind: ClassVar[IndexKind]
@@ -61,60 +63,61 @@ class CandidateIndex(ABC):
         self._codec, self.index = codec, index
 
     def __len__(self) -> int:
-        """Return how many codes there are."""
+        """Return the number of codes."""
         return int(self.index.ntotal)
 
     @abstractmethod
     def add(self, images: Float32, codes: Codes) -> None:
-        """Add the projections of base vectors (n, width) and their codes (n, bytes)."""
+        """Add codes (n, bytes), with the projections (n, width) of the base vectors that they stand for."""
 
     @abstractmethod
     def codes(self) -> Codes:
-        """Return all codes, shape (n, bytes); to be read while nothing is added."""
+        """Return all codes, shape (n, bytes), possibly as a view that is valid until codes are added."""
 
     @abstractmethod
     def search(self, images: Float32, n_candidates: int, breadth: int) -> Int64:
-        """Return the numbers of each query's nearest codes, nearest first, -1 where there are fewer.
+        """Return the numbers of each query's nearest codes, nearest first.
 
         Parameters
         ----------
         images : ndarray of shape (q, width), float32
             The projections of the queries.
         n_candidates : int
-            How many numbers to return, at least 1.
+            The number of codes to return for each query, at least 1.
         breadth : int
-            nprobe of inverted lists, or ef_search of a graph; a flat index has no use for it.
+            The nprobe of inverted lists or the ef_search of a graph. A flat index ignores it.
 
         Returns
         -------
         ndarray of shape (q, n_candidates), int64
+            The numbers of codes, filled up with -1.
         """
 
     @abstractmethod
     def search_all(self, images: Float32, n_candidates: int) -> Int64:
-        """Return the same as `search`, after a look at every code."""
+        """Return the same as `search`, by comparison with every code."""
 
     def default_breadth(self, n_candidates: int) -> int:
-        """Return the breadth of a search for which the caller names none."""
+        """Return the breadth of a search if the caller gives none."""
         return n_candidates
 
     @property
     def full_breadth(self) -> int:
-        """The breadth from which on a look at every code is better."""
+        """The breadth from which on comparison with every code is better."""
         return len(self)
 
     @property
     def outgrown(self) -> bool:
-        """Whether it should be made anew, for what it holds by now."""
+        """Whether the index has grown so much that it should be rebuilt."""
         return False
 
     @abstractmethod
     def rebuilt(self, numbers: Int64) -> CandidateIndex:
-        """Return one of the same kind that holds some of the codes, numbered anew."""
+        """Return a new index of the same kind that holds some of the codes, numbered anew."""
 
 
 def _viewed(index: Any) -> Codes:
-    """Return the codes that a flat faiss index holds, where they lie: shape (n, bytes)."""
+    """Return a view of the codes in a flat faiss index, shape (n, bytes)."""
     n, size = int(index.ntotal), int(index.code_size)
     if not n:
         return np.empty((0, size), np.uint8)
@@ -123,7 +126,7 @@ def _viewed(index: Any) -> Codes:
 
 
 class Flat(CandidateIndex):
-    """Every code is looked at."""
+    """A flat index, which compares each query with every code."""
 
     kind = "flat"
 
@@ -147,11 +150,11 @@ class Flat(CandidateIndex):
 
     @property
     def full_breadth(self) -> int:
-        """Zero: every search looks at every code."""
+        """The breadth 0, as every search compares with every code."""
         return 0
 
     def rebuilt(self, numbers: Int64) -> Flat:
-        """Return one that holds some of the codes; see the base class."""
+        """Return a flat index of some of the codes; see the base class."""
         fresh = Flat(self._codec, self._codec.index())
         kept = self.codes()[numbers]
         fresh.add(np.empty((0, 0), np.float32), kept)
@@ -159,20 +162,20 @@ class Flat(CandidateIndex):
 
 
 class InvertedLists(CandidateIndex):
-    """Codes in lists by their nearest centroid; the lists nearest a query are looked into."""
+    """Inverted lists: codes in lists by their nearest centroid, of which a search visits the nearest."""
 
     kind = "ivf"
 
     def __init__(self, codec: Codec, index: Any, centroids: Float32) -> None:
         super().__init__(codec, index)
         self.centroids = centroids
-        # The query image is compared with centroids as it will be with codes.
+        # A query's projection is compared with centroids by the same score as with codes.
         self._coarse = faiss.IndexFlat(centroids.shape[1], faiss_metric(codec.projection.score))
         self._coarse.add(faiss_ready(centroids, "centroids of lists"))
 
     @classmethod
     def of_sample(cls, codec: Codec, images: Float32, rows: int) -> InvertedLists:
-        """Return empty lists for so many rows, made from images of some of them, all different."""
+        """Return empty lists for `rows` rows, with centroids trained on distinct projections of a sample."""
         lists = _list_count(rows, len(images))
         if lists > 1:
             kmeans = faiss.Kmeans(
@@ -190,7 +193,7 @@ class InvertedLists(CandidateIndex):
         return cls(codec, codec.quantizer.lists_index(lists, codec.projection.score), centroids)
 
     def add(self, images: Float32, codes: Codes) -> None:
-        """Add codes to the lists of their images; see the base class."""
+        """Add codes to the lists nearest to their projections; see the base class."""
         if not len(codes):
             return
         lists = nearest_centroids(np.ascontiguousarray(images), self.centroids)
@@ -209,7 +212,7 @@ class InvertedLists(CandidateIndex):
         return codes
 
     def lists_of(self, numbers: Int64) -> Int64:
-        """Return the list that each code is in."""
+        """Return the number of the list that holds each code, shape (len(numbers),)."""
         held, lists = self.index.invlists, np.empty(len(self), np.int64)
         for chosen in range(int(self.index.nlist)):
             n = int(held.list_size(chosen))
@@ -224,8 +227,8 @@ class InvertedLists(CandidateIndex):
         asked = np.ascontiguousarray(self._codec.quantizer.prepare_queries(images))
         numbers = np.empty((len(images), n_candidates), np.int64)
         scores = np.empty((len(images), n_candidates), np.float32)
-        # faiss's wrapper in Python has no parameters here; setting them on the index would be seen by
-        # searches in other threads.
+        # faiss's Python wrapper of this function takes no search parameters, and parameters set on the index
+        # would change searches in other threads.
         self.index.search_preassigned_c(
             len(images),
             faiss.swig_ptr(asked),
@@ -241,21 +244,21 @@ class InvertedLists(CandidateIndex):
         return self.search(images, n_candidates, len(self.centroids))
 
     def default_breadth(self, n_candidates: int) -> int:  # noqa: ARG002
-        """Return the number of lists that holds a sixteenth of the codes, or more where lists are few."""
+        """Return a sixteenth of the number of lists, at least 32."""
         return max(_LEAST_PROBES, len(self.centroids) // 16)
 
     @property
     def full_breadth(self) -> int:
-        """The number of all lists."""
+        """The number of lists."""
         return len(self.centroids)
 
     @property
     def outgrown(self) -> bool:
-        """Whether it has less than half of the lists that so many codes would get."""
+        """Whether there are fewer than half of the lists that a new index of these codes would have."""
         return 2 * len(self.centroids) < _list_count(len(self), min(len(self), _SAMPLE))
 
     def rebuilt(self, numbers: Int64) -> InvertedLists:
-        """Return lists made anew, for some of the codes; see the base class."""
+        """Return new lists of some of the codes; see the base class."""
         codes = self.codes()[numbers]
         decode = self._codec.quantizer.decode
         sample = codes[sampled_rows(len(codes), _SAMPLE, 0)]
@@ -266,17 +269,17 @@ class InvertedLists(CandidateIndex):
 
 
 def _list_count(rows: int, sample: int) -> int:
-    """Return how many lists are made for so many rows, from a sample of so many."""
+    """Return the number of lists for `rows` rows, of which a sample of size `sample` trains the centroids."""
     return max(1, min(round(4 * math.sqrt(rows)), sample // _LEAST_A_LIST))
 
 
 def _parts(rows: int) -> Iterator[slice]:
-    """Yield the slices in which codes are taken."""
+    """Yield the slices in which `rows` codes are processed."""
     return (slice(start, start + _SAMPLE) for start in range(0, rows, _SAMPLE))
 
 
 class Graph(CandidateIndex):
-    """A hierarchical navigable small world over codes (Malkov and Yashunin, arXiv 1603.09320)."""
+    """A hierarchical navigable small world graph over codes (Malkov and Yashunin, arXiv 1603.09320)."""
 
     kind = "hnsw"
 
@@ -284,11 +287,11 @@ class Graph(CandidateIndex):
         super().__init__(codec, index)
         self._storage = faiss.downcast_index(index.storage)
         if isinstance(codec.quantizer, Product):
-            # Links are made by distances between codes, whose table files don't hold.
+            # Links are made by distances between codes, and files do not hold the table of those.
             self._storage.pq.compute_sdc_table()
 
     def add(self, images: Float32, codes: Codes) -> None:  # noqa: ARG002
-        """Add images, which the graph encodes itself; see the base class."""
+        """Add projections, which the graph encodes itself; see the base class."""
         if len(images):
             self.index.add(faiss_ready(images))
 
@@ -304,12 +307,12 @@ class Graph(CandidateIndex):
         return numbers
 
     def search_all(self, images: Float32, n_candidates: int) -> Int64:
-        """Return each query's nearest numbers without the graph; see the base class."""
+        """Return each query's nearest numbers, found without the graph; see the base class."""
         numbers: Int64 = self._storage.search(self._codec.quantizer.prepare_queries(images), n_candidates)[1]
         return numbers
 
     def rebuilt(self, numbers: Int64) -> Graph:
-        """Return a graph made anew, of some of the codes; see the base class."""
+        """Return a new graph of some of the codes; see the base class."""
         hnsw = self.index.hnsw
         fresh = _graph(self._codec, hnsw.nb_neighbors(1), hnsw.efConstruction)
         codes = self.codes()
@@ -320,8 +323,8 @@ class Graph(CandidateIndex):
 
 
 def add_to_lists(index: Any, lists: Int64, numbers: Int64, codes: Codes) -> None:
-    """Add codes (n, bytes) under numbers (n,) to the lists (n,) of a faiss index of inverted lists."""
-    # faiss's own form of such codes: the number of the list in as few bytes as do, and the code behind it.
+    """Add codes (n, bytes) with numbers (n,) to the lists (n,) of a faiss index of inverted lists."""
+    # faiss expects each code after the number of its list, which takes as few bytes as necessary.
     size = int(index.coarse_code_size())
     prefixed = np.empty((len(codes), size + codes.shape[1]), np.uint8)
     prefixed[:, :size] = lists.astype("<i8").view(np.uint8).reshape(-1, 8)[:, :size]
@@ -338,22 +341,26 @@ def _graph(codec: Codec, M: int, ef_construction: int) -> Graph:
 def candidate_index(
     codec: Codec, kind: str, sample: Float32, rows: int, *, M: int, ef_construction: int
 ) -> CandidateIndex:
-    """Return an empty first stage.
+    """Return an empty index of codes.
 
     Parameters
     ----------
     codec : Codec
-        What turns vectors into codes.
+        The codec that makes the codes.
     kind : {"flat", "ivf", "hnsw"}
-        How codes are searched.
+        The kind of index.
     sample : ndarray of shape (s, d), float32
-        Some base vectors: inverted lists are made from them.
+        A sample of the base vectors, on which the centroids of inverted lists are trained.
     rows : int
-        How many vectors are expected; about 4 sqrt(rows) lists are made.
+        The expected number of vectors, for which about 4 sqrt(rows) lists are made.
     M : int
-        How many links a vertex of a graph has on each level; on the lowest it has twice as many.
+        The number of links of each vertex of a graph on each level; the lowest level has twice as many.
     ef_construction : int
-        How many candidates are kept while the links of a vertex are chosen.
+        The number of candidates among which the links of a vertex are chosen.
+
+    Returns
+    -------
+    CandidateIndex
 
     Raises
     ------
@@ -363,7 +370,7 @@ def candidate_index(
     if kind == "flat":
         return Flat(codec, codec.index())
     if kind == "ivf":
-        # Refused, where there are no such lists, before anything is computed.
+        # If the quantiser has no inverted lists, this refuses the kind before anything is computed.
         codec.quantizer.lists_index(1, codec.projection.score)
         images = np.ascontiguousarray(codec.projection.project(sample))
         different = images[distinct_rows(codec.quantizer.encode(images))]
@@ -381,27 +388,28 @@ def nearest_entries(
     breadth: int | None,
     least: int,
 ) -> Int64:
-    """Return each query's nearest numbers among those that are not hidden, nearest first.
+    """Return the numbers of each query's nearest codes that are not hidden, nearest first.
 
     Parameters
     ----------
     index : CandidateIndex
-        The first stage, which still finds hidden ones.
+        The index, whose own searches find hidden codes too.
     hidden : ndarray of shape (n,), bool
-        Whether each number must not be found.
+        Whether each code is hidden.
     images : ndarray of shape (q, width), float32
         The projections of the queries.
     n_candidates : int
-        How many numbers to return.
+        The number of codes to return for each query.
     breadth : int or None
-        As for `CandidateIndex.search`; None for the default, which is raised until enough are found.
+        The breadth, as for `CandidateIndex.search`. None stands for the default, which is raised until
+        `n_candidates` codes are found.
     least : int
-        How many must be found in any case: a breadth that was given is raised for queries that find fewer.
+        The number of codes that must be found: a given breadth is raised for queries that find fewer.
 
     Returns
     -------
-    ndarray of shape (q, min(n_candidates, those not hidden)), int64
-        With -1 where fewer were found.
+    ndarray of shape (q, min(n_candidates, codes not hidden)), int64
+        The numbers of codes, filled up with -1.
     """
     n_hidden = int(hidden.sum())
     total, there = len(hidden), len(hidden) - n_hidden
@@ -409,7 +417,7 @@ def nearest_entries(
     least = wanted if breadth is None else min(least, there)
     nearest = np.full((len(images), wanted), -1, np.int64)
     pending = np.arange(len(images) if wanted else 0)
-    # Ask for more by the share of hidden ones, and for more again where that falls short.
+    # More codes are asked for in proportion to the hidden ones, and twice as many if that does not suffice.
     more = min(total, wanted + n_hidden * wanted // total + 8) if n_hidden else wanted
     tried = index.default_breadth(more) if breadth is None else breadth
     while len(pending):
@@ -430,12 +438,23 @@ def nearest_entries(
 
 
 def candidate_index_from(codec: Codec, kind: str, index: Any, centroids: Float32 | None) -> CandidateIndex:
-    """Return the first stage around a faiss index that was read.
+    """Return the index of codes that holds a faiss index, as read from a file.
+
+    Parameters
+    ----------
+    codec : Codec
+        The codec that made the codes.
+    kind : {"flat", "ivf", "hnsw"}
+        The kind of index.
+    index : faiss.Index
+        The faiss index.
+    centroids : ndarray of shape (lists, width), float32, or None
+        The centroids of inverted lists; None for other kinds.
 
     Raises
     ------
     ValueError
-        The kind is unknown, or lists have no centroids.
+        The kind is unknown, or inverted lists have no centroids.
     """
     if kind == "flat":
         return Flat(codec, index)

@@ -1,4 +1,4 @@
-"""Checks that the parts of an index that was read belong together."""
+"""Checks that the parts of an index that was read from a folder belong together."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 _BOUNDS = ("back", "plane", "center", "rows")
 
-# Rows whose codes, norms and bounds are computed again at each load.
+# The number of rows whose codes, norms and bounds are computed again at each load.
 _SAMPLED = 16
 
-# How far numbers that other processors made may be off.
+# The largest relative difference from numbers that another processor computed.
 _CLOSE = 1e-2
 
 
@@ -36,15 +36,15 @@ def check_fits(codec: Codec, kind: str, arrays: Arrays, codes: int, segments: li
     Parameters
     ----------
     codec : Codec
-        What made the codes.
+        The codec that made the codes.
     kind : {"flat", "ivf", "hnsw"}
-        How codes are searched.
-    arrays : dict of ndarrays
+        The kind of index.
+    arrays : dict of str to ndarray
         The arrays that `SearchIndex.save` wrote, by name.
     codes : int
-        How many codes there are in the first stage.
+        The number of codes.
     segments : list of Segment, or None
-        The vectors; None where a function gives them.
+        The vectors. None if a function fetches them.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def check_fits(codec: Codec, kind: str, arrays: Arrays, codes: int, segments: li
         known.add("centroids")
         centroids = _array(arrays, "centroids", np.float32, (None, codec.projection.width))
         if not len(centroids):
-            raise ValueError("centroids has none")
+            raise ValueError("centroids is empty")
     known |= _check_bounds(codec, kind, arrays, n)
     known |= _check_rows(codec, arrays, n, segments)
     if unknown := sorted(arrays.keys() - known):
@@ -75,7 +75,7 @@ def check_fits(codec: Codec, kind: str, arrays: Arrays, codes: int, segments: li
 def _array(
     arrays: Arrays, name: str, dtype: npt.DTypeLike, shape: tuple[int | None, ...]
 ) -> npt.NDArray[Any]:
-    """Return an array of such a dtype and shape, None for any length, all of it finite."""
+    """Return a finite array of the given dtype and shape, in which None allows any length; refuse others."""
     if name not in arrays:
         raise ValueError(f"{name} is missing")
     array = arrays[name]
@@ -96,7 +96,7 @@ def _check_ids(ids: npt.NDArray[Any]) -> None:
 
 
 def _check_entries(arrays: Arrays, n: int, codes: int) -> set[str]:
-    """Check which code each row has; row i has code i where nothing says so."""
+    """Check the array `entries` of each row's code; without it row i has code i."""
     if "entries" not in arrays:
         if codes != n:
             raise ValueError(f"there are {codes} codes of {n} rows")
@@ -123,7 +123,7 @@ def _check_bounds(codec: Codec, kind: str, arrays: Arrays, n: int) -> set[str]:
 
 
 def _check_rows(codec: Codec, arrays: Arrays, n: int, segments: list[Segment] | None) -> set[str]:
-    """Check that vectors are as many and as wide as the rows that name them."""
+    """Check that the vectors are as many and as wide as the rows need."""
     if segments is None:
         return {"rows"} if "rows" in arrays else set()
     for segment in segments:
@@ -143,29 +143,29 @@ def _check_rows(codec: Codec, arrays: Arrays, n: int, segments: list[Segment] | 
 
 
 def bounds_in(codec: Codec, arrays: Arrays) -> UpperBounds | None:
-    """Return the bounds among an index's arrays, None where there are none."""
+    """Return the bounds that an index's arrays hold, or None."""
     held = {name: arrays[f"certificates.{name}"] for name in _BOUNDS if f"certificates.{name}" in arrays}
     return UpperBounds(codec, **held) if held else None
 
 
 def check_sample(codec: Codec, candidates: CandidateIndex, arrays: Arrays, segments: list[Segment]) -> None:
-    """Refuse parts that are of the right form and were made of other vectors than those at hand.
+    """Refuse parts of the right form that were made from other vectors than those of the index.
 
-    What some rows' vectors give is compared with what is held of them. Other processors may round
-    otherwise: a code is a row's where an eighth of its bits differ at most, or less than from other rows'
-    codes, and a quarter of the rows may be off.
+    The codes, norms and bounds of some rows are computed again and compared with the stored ones. As other
+    processors may round differently, a code counts as a row's own if at most an eighth of its bits differ, or
+    fewer than for other rows' codes; and up to a quarter of the rows may fail.
 
     Parameters
     ----------
     codec, arrays, segments
-        As for `check_fits`, which they must have passed.
+        The parts, which must have passed `check_fits`.
     candidates : CandidateIndex
-        The first stage.
+        The index of codes.
 
     Raises
     ------
     ValueError
-        A part was made of other vectors; the message says which.
+        A part was made from other vectors; the message says which.
     """
     alive = np.flatnonzero(~arrays["removed"])
     if not len(alive):

@@ -1,8 +1,8 @@
-"""The first stage in a file: what faiss wrote is taken apart here, checked, and put together anew.
+"""Safe reading of the codes of an index from a file that faiss wrote.
 
-faiss itself never reads a file of an index: one can name further files, which faiss maps, and even writes,
-and links or lists that lead out of its arrays. What is taken from the file are codes, lists and links;
-everything else comes from the codec.
+faiss itself never reads the file, since a malicious file can make faiss map or even write other files, and
+can hold links or lists that lead out of its arrays. Only codes, lists and links are taken from the file, and
+are checked; everything else comes from the codec.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from nearfold.search.candidates import add_to_lists
 
 __all__ = ["first_stage"]
 
-# The head of every faiss file: its kind, dimensions, number of codes, two unused numbers, whether it is
-# trained, and its metric.
+# The header of every faiss file: the kind, the dimensions, the number of codes, two unused numbers, whether
+# the index is trained, and the metric.
 _HEAD = struct.Struct("<4siqqq?i")
 
-# What may stand behind the codes of a flat file: the rest of its parameters.
+# The most bytes of parameters after the codes of a flat index.
 _TAIL = 1 << 20
 _MOST_LINKS = 1 << 12
 
@@ -39,19 +39,19 @@ class _Head(NamedTuple):
 
 
 class _Reader:
-    """Takes numbers and vectors of numbers from the front of some bytes."""
+    """Reads numbers and vectors of numbers from bytes, one after another."""
 
     def __init__(self, content: memoryview, at: int = 0) -> None:
         self.content, self.at = content, at
 
     def number(self, form: str) -> int:
-        """Return one number."""
+        """Return the next number, in a format of the struct module."""
         (value,) = struct.unpack_from(f"<{form}", self.content, self.at)
         self.at += struct.calcsize(f"<{form}")
         return int(value)
 
     def take(self, dtype: str, count: int) -> npt.NDArray[Any]:
-        """Return so many numbers."""
+        """Return the next `count` numbers."""
         size = np.dtype(dtype).itemsize * count
         if not 0 <= size <= len(self.content) - self.at:
             raise ValueError("it ends early")
@@ -60,7 +60,7 @@ class _Reader:
         return found
 
     def vector(self, dtype: str) -> npt.NDArray[Any]:
-        """Return numbers behind their count."""
+        """Return the numbers of a vector, which follow their count."""
         return self.take(dtype, self.number("Q"))
 
 
@@ -70,13 +70,17 @@ def first_stage(kind: str, codec: Codec, content: bytes, lists: int = 0) -> Any:
     Parameters
     ----------
     kind : {"flat", "ivf", "hnsw"}
-        How codes are searched.
+        The kind of index.
     codec : Codec
-        What made the codes.
+        The codec that made the codes.
     content : bytes
-        What `faiss.write_index` wrote.
+        The content of the file that `faiss.write_index` wrote.
     lists : int, default=0
-        How many inverted lists there are (ivf).
+        The number of inverted lists, for the kind "ivf".
+
+    Returns
+    -------
+    faiss.Index
 
     Raises
     ------
@@ -97,7 +101,7 @@ def first_stage(kind: str, codec: Codec, content: bytes, lists: int = 0) -> Any:
 
 
 def _head(content: memoryview, empty: Any) -> _Head:
-    """Return the head of a file, which must be as that of an empty index is."""
+    """Return the header of a file, after a check that its kind, width and metric are those of `empty`."""
     kind, width, codes, _, _, _, metric = _HEAD.unpack_from(content)
     found = _Head(kind, width, codes, metric)
     wanted = faiss.serialize_index(empty)[:4].tobytes(), empty.d, empty.metric_type
@@ -107,7 +111,7 @@ def _head(content: memoryview, empty: Any) -> _Head:
 
 
 def _check_learned(codec: Codec, *parts: memoryview) -> None:
-    """Refuse parameters of codes that are not the codec's."""
+    """Refuse a file whose parameters of codes are not those of the codec."""
     around = b"".join(parts)
     for tensor in codec.quantizer.tensors().values():
         if tensor.size > 1 and np.ascontiguousarray(tensor).tobytes() not in around:
@@ -115,10 +119,10 @@ def _check_learned(codec: Codec, *parts: memoryview) -> None:
 
 
 def _codes(codec: Codec, content: memoryview) -> Codes:
-    """Return the codes of a flat index's file, shape (n, bytes), all of its bytes accounted for."""
+    """Return the codes (n, bytes) of a flat index's file, after a check that the file holds nothing else."""
     empty = codec.index()
     n, size = _head(content, empty).codes, int(empty.sa_code_size())
-    # faiss counts the numbers of codes that are floats.
+    # For codes that are floats, faiss stores the count of floats instead of bytes.
     words = 4 if isinstance(empty, faiss.IndexFlat) else 1
     tail = len(faiss.serialize_index(empty)) - _HEAD.size - 8
     start = len(content) - n * size - min(tail, _TAIL)
@@ -172,7 +176,7 @@ def _inverted(codec: Codec, content: memoryview, lists: int) -> Any:
 
 
 def _list_sizes(reader: _Reader, lists: int) -> Int64:
-    """Return the number of codes in each list; faiss names few of them where most are empty."""
+    """Return the number of codes in each list; if most lists are empty, faiss stores only the others."""
     how = bytes(reader.take("u1", 4))
     if how == b"full":
         sizes = reader.vector("<u8")
@@ -198,7 +202,7 @@ def _graph(codec: Codec, content: memoryview) -> Any:
     neighbors = reader.vector("<i4")
     entry, top = reader.number("i"), reader.number("i")
     ef_construction = reader.number("i")
-    # Its ef_search, and a number that is out of use.
+    # These are ef_search and an unused number.
     reader.take("<i4", 2)
     M = int(per_level[1]) // 2 if len(per_level) > 1 else 0
     if not 1 <= M <= _MOST_LINKS or not np.array_equal(
@@ -233,7 +237,7 @@ def _check_links(
     entry: int,
     top: int,
 ) -> None:
-    """Refuse links that lead out of the graph, or to vertices that are not on their level."""
+    """Refuse links that lead out of the graph, or to vertices that are not on the same level."""
     said = "the faiss file's links lead out of its graph"
     if not n:
         if len(offsets) > 1 or len(neighbors):

@@ -1,4 +1,4 @@
-"""What tells whether a file of vectors is the same as before: its size and time, some bytes, all of them."""
+"""Fingerprints that show whether a file of vectors has changed, by its size, its time and digests."""
 
 from __future__ import annotations
 
@@ -14,22 +14,32 @@ from nearfold.errors import FileError
 
 __all__ = ["Fingerprint", "Stamp", "check_fingerprint", "fingerprint", "stamp"]
 
-# Pieces of a file that are looked at whenever it is opened, spread over it.
+# The number and size of the pieces, spread over the file, that are read whenever it is opened.
 _PIECES, _PIECE_BYTES = 64, 4096
 
-# What is read within about a tenth of a second.
+# The largest file that may be read in full at opening, which takes about a tenth of a second.
 _SMALL = 64 << 20
 
 
 class Stamp(msgspec.Struct, frozen=True):
-    """What can be told of a file, or of the files below a folder, without opening any."""
+    """The size of a file, or of all files below a folder, and the time of the last change in nanoseconds."""
 
     bytes: Count
     changed_ns: int
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
-    """What a file was when an index was made of it."""
+    """The state of a file when an index was made from it.
+
+    Parameters
+    ----------
+    stamp : Stamp
+        The size and the time of the last change.
+    sample : str
+        The SHA-256 of some pieces of the file.
+    sha256 : str
+        The SHA-256 of the whole file.
+    """
 
     stamp: Stamp
     sample: Sha256
@@ -37,19 +47,19 @@ class Fingerprint(msgspec.Struct, frozen=True):
 
 
 def _files(path: Path) -> list[Path]:
-    """Return a file, or the files below a folder."""
+    """Return a file itself, or the files below a folder."""
     if not path.is_dir():
         return [path]
     return sorted(each for each in path.rglob("*") if each.is_file() and not each.is_symlink())
 
 
 def stamp(path: Path) -> Stamp:
-    """Return a file's stamp, without opening it.
+    """Return the stamp of a file or folder, without opening it.
 
     Raises
     ------
     FileError
-        It is missing or can't be looked at.
+        The file is missing, or its status can't be read.
     """
     try:
         seen = [each.stat() for each in _files(path)]
@@ -59,7 +69,7 @@ def stamp(path: Path) -> Stamp:
 
 
 def _sampled(path: Path) -> str:
-    """Return the digest of some pieces of a file, its beginning and end among them."""
+    """Return the digest of pieces of a file, including its beginning and its end."""
     digest = hashlib.sha256()
     for each in _files(path):
         with os_errors(each), open_regular(each) as file:
@@ -72,7 +82,7 @@ def _sampled(path: Path) -> str:
 
 
 def _whole(path: Path) -> str:
-    """Return the digest of a file, or of the digests of a folder's files."""
+    """Return the digest of a file, or of the names and digests of a folder's files."""
     if not path.is_dir():
         return checksum(path)[1]
     digest = hashlib.sha256()
@@ -82,20 +92,35 @@ def _whole(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """Return what a file is now, which reads all of it."""
-    return Fingerprint(stamp(path), _sampled(path), _whole(path))
-
-
-def check_fingerprint(path: Path, known: Fingerprint, *, full: bool = False) -> None:
-    """Refuse a file that is not what it was.
-
-    It is looked at in some places; one whose time is another, as that of a copy is, and that is not large,
-    is read in full. `full` reads any.
+    """Return the present fingerprint of a file or folder, for which it is read in full.
 
     Raises
     ------
     FileError
-        It has changed, or can't be read.
+        The file can't be read.
+    """
+    return Fingerprint(stamp(path), _sampled(path), _whole(path))
+
+
+def check_fingerprint(path: Path, known: Fingerprint, *, full: bool = False) -> None:
+    """Refuse a file that has changed since its fingerprint was taken.
+
+    Pieces of the file are read. If its time of change differs, as that of a copy does, and it is small, all
+    of it is read.
+
+    Parameters
+    ----------
+    path : Path
+        The file or folder.
+    known : Fingerprint
+        The earlier fingerprint.
+    full : bool, default=False
+        Whether to read all of the file in any case.
+
+    Raises
+    ------
+    FileError
+        The file has changed, or can't be read.
     """
     now = stamp(path)
     same = now.bytes == known.stamp.bytes and _sampled(path) == known.sample

@@ -1,7 +1,7 @@
-"""Rows that share a code: the first stage holds each code once, as an entry, with its rows behind it.
+"""Groups of rows that share a code: the first stage holds each code once, as an entry with one or more rows.
 
-Many equal codes are poison to a graph, whose links then lead nowhere else, and to lists, whose centroids
-they take; in any first stage they push other candidates out.
+Many equal codes would spoil a graph, as their links lead only to each other, and inverted lists, as they
+attract the centroids. In any index of codes they would displace other candidates.
 """
 
 from __future__ import annotations
@@ -23,40 +23,50 @@ _FIRST_SIZE = 1 << 10
 
 
 class Searchable(NamedTuple):
-    """What a search can find: the entries whose rows are not all removed, and the rows of each.
+    """The entries and rows that a search can find, which are those that are not removed.
 
     Parameters
     ----------
     hidden : ndarray of shape (entries,), bool
-        Whether all rows of an entry are removed.
-    starts, rows : ndarrays of shape (entries + 1,) and (n_rows,), int64, or None
-        Entry e has rows[starts[e] : starts[e + 1]]; None for both where row i has entry i alone.
-    n_rows : int
-        How many rows are not removed.
+        Whether all rows of each entry are removed.
+    starts, rows : ndarrays of shape (entries + 1,) and (rows not removed,), int64, or None
+        The rows of each entry: entry e has rows[starts[e] : starts[e + 1]]. Both are None if row i is the
+        only row of entry i.
     """
 
     hidden: npt.NDArray[np.bool_]
     starts: Int64 | None
     rows: Int64 | None
-    n_rows: int
 
     def sizes(self, entries: Int64) -> Int64:
-        """Return how many rows each entry has, 0 for -1; any shape."""
+        """Return the number of rows of each entry, 0 for the entry -1, in the shape of `entries`."""
         if self.starts is None:
             return (entries >= 0).astype(np.int64)
         there = np.maximum(entries, 0)
         return np.where(entries < 0, 0, self.starts[there + 1] - self.starts[there])
 
     def first(self, entries: Int64) -> Int64:
-        """Return the first row of each entry, -1 for -1; any shape."""
+        """Return the first row of each entry, -1 for the entry -1, in the shape of `entries`."""
         if self.starts is None or self.rows is None:
             return entries
         return np.where(entries < 0, -1, self.rows[self.starts[np.maximum(entries, 0)]])
 
     def expanded(self, entries: Int64, most: int, skip: int = 0) -> Int64:
-        """Return the rows of each query's entries (q, c), in their order, at most `most` a query.
+        """Return the rows of each query's entries, in the order of the entries.
 
-        The first `skip` rows of each entry are left out. Short lines end on -1.
+        Parameters
+        ----------
+        entries : ndarray of shape (q, c), int64
+            The entries of each query, -1 for none.
+        most : int
+            The most rows for each query.
+        skip : int, default=0
+            The number of rows of each entry to omit, from the first on.
+
+        Returns
+        -------
+        ndarray of shape (q, r), int64
+            Row numbers, filled up with -1.
         """
         if self.starts is None or self.rows is None:
             return entries[:, :most] if not skip else np.empty((len(entries), 0), np.int64)
@@ -68,27 +78,27 @@ class Searchable(NamedTuple):
         chosen = np.repeat(np.maximum(entries, 0).ravel(), sizes.ravel())
         flat = sizes.ravel()
         within = np.arange(len(chosen)) - np.repeat(np.cumsum(flat) - flat, flat)
-        # Lines are filled from the left, one behind another.
+        # The mask selects the first places of each query, in the order of the queries.
         out[np.arange(out.shape[1]) < totals[:, None]] = self.rows[self.starts[chosen] + skip + within]
         return out
 
 
 class Groups:
-    """The entry of each row.
+    """The table of the entry of each row.
 
     Parameters
     ----------
     rows : int
-        How many rows there are.
+        The number of rows.
     entry_of : ndarray of shape (rows,), int64, optional
         The entry of each row. By default row i has entry i.
     entries : int, optional
-        How many entries there are. By default as many as rows.
+        The number of entries. The default is `rows`.
 
     Raises
     ------
     ValueError
-        A row has an entry that is not there.
+        A row has an entry that does not exist, or the numbers of rows and entries don't fit.
     """
 
     def __init__(self, rows: int, entry_of: Int64 | None = None, entries: int | None = None) -> None:
@@ -107,20 +117,27 @@ class Groups:
 
     @property
     def entry_of(self) -> Int64 | None:
-        """The entry of each row, shape (rows,); None where row i has entry i."""
+        """The entry of each row, shape (rows,), or None if row i has entry i."""
         return None if self._entry_of is None else self._entry_of.array
 
     def matched(self, codes: Codes, held: Codes | None, expected: int = 0) -> tuple[Int64, Int64]:
-        """Return the entries of new rows by their codes (n, bytes), and which of them bring a new one.
+        """Return the entries of new rows, by their codes, and the rows that bring a new code.
 
         Parameters
         ----------
         codes : ndarray of shape (n, bytes), uint8
-            The codes of rows that are not counted yet; those with a new code get entries behind the last.
+            The codes of rows that are not in the table yet. New codes get the next entries.
         held : ndarray of shape (entries, bytes), uint8, or None
-            The codes of all entries, needed where `forget` was called since; None where it was not.
+            The codes of all entries. It may be None if `knows_codes`.
         expected : int, default=0
-            How many rows will come in all, these among them.
+            The number of rows that are expected in all, including these.
+
+        Returns
+        -------
+        entries : ndarray of shape (n,), int64
+            The entry of each row.
+        fresh : ndarray of shape (f,), int64
+            The numbers, from 0 to n - 1, of the first row with each new code.
         """
         if self._keys is None:
             self._keys = _KeyTable()
@@ -129,17 +146,17 @@ class Groups:
                 self._keys.matched(held)
         entries = self._keys.matched(codes)
         fresh = np.flatnonzero(entries >= self.entries)
-        # Only the first row of each new entry brings it; entries are numbered in the order of rows.
+        # New entries are numbered in row order, so each new entry's first row exceeds all entries before it.
         fresh = fresh[np.diff(np.maximum.accumulate(entries[fresh]), prepend=self.entries - 1) > 0]
         return entries, fresh
 
     @property
     def knows_codes(self) -> bool:
-        """Whether `matched` needs no codes of the entries."""
+        """Whether `matched` can do without the codes of the entries."""
         return self._keys is not None or not self.entries
 
     def append(self, entries: Int64, fresh: int) -> None:
-        """Count rows, whose entries `matched` returned, `fresh` of them new."""
+        """Add rows with the entries that `matched` returned, `fresh` of which are new."""
         n = len(entries)
         if self._entry_of is None and (fresh < n or self.entries != self.rows):
             self._entry_of = Growing(np.arange(self.rows))
@@ -149,28 +166,28 @@ class Groups:
         self.entries += fresh
 
     def forget(self) -> None:
-        """Let go of what `matched` keeps; it is made again when it is needed."""
+        """Drop the table that `matched` keeps, which is made again when it is needed."""
         self._keys = None
 
     def skip_to(self, entries: int) -> None:
-        """Count entries that have no rows, where an addition was cut off."""
+        """Set the number of entries, of which the last have no rows if an addition was interrupted."""
         if entries != self.entries:
             self._entry_of = self._entry_of or Growing(np.arange(self.rows))
             self.entries = entries
         self.forget()
 
     def searchable(self, removed: npt.NDArray[np.bool_]) -> Searchable:
-        """Return what can be found where some rows, shape (rows,), are removed."""
+        """Return what a search can find, given whether each row (rows,) is removed."""
         if self.entry_of is None:
-            return Searchable(removed, None, None, int(len(removed) - removed.sum()))
+            return Searchable(removed, None, None)
         rows = np.flatnonzero(~removed)
         entries = self.entry_of[rows]
         sizes = np.bincount(entries, minlength=self.entries)
         starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        return Searchable(sizes == 0, starts, rows[np.argsort(entries, kind="stable")], len(rows))
+        return Searchable(sizes == 0, starts, rows[np.argsort(entries, kind="stable")])
 
     def kept(self, rows: Int64) -> tuple[Groups, Int64]:
-        """Return the groups of some rows alone, numbered anew, and which entries those have."""
+        """Return the table of some of the rows, numbered anew, and the old numbers of their entries."""
         if self.entry_of is None:
             return Groups(len(rows)), rows
         entries, entry_of = np.unique(self.entry_of[rows], return_inverse=True)
@@ -179,27 +196,27 @@ class Groups:
 
 
 def distinct_rows(codes: Codes) -> Int64:
-    """Return the number of the first row with each code, rising."""
+    """Return the number of the first row with each distinct code, in ascending order."""
     return Groups(0).matched(codes, None)[1]
 
 
 class _KeyTable:
-    """Numbers of codes by their keys: a hash table with open addresses, filled by whole arrays."""
+    """A hash table from codes to their numbers, with open addressing and operations on whole arrays."""
 
     def __init__(self) -> None:
-        # Drawn anew each time, so that nobody can make codes that collide.
+        # The factors are drawn anew for each table, so that nobody can construct codes that collide.
         self._factors = np.random.default_rng().integers(0, 1 << 64, 2, np.uint64) | np.uint64(1)
         self._size, self._count = 0, 0
         self._entries = np.full(0, -1, np.int64)
         self._keys = np.empty((0, 2), np.uint64)
 
     def matched(self, codes: Codes) -> Int64:
-        """Return the number of each code (n, bytes); new codes are numbered on, in the order of rows."""
+        """Return the number of each code (n, bytes); new codes get the next numbers, in row order."""
         keys = self._keys_of(codes)
         self.make_room(len(keys))
         owner, place = self._claimed(keys)
         mine = owner >= 0
-        # Who claimed a place gave it the number of its row, below zero; now that becomes an entry.
+        # A claimed place holds -2 minus the number of its row, which the entry now replaces.
         first = np.unique(owner[mine])
         numbers = self._entries[place]
         if len(first):
@@ -209,7 +226,7 @@ class _KeyTable:
         return numbers
 
     def _claimed(self, keys: UInt64) -> tuple[Int64, Int64]:
-        """Return each key's place, and the first row with it where no code had it before (else -1)."""
+        """Return each key's place, and the first row with that key if the key is new, else -1."""
         mask = np.uint64(self._size - 1)
         place = (keys[:, 0] & mask).astype(np.int64)
         owner = np.full(len(keys), -1, np.int64)
@@ -217,7 +234,7 @@ class _KeyTable:
         while len(pending):
             at = place[pending]
             empty = self._entries[at] == -1
-            # Of rows that claim one place the first is to have it: it writes last.
+            # If several rows claim one place, the first row is to get it, so it is written last.
             claims = pending[empty][::-1]
             self._entries[place[claims]] = -2 - claims
             self._keys[place[claims]] = keys[claims]
@@ -230,7 +247,7 @@ class _KeyTable:
         return owner, place
 
     def make_room(self, more: int) -> None:
-        """Grow until the table is at most half full with so many more."""
+        """Grow the table so that it is at most half full with `more` further codes."""
         wanted = max(_FIRST_SIZE, 1 << (2 * (self._count + more) - 1).bit_length())
         if wanted <= self._size:
             return
@@ -244,7 +261,7 @@ class _KeyTable:
             self._entries[place] = entries
 
     def _keys_of(self, codes: Codes) -> UInt64:
-        """Return 128 bits for each code (n, bytes), which are equal where codes are, and else never."""
+        """Return 128 bits for each code (n, bytes), equal for equal codes and hardly ever for others."""
         n, size = codes.shape
         padded = np.zeros((n, -(-size // 8) * 8), np.uint8)
         padded[:, :size] = codes

@@ -1,4 +1,4 @@
-"""Arrays that grow at their end."""
+"""Arrays to which rows can be appended."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ T = TypeVar("T", bound=np.generic)
 
 
 class Growing(Generic[T]):
-    """An array that rows are appended to, whose memory doubles when it is full.
+    """An array to which rows can be appended, whose memory doubles when it is full.
 
-    Each row is thus copied a few times at most, however small the additions are. An array that was seen
-    before an addition keeps its rows.
+    Each row is thus copied only a few times, however small the additions are. Views that were taken before
+    an addition stay valid.
 
     Parameters
     ----------
     array : ndarray of shape (n, ...)
-        The first rows. They are copied when more rows come, and not before.
+        The first rows, which are not copied before more are appended.
     """
 
     def __init__(self, array: npt.NDArray[T]) -> None:
@@ -29,11 +29,11 @@ class Growing(Generic[T]):
 
     @property
     def array(self) -> npt.NDArray[T]:
-        """The rows that are there, a view."""
+        """A view of the present rows."""
         return self._memory[: self._rows]
 
     def append(self, rows: npt.NDArray[T]) -> None:
-        """Add rows behind the others."""
+        """Append rows."""
         total = self._rows + len(rows)
         if total > len(self._memory):
             memory = np.empty((max(total, 2 * self._rows), *rows.shape[1:]), self._memory.dtype)

@@ -1,4 +1,4 @@
-"""A search index: codes in memory, vectors in memory or in files, and ids of the user's own."""
+"""The search index: codes in memory, vectors in memory or in files, and ids that users choose."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _CANDIDATES_AT_ONCE = 1 << 22
 _MOST_RESULTS = 1 << 30
 _MOST_LINKS = 1 << 10
 
-# Norms of vectors with larger numbers may be beyond float32.
+# Only vectors with larger numbers than this can have norms beyond float32.
 _LARGE = 1e30
 
 
@@ -59,7 +59,7 @@ class SearchIndex:
     Parameters
     ----------
     codec : Codec
-        What turns vectors into codes.
+        The codec that makes the codes.
     candidates : CandidateIndex
         The first stage, which holds the codes.
     vectors : StoredVectors
@@ -67,9 +67,9 @@ class SearchIndex:
     rows : Rows
         The id of each row, whether it was removed, and its norm.
     bounds : UpperBounds, optional
-        What a certified search needs.
+        The bounds of scores, which a certified search needs.
     entry_of : ndarray of shape (n,), int64, optional
-        The code of each row, where rows share some.
+        The number of each row's code, if rows share codes.
 
     See Also
     --------
@@ -111,26 +111,28 @@ class SearchIndex:
         Parameters
         ----------
         codec : Codec
-            What encodes the vectors, from `fit_codec`, `plan` or `Codec.load`.
+            The codec that encodes the vectors, from `fit_codec`, `plan` or `Codec.load`.
         X : array-like, data frame, path, URL or Source
-            The vectors to search in, of shape (n, d) and any real dtype. Local files of .npy, .fvecs, HDF5 or
-            Lance, and folders of them, stay where they are, and are read for re-ranking. Other files and
+            The vectors to search in, of shape (n, d) and any real dtype. Local files in .npy, .fvecs, HDF5 or
+            Lance, and folders of them, stay where they are and are read for re-ranking. Other files and
             URLs are read into memory, unless there is a `fetch`; `save` then writes the vectors.
         ids : array-like of shape (n,), int, optional
-            The ids of the vectors, whole numbers, each of them once. The default is 0, 1, ...
+            The ids of the vectors, distinct whole numbers of at least 0. The default is 0, 1, ...
         kind : {"flat", "ivf", "hnsw"}, default="flat"
-            How codes are searched: "flat" looks at every code, "ivf" at some of many lists of codes, and
-            "hnsw" follows a graph.
+            The kind of index: "flat" compares a query with every code, "ivf" with the codes of the nearest
+            of many lists, and "hnsw" follows a graph.
         fetch : callable, optional
             A function that takes ids (m,) and returns their vectors (m, d), as a database would. The index
             then keeps no vectors.
         certify : bool, default=False
-            Whether to keep 12 more bytes a vector, with which `search` can prove its results. Needs the
-            kind "flat".
+            Whether to store 12 more bytes for each vector, with which `search` can prove its results. This
+            needs the kind "flat".
         M : int, default=16
-            The links of each vertex of the graph (hnsw), from 2 to 1,024; twice as many on the lowest level.
+            The number of links of each vertex of the graph (hnsw), from 2 to 1,024; the lowest level has
+            twice as many.
         ef_construction : int, default=100
-            How many candidates are kept while a vertex is linked (hnsw). More take longer to build.
+            The number of candidates among which a vertex's links are chosen (hnsw). A larger number gives
+            better links and takes longer.
 
         Returns
         -------
@@ -178,17 +180,17 @@ class SearchIndex:
             bounds=UpperBounds.fit(codec, sample) if certify else None,
         )
         index._append(segments, ids)
-        # Codes are looked for by their keys again only where more are added.
+        # The table of codes is needed again only if more vectors are added.
         index._groups.forget()
         return index
 
     def __len__(self) -> int:
-        """Return how many vectors can be found."""
+        """Return the number of vectors that can be found."""
         return self._rows.n_alive
 
     @property
     def kind(self) -> str:
-        """How codes are searched: "flat", "ivf" or "hnsw"."""
+        """The kind of index: "flat", "ivf" or "hnsw"."""
         return self._candidates.kind
 
     @property
@@ -213,24 +215,24 @@ class SearchIndex:
         queries : array-like, data frame, path, URL or Source
             The queries, of shape (n_queries, d) and any real dtype.
         k : int, default=10
-            How many vectors to return for each query.
+            The number of vectors to return for each query.
         n_candidates : int, optional
-            How many candidates the codes give, which the vectors themselves put in order; 0 searches by
-            codes alone and reads no vectors. The default is 5 k.
+            The number of candidates from the codes, which are re-ranked by the vectors themselves. With 0
+            the search uses codes alone and reads no vectors. The default is 5 k.
         nprobe : int, optional
-            How many lists to look into; only for the kind "ivf". The default is a sixteenth of the lists,
-            or 32 where those are more. It is raised for queries that find fewer than k vectors.
+            The number of lists to visit, for the kind "ivf" alone. The default is a sixteenth of the lists,
+            at least 32. It is raised for queries that find fewer than k vectors.
         ef_search : int, optional
-            How many candidates to keep while following the graph; only for the kind "hnsw". The default
-            is `n_candidates`. It is raised for queries that find fewer than k vectors.
+            The number of candidates to keep while following the graph, for the kind "hnsw" alone. The
+            default is `n_candidates`. It is raised for queries that find fewer than k vectors.
         certified : bool, default=False
-            Whether to read vectors until the k nearest are proven. Needs an index that was built with
-            `certify`. The other parameters then have no effect.
+            Whether to read vectors until the k nearest are proven. The index must be built with `certify`,
+            and `n_candidates`, `nprobe` and `ef_search` then have no effect.
 
         Returns
         -------
         SearchResult
-            With the arrays ids, scores and n_read.
+            The arrays `ids`, `scores` and `n_read`.
 
         Raises
         ------
@@ -240,7 +242,7 @@ class SearchIndex:
             A parameter is out of range or belongs to another kind, or the index was built without
             `certify`.
         FileError
-            A file of vectors has changed since the index was opened, or queries can't be read.
+            A file of vectors has changed since the index was opened, or the queries can't be read.
         """
         check_positive("k", k)
         wanted = 5 * k if n_candidates is None else n_candidates
@@ -275,12 +277,12 @@ class SearchIndex:
         X : array-like, data frame, path, URL or Source
             The vectors, of shape (n, d), as for `build`. An array is copied.
         ids : array-like of shape (n,), int, optional
-            Their ids. By default they count on from the largest id.
+            The ids of the vectors. By default they count on from the largest id.
 
         Raises
         ------
         DataError
-            The vectors don't fit the codec, or an id is there already. Nothing is added then.
+            The vectors don't fit the codec, or the index holds an id already. Nothing is added then.
         FileError
             A file can't be read. Nothing is added then.
         """
@@ -291,7 +293,7 @@ class SearchIndex:
     def remove(self, ids: npt.ArrayLike) -> None:
         """Remove vectors.
 
-        Once half of what the index holds is removed, it is made anew from what is left.
+        Once more than half of the vectors are removed, the index is rebuilt from the others.
 
         Parameters
         ----------
@@ -301,7 +303,7 @@ class SearchIndex:
         Raises
         ------
         DataError
-            An id is not there. Nothing is removed then.
+            The index does not hold an id. Nothing is removed then.
         """
         with self._lock.writing():
             self._rows.remove(self._rows.numbers_of(ids))
@@ -310,7 +312,7 @@ class SearchIndex:
                 self._compact()
 
     def _compact(self) -> None:
-        """Make the first stage anew from the codes that are left."""
+        """Rebuild the first stage from the codes that are left."""
         rows = np.flatnonzero(~self._rows.removed)
         groups, entries = self._groups.kept(rows)
         fresh = self._candidates.rebuilt(entries)
@@ -322,10 +324,10 @@ class SearchIndex:
         self._rows = self._rows.kept(rows)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the index to a folder, atomically: who loads it sees the old index or the new one.
+        """Write the index to a folder, atomically: readers see either the old index or the new one.
 
-        Vectors in files stay there; those in memory are written into the folder. An index that was loaded
-        from the folder, or saved there before, only replaces what it was then.
+        Vectors in files stay there, and those in memory are written into the folder. If this index was
+        loaded from the folder, or saved there before, it does not overwrite what others saved there since.
 
         Parameters
         ----------
@@ -335,8 +337,8 @@ class SearchIndex:
         Raises
         ------
         FileError
-            Another process writes there, or has saved there since: load the index again. Or a file of
-            vectors has changed, the folder holds another table, the disk is full, or it can't be written.
+            Another process writes to the folder, or has saved there since (then load the index again); a file
+            of vectors has changed; or the folder holds another table or can't be written.
         """
         with self._lock.writing():
             arrays: dict[str, npt.NDArray[Any]] = {"ids": self._rows.ids, "removed": self._rows.removed}
@@ -371,11 +373,11 @@ class SearchIndex:
         folder : str or path
             The folder of the index.
         fetch : callable, optional
-            As for `build`; needed where the index was built with one.
+            The function that fetches vectors, if the index was built with one.
         base : str or path, optional
-            The file of vectors that the index was built with, where it is not in the folder and was moved
-            or touched since. A file outside of the folder that is not given is only opened where its size
-            and time are those of then, so that an index from a stranger opens no file of yours.
+            The file of vectors that the index was built with, if it is outside of the folder and was moved
+            or touched since. Otherwise such a file is opened only if its size and time are unchanged, so that
+            an index from a stranger opens no file of yours.
 
         Returns
         -------
@@ -384,7 +386,7 @@ class SearchIndex:
         Raises
         ------
         FileError
-            There is no index, or a file is missing, damaged or changed.
+            The folder holds no index, or a file is missing, damaged or changed.
         ParameterError
             The index was built with `fetch`, and none is given.
         """
@@ -407,7 +409,7 @@ class SearchIndex:
         return loaded
 
     def _breadth(self, nprobe: int | None, ef_search: int | None) -> int | None:
-        """Return the parameter of the index's own kind, if it is given, and refuse that of another."""
+        """Return the search parameter of the index's kind, or None; refuse a parameter of another kind."""
         breadth = None
         for name, value, kind in (("nprobe", nprobe, "ivf"), ("ef_search", ef_search, "hnsw")):
             if value is None:
@@ -419,13 +421,13 @@ class SearchIndex:
         return breadth
 
     def _checked_queries(self, queries: Any) -> Float32:
-        """Return queries (n_queries, d) as float32 if the index can search for them."""
+        """Return queries as float32 (n_queries, d), or refuse those that don't fit the codec."""
         if isinstance(queries, str | os.PathLike | Source):
             return self._fitting(read_source(as_source(queries)), "queries")
         return self._fitting(as_vectors(queries, "queries", min_rows=0), "queries")
 
     def _fitting(self, checked: Float32, name: str, rows: Int64 | None = None) -> Float32:
-        """Return finite vectors if the index can take them or search for them; `rows` are their numbers."""
+        """Return finite vectors, numbered by `rows`, or refuse those that don't fit the codec."""
         if checked.shape[1] != self.codec.n_features:
             raise DataError(
                 f"{name} has {checked.shape[1]} dimensions, the index holds vectors of "
@@ -435,7 +437,7 @@ class SearchIndex:
         return checked
 
     def _append(self, segments: list[Segment], ids: npt.ArrayLike | None) -> None:
-        """Add the vectors of segments: all, or none where one is refused."""
+        """Add the vectors of all segments, or none if a vector is refused."""
         total = sum(segment.rows for segment in segments)
         numbers = self._rows.new_ids(total, ids)
         before = len(self._rows)
@@ -453,7 +455,7 @@ class SearchIndex:
                             kept.append(segment.first(done))
         finally:
             if len(self._rows) < before + total:
-                # Codes can't be taken out again: rows before the one that was refused count as removed.
+                # Codes can't be taken out again, so the rows before the refused one count as removed.
                 self._rows.drop_from(before)
                 self._groups.skip_to(len(self._candidates))
             self._known = None
@@ -464,12 +466,12 @@ class SearchIndex:
             self._candidates = self._candidates.rebuilt(np.arange(len(self._candidates)))
 
     def _append_chunk(self, segment: Segment, rows: Int64, vectors: Float32, ids: Int64, total: int) -> None:
-        """Add some rows of a segment, of `total` that are expected in all."""
+        """Add some rows of a segment; `total` rows are expected in all."""
         vectors = self._fitting(vectors, segment.name, rows)
         try:
             images = self.codec.projection.project(vectors)
         except DataError:
-            # Named by the user's number, not by that in this chunk.
+            # This error names the row by its number in the user's data instead of that in the chunk.
             segment.check_directions(vectors, rows)
             raise
         codes = self.codec.quantizer.encode(images)
@@ -486,17 +488,17 @@ class SearchIndex:
             self._bounds.append(numbers)
 
     def _searchable(self) -> Searchable:
-        """Return what can be found; writers forget it, and readers make it again."""
+        """Return what a search can find, which is computed again after each change of the index."""
         known = self._known
         if known is None:
             known = self._known = self._groups.searchable(self._rows.removed)
         return known
 
     def _nearest(self, queries: Float32, k: int, n_candidates: int, breadth: int | None) -> SearchResult:
-        """Return the result of a search in two stages; at least one vector is there."""
+        """Return the result of a search in two stages, of an index that is not empty."""
         directed = self._directed(queries)
         if n_candidates and max(k, n_candidates) >= len(self):
-            # All are candidates: no look at codes can add any.
+            # All rows are candidates, so the codes are not needed.
             rows = np.flatnonzero(~self._rows.removed)
             candidates = np.broadcast_to(rows, (len(queries), len(rows)))
             return self._best(queries, candidates, self._exact(directed, candidates), k)
@@ -508,7 +510,7 @@ class SearchIndex:
         candidates = known.first(entries)
         scores = self._exact(directed, candidates)
         if (known.sizes(entries) > 1).any():
-            # The nearest entries are opened, as judged by one row of each.
+            # Further rows are read of the entries whose first rows are nearest.
             nearest, _ = best(entries, scores, entries.shape[1])
             others = known.expanded(nearest, max(k, n_candidates), skip=1)
             candidates = np.concatenate([candidates, others], axis=1)
@@ -516,7 +518,7 @@ class SearchIndex:
         return self._best(queries, candidates, scores, k)
 
     def _directed(self, queries: Float32) -> Float32:
-        """Return queries as scores are computed: of norm 1 for cosine."""
+        """Return queries as scores are computed from them: of norm 1 for cosine."""
         return normalize_rows(queries, "queries") if self.codec.metric == "cosine" else queries
 
     def _exact(self, directed: Float32, candidates: Int64) -> Float32:
@@ -525,12 +527,12 @@ class SearchIndex:
         )
 
     def _best(self, queries: Float32, candidates: Int64, scores: Float32, k: int) -> SearchResult:
-        """Return the k best of candidates that were read."""
+        """Return the k best of the candidates whose vectors were read."""
         rows, top = settled(queries, candidates, scores, k, self._vectors, self._rows.ids, self.codec.metric)
         return named(self._rows.ids, rows, top, k, (candidates >= 0).sum(axis=1))
 
     def _by_codes(self, rows: Int64, k: int) -> SearchResult:
-        """Return rows in the order of their codes, with scores falling by rank alone."""
+        """Return the first k rows as they are ordered by codes, with 0, -1, -2, ... in place of scores."""
         ranks = -np.arange(rows.shape[1], dtype=np.float32)
         scores = np.where(rows < 0, -np.inf, ranks[None]).astype(np.float32)
         return named(self._rows.ids, rows, scores, k, np.zeros(len(rows), np.int64))
@@ -551,7 +553,7 @@ class SearchIndex:
 
 
 def _samples(segments: list[Segment], metric: Metric) -> list[tuple[Segment, Int64, Float32]]:
-    """Return numbers and checked vectors of some rows of each segment, drawn from all of them."""
+    """Return, for each segment, the row numbers and checked vectors of a sample drawn from all segments."""
     starts = np.cumsum([0, *(segment.rows for segment in segments)])
     chosen = sampled_rows(int(starts[-1]), _SAMPLE, 0)
     parts = []

@@ -1,4 +1,4 @@
-"""Who may look at an index while somebody changes it."""
+"""The lock between threads that search an index and those that change it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["ReadersOneWriter"]
 
 
 class ReadersOneWriter:
-    """A lock that many readers hold at once, or one writer alone; waiting writers go first."""
+    """A lock that many readers or one writer can hold; a waiting writer goes before new readers."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -18,7 +18,7 @@ class ReadersOneWriter:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Hold the lock with other readers."""
+        """Hold the lock together with other readers."""
         with self._changed:
             self._changed.wait_for(lambda: not self._writing and not self._writers_waiting)
             self._readers += 1

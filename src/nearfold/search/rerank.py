@@ -12,10 +12,10 @@ from nearfold.search.vectors import StoredVectors
 __all__ = ["best", "exact_scores_of", "norms_of", "rounding", "settled"]
 
 
-# Candidates whose vectors are held at a time.
+# The bytes of candidates' vectors that are held at a time.
 _BYTES = 64 << 20
 
-# Scores nearer to each other than this may have lost digits to underflow.
+# Scores that differ by less than this may have lost digits to underflow.
 _LEAST_SCORE = np.float32(1e-30)
 
 
@@ -27,29 +27,39 @@ def exact_scores_of(
     norms: Float32 | None,
     metric: Metric,
 ) -> Float32:
-    """Return the scores of candidates in d dimensions, shape (q, c): higher is nearer, -inf where none.
+    """Return the exact scores of candidates, in all d dimensions.
 
     Parameters
     ----------
     queries : ndarray of shape (q, d), float32
-        The queries; of norm 1 for cosine.
+        The queries, of norm 1 for cosine.
     candidates : ndarray of shape (q, c), int64
-        Row numbers, -1 for none.
+        The row numbers of each query's candidates, -1 for none.
     stored : StoredVectors
         The vectors.
     ids : ndarray of shape (n,), int64
         The id of each row.
     norms : ndarray of shape (n,), float32, or None
-        The norms of the rows, for cosine; None otherwise.
+        The norms of the rows for cosine; None for other metrics.
     metric : {"cosine", "l2", "ip"}
-        Scores are the cosine, -|q - b|^2 or <q, b>.
+        The metric: scores are the cosine similarity, -|q - b|^2 or <q, b>.
+
+    Returns
+    -------
+    ndarray of shape (q, c), float32
+        The scores, higher for nearer rows, and -inf for no row.
+
+    Raises
+    ------
+    DataError
+        A score is not finite, as the vectors are not those that the index was built with.
     """
     missing = candidates < 0
     rows = np.where(missing, 0, candidates)
     array = stored.lone_array
     scores = np.empty(rows.shape, np.float32)
     step = max(1, _BYTES // (4 * queries.shape[1] * max(1, rows.shape[1])))
-    # faiss reads the rows where they are; gathering them first would take several times as long.
+    # faiss reads the rows in place; gathering them first would take several times as long.
     by_rows = faiss.fvec_L2sqr_by_idx if metric == "l2" else faiss.fvec_inner_products_by_idx
     for start in range(0, len(rows), step):
         asked, wanted = queries[start : start + step], rows[start : start + step]
@@ -89,20 +99,24 @@ def settled(
     ids: Int64,
     metric: Metric,
 ) -> tuple[Int64, Float32]:
-    """Return each query's k best candidates and their scores, best first, as float64 tells them apart.
+    """Return each query's k best candidates and their scores, best first, with near ties decided in float64.
 
-    Where float32 can't tell the k-th best from further candidates, those are scored again.
+    If float32 can't tell the k-th best from further candidates, all of these are scored again in float64.
 
     Parameters
     ----------
     queries : ndarray of shape (q, d), float32
         The queries as the user gave them.
     candidates, scores : ndarrays of shape (q, c), int64 and float32
-        As `exact_scores_of` takes and returns them, each row number once a query.
+        The candidates of `exact_scores_of`, each row at most once for a query, and their scores.
     k : int
-        How many to return.
+        The number of candidates to return for each query.
     stored, ids, metric
-        As for `exact_scores_of`.
+        See `exact_scores_of`.
+
+    Returns
+    -------
+    rows, scores : ndarrays of shape (q, min(k, c)), int64 and float32
     """
     rows, top = best(candidates, scores, k)
     if k >= scores.shape[1]:
@@ -126,13 +140,13 @@ def settled(
 
 
 def rounding(n_features: int) -> float:
-    """Return how far a sum of d products in float32 may be off, as a share of the sum of their sizes."""
-    # Sums run in lanes of eight or more.
+    """Return the largest error of a sum of d products in float32, as a share of the sum of magnitudes."""
+    # Such sums are computed in eight or more parallel lanes.
     return float(np.finfo(np.float32).eps) * (n_features / 8 + 8)
 
 
 def _in_float64(query: Float32, rows: Int64, stored: StoredVectors, ids: Int64, metric: Metric) -> Float64:
-    """Return the scores of rows (c,) for a query (d,)."""
+    """Return the scores of rows (c,) for a query (d,), in float64."""
     scores = np.empty(len(rows))
     asked = query.astype(np.float64)
     step = max(1, _BYTES // (8 * len(query)))
@@ -151,7 +165,7 @@ def _in_float64(query: Float32, rows: Int64, stored: StoredVectors, ids: Int64, 
 
 
 def best(candidates: Int64, scores: Float32, k: int) -> tuple[Int64, Float32]:
-    """Return each query's k best candidates and their scores, best first."""
+    """Return each query's k best candidates (q, c), by their scores (q, c), and these scores, best first."""
     if k < scores.shape[1]:
         chosen = np.argpartition(-scores, k - 1, axis=1)[:, :k]
         scores = np.take_along_axis(scores, chosen, 1)
@@ -161,7 +175,7 @@ def best(candidates: Int64, scores: Float32, k: int) -> tuple[Int64, Float32]:
 
 
 def norms_of(vectors: Float32, name: str) -> Float32:
-    """Return the norms that cosine divides by; 1 for a zero row, whose cosine is 0 then.
+    """Return the norms (n,) of vectors (n, d) that cosine divides by: 1 for a zero row, which then scores 0.
 
     Raises
     ------

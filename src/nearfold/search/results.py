@@ -1,4 +1,4 @@
-"""What a search returns: rows under the ids that users know."""
+"""The results of a search, with the ids that users chose."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class SearchResult(NamedTuple):
     Parameters
     ----------
     ids : ndarray of shape (n_queries, k), int64
-        The ids of the vectors, nearest first; -1 where the index holds fewer than k vectors.
+        The ids of the vectors, nearest first, filled up with -1 if the index holds fewer than k vectors.
     scores : ndarray of shape (n_queries, k), float32
-        The exact scores in all dimensions: the cosine, minus the squared distance (l2), or the inner
-        product (ip). A higher score is nearer. It is -inf where there is no vector. A search by codes alone
+        The exact scores in all dimensions: the cosine similarity, minus the squared distance (l2), or the
+        inner product (ip). A higher score is nearer, and -inf stands for no vector. A search by codes alone
         returns 0, -1, -2, ... in place of scores.
     n_read : ndarray of shape (n_queries,), int64
-        How many vectors in all dimensions were read for each query.
+        The number of vectors that were read for each query, in all dimensions.
     """
 
     ids: Int64
@@ -34,18 +34,18 @@ class SearchResult(NamedTuple):
 
 
 def named(ids: Int64, rows: Int64, scores: Float32, k: int, n_read: Int64) -> SearchResult:
-    """Return rows under their ids, in k columns.
+    """Return a search result in which row numbers are replaced by ids.
 
     Parameters
     ----------
     ids : ndarray of shape (n,), int64
         The ids of all rows.
     rows, scores : ndarrays of shape (q, c), int64 and float32
-        Row numbers, nearest first, and their scores; a score of -inf stands for no row.
+        Row numbers, nearest first, and their scores. A score of -inf stands for no row.
     k : int
         The number of columns of the result.
     n_read : ndarray of shape (q,), int64
-        As in `SearchResult`.
+        The number of vectors that were read for each query.
     """
     named_ids = np.full((len(rows), k), -1, np.int64)
     padded = np.full((len(rows), k), -np.inf, np.float32)
@@ -63,12 +63,12 @@ def empty_result(n_queries: int, k: int) -> SearchResult:
 
 
 def whole_numbers(ids: npt.ArrayLike) -> Int64:
-    """Return ids as int64.
+    """Return ids as int64, shape (n,).
 
     Raises
     ------
     DataError
-        They are no whole numbers from 0 on in one dimension.
+        The ids are not a one-dimensional array of whole numbers from 0 to 2^63 - 1.
     """
     numbers = np.asarray(ids)
     if numbers.shape == (0,):

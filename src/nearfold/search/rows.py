@@ -1,4 +1,4 @@
-"""What an index keeps of each row: its id, whether it was removed, and its norm."""
+"""The table of an index's rows: the id of each, whether it was removed, and its norm."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["Rows"]
 
 
 class Rows:
-    """Rows in the order in which they were added; removed ones keep their place.
+    """The table of an index's rows, in the order of their addition; removed rows keep their place.
 
     Parameters
     ----------
     ids : ndarray of shape (n,), int64
-        The ids that users know the rows by.
+        The ids that users chose.
     removed : ndarray of shape (n,), bool
         Whether each row was removed.
     norms : ndarray of shape (n,), float32, optional
-        The norms that cosine divides by. By default there are none, as for other metrics.
+        The norms of the rows, which only the metric cosine needs.
     """
 
     def __init__(self, ids: Int64, removed: npt.NDArray[np.bool_], norms: Float32 | None = None) -> None:
@@ -33,7 +33,7 @@ class Rows:
         self._n_removed = int(removed.sum())
 
     def __len__(self) -> int:
-        """Return how many rows there are, removed ones among them."""
+        """Return the number of rows, including removed rows."""
         return len(self.ids)
 
     @property
@@ -48,21 +48,21 @@ class Rows:
 
     @property
     def norms(self) -> Float32 | None:
-        """The norm of each row, shape (n,), where the metric is cosine."""
+        """The norm of each row, shape (n,), or None if the metric is not cosine."""
         return None if self._norms is None else self._norms.array
 
     @property
     def n_alive(self) -> int:
-        """How many rows were not removed."""
+        """The number of rows that were not removed."""
         return len(self) - self._n_removed
 
     def new_ids(self, n: int, ids: npt.ArrayLike | None) -> Int64:
-        """Return the ids of n further rows: those given, or the numbers behind the largest.
+        """Return the ids of n further rows: the given ones, or with None the numbers after the largest id.
 
         Raises
         ------
         DataError
-            The ids given are no whole numbers, are not n, or are there already.
+            The ids are not n distinct whole numbers, or the index holds one already.
         """
         if ids is None and n:
             if self._largest + n > np.iinfo(np.int64).max:
@@ -72,7 +72,7 @@ class Rows:
         if numbers.shape != (n,):
             raise DataError(f"ids has shape {numbers.shape} for {n} vectors; give one id for each")
         if len(np.unique(numbers)) < n or (n and self._holds_any(numbers)):
-            raise DataError("ids has an id that is there already; give each vector an id of its own")
+            raise DataError("ids has an id twice, or one that is taken; give each vector an id of its own")
         return numbers
 
     def _holds_any(self, numbers: Int64) -> bool:
@@ -83,7 +83,7 @@ class Rows:
         return bool(np.isin(near, numbers).any())
 
     def append(self, ids: Int64, norms: Float32 | None = None) -> None:
-        """Add rows that can be found, with their norms where norms are kept."""
+        """Add rows, with their norms if the table has norms."""
         self._ids.append(ids)
         self._removed.append(np.zeros(len(ids), bool))
         if self._norms is not None and norms is not None:
@@ -91,18 +91,18 @@ class Rows:
         self._largest = max(self._largest, int(ids.max(initial=-1)))
 
     def drop_from(self, first: int) -> None:
-        """Count all rows from a number on as removed, and take their ids from them."""
+        """Mark all rows from number `first` on as removed, and free their ids."""
         self._largest = int(self.ids[:first].max(initial=-1))
         self.ids[first:] = -1
         self.remove(np.arange(first, len(self)))
 
     def numbers_of(self, ids: npt.ArrayLike) -> Int64:
-        """Return the numbers of the rows that have these ids, rising.
+        """Return the numbers of the rows with the given ids, in ascending order.
 
         Raises
         ------
         DataError
-            An id is not there.
+            The index does not hold an id.
         """
         wanted = np.unique(whole_numbers(ids))
         alive = np.flatnonzero(~self.removed)
@@ -113,11 +113,11 @@ class Rows:
         return numbers
 
     def remove(self, numbers: Int64) -> None:
-        """Mark rows, by their numbers, as removed."""
+        """Mark the rows with the given numbers as removed."""
         self.removed[numbers] = True
         self._n_removed += len(numbers)
 
     def kept(self, numbers: Int64) -> Rows:
-        """Return a table of some rows alone, none of them removed."""
+        """Return the table of the rows with the given numbers, none of them removed."""
         norms = None if self.norms is None else self.norms[numbers]
         return Rows(self.ids[numbers], np.zeros(len(numbers), bool), norms)

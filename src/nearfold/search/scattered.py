@@ -1,8 +1,7 @@
-"""Scattered rows of a file in one call of the system, where it has one for that.
+"""Reading of many scattered rows of a file by one system call, on systems that offer it.
 
-A mapped file whose pages are gone, since it was cut short, ends the process that reads them. Linux copies
-them from one place of a process to another as well, and then says that they are gone. A call for each row
-would take several times as long.
+If a mapped file is truncated, reading the lost pages ends the process. Linux can copy mapped pages within a
+process by a system call that fails instead. One call for each row would take several times as long.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from nearfold._utils.arrays import Int64
 
 __all__ = ["Scattered"]
 
-# What the system takes in one call.
+# The most pieces that one call copies.
 _MOST = 1024
 
 
 def _system_copy() -> Any:
-    """Return the system's function; None where it has none."""
+    """Return the system's function process_vm_readv, or None if it has none."""
     if not sys.platform.startswith("linux"):
         return None
     try:
@@ -45,8 +44,8 @@ class Scattered:
 
     Parameters
     ----------
-    handle
-        Of the open file, which may be closed afterwards.
+    handle : int
+        The file descriptor of the open file, which may be closed afterwards.
     """
 
     def __init__(self, handle: int) -> None:
@@ -56,16 +55,28 @@ class Scattered:
         try:
             self._map = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError):
-            # Empty, or on a file system that maps none.
+            # The file is empty, or its file system has no mapping.
             return
-        # Only its address is taken: nothing is ever read through it here.
+        # Only the address of the mapping is used; nothing is read through it directly.
         self._start = np.frombuffer(self._map, np.uint8).ctypes.data
 
     def copied(self, places: Int64, size: int, out: npt.NDArray[Any]) -> bool:
-        """Fill `out` with pieces of so many bytes; return whether it was done.
+        """Copy pieces of the file into an array.
 
-        What lies behind the end of the file, or the system doesn't let be copied, is left to whoever
-        reads it otherwise. `out` is contiguous.
+        Parameters
+        ----------
+        places : ndarray of shape (n,), int64
+            The offsets of the pieces in the file, in bytes.
+        size : int
+            The bytes of each piece.
+        out : ndarray of n * size bytes
+            The contiguous array to fill.
+
+        Returns
+        -------
+        bool
+            Whether all pieces were copied. If not, as pieces lie beyond the end of the file or the system
+            refuses the copy, the caller must read them otherwise.
         """
         if self._map is None or not len(places) or int(places.max()) + size > len(self._map):
             return False

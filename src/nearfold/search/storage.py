@@ -1,9 +1,9 @@
-"""An index in a folder: written beside, then switched to by one rename.
+"""The folder of an index, which a writer replaces atomically.
 
-The manifest names the files of one generation, with checksums. A writer makes the next generation's
-files under names that nothing has, replaces the manifest, and removes those of the last generation that are
-as it was recorded when they were written. A reader that meets files being removed reads the manifest again.
-Vectors are never written twice: segments keep their files.
+The manifest names the files of one generation, with checksums. A writer writes the files of the next
+generation under free names, replaces the manifest by a rename, and removes the files of the last generation
+that are unchanged since they were written. A reader whose files are being removed reads the manifest again.
+Vectors are never written twice, as segments keep their files.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _TODO = "build the index again"
 
 _PARTS = ("pipeline.safetensors", "index.faiss", "rows.safetensors")
 
-# The names of what `write_index` writes beside the manifest.
+# The names of the files that `write_index` writes beside the manifest.
 _OWN = re.compile(r"\d{6,}\.(?:pipeline\.safetensors|index\.faiss|rows\.safetensors)|vectors-\d{6,}-\d+\.npy")
 
-# What other tables in a folder are known by: a folded folder's manifest, a Lance table's versions.
+# The names that mark a folder as another table: the manifest of folded files, the versions of a Lance table.
 _OTHERS = ("_manifest.json", "_versions")
 
 
@@ -82,14 +82,30 @@ class _Version(msgspec.Struct):
 
 
 class Place(NamedTuple):
-    """Where an index was read from or written to, and what its manifest was then."""
+    """The folder that an index was read from or written to, and the digest of its manifest at that time."""
 
     folder: Path
     digest: str
 
 
 class StoredIndex(NamedTuple):
-    """What a folder holds: a codec, settings, arrays, the first stage and segments of vectors."""
+    """The content of an index's folder.
+
+    Parameters
+    ----------
+    codec : Codec
+        The codec.
+    settings : dict
+        The settings of the index, by name.
+    arrays : dict of str to ndarray
+        The arrays that `SearchIndex.save` wrote, by name.
+    candidates : CandidateIndex
+        The first stage.
+    segments : list of Segment
+        The vectors; empty if a function fetches them.
+    place : Place
+        The folder, and the digest of its manifest.
+    """
 
     codec: Codec
     settings: dict[str, Any]
@@ -100,18 +116,18 @@ class StoredIndex(NamedTuple):
 
 
 class VerifiedIndex(NamedTuple):
-    """An index in a folder, every byte of which was compared with the checksums of its manifest.
+    """The result of a full verification of an index against the checksums of its manifest.
 
     Parameters
     ----------
     vectors : int
-        How many vectors can be found.
+        The number of vectors that can be found.
     files : int
-        How many files were read in full.
+        The number of files that were read in full.
     bytes : int
         The size of those files.
     unverified : int
-        How many files of vectors an earlier nearfold recorded no checksum of.
+        The number of files of vectors without a checksum, as earlier versions of nearfold recorded none.
     """
 
     vectors: int
@@ -129,30 +145,37 @@ def write_index(
     segments: list[Segment],
     since: Place | None = None,
 ) -> tuple[list[Segment], Place]:
-    """Write an index and return its segments, all of which are files then, and where it is.
+    """Write an index to a folder.
 
     Parameters
     ----------
     folder : str or path
-        The folder, which is made if it is missing; an index there is replaced.
+        The folder, which is made if it is missing. An index in it is replaced.
     codec : Codec
-        What makes the codes.
+        The codec that makes the codes.
     settings : dict
-        The settings of the index; anything that JSON can hold.
-    arrays : dict of ndarrays
+        The settings of the index, as values that JSON can hold.
+    arrays : dict of str to ndarray
         The arrays of the index, by name.
     index : faiss.Index
-        The codes.
+        The faiss index of the codes.
     segments : list of Segment
-        The vectors; those in memory are written, those in files are named.
+        The vectors. Those in memory are written to files, and those in files are referred to.
     since : Place, optional
-        Where the index was read from or last written to: it must not have changed there meanwhile.
+        The place that the index was read from or last written to, which must not have changed since.
+
+    Returns
+    -------
+    segments : list of Segment
+        The same vectors, all of them in files.
+    place : Place
+        The folder, and the digest of the new manifest.
 
     Raises
     ------
     FileError
-        Another process writes there, or another has written there since, the folder is that of another
-        table, a file of vectors has changed, the disk is full, or the folder can't be written.
+        Another process writes to the folder or has written there since, the folder holds another table, a
+        file of vectors has changed, the disk is full, or the folder can't be written to.
     """
     home = Path(folder)
     for name in _OTHERS:
@@ -183,7 +206,7 @@ def write_index(
 
 
 def _remove_old(home: Path, before: _Manifest, kept: Any) -> None:
-    """Remove the files of an earlier generation that are still what was written then."""
+    """Remove the files of an earlier generation that are unchanged since they were written."""
     for name, (size, digest) in before.files.items():
         if name in kept or not _OWN.fullmatch(name):
             continue
@@ -193,12 +216,12 @@ def _remove_old(home: Path, before: _Manifest, kept: Any) -> None:
                 continue
             path.unlink()
         except (OSError, FileError):
-            # What can't be looked at can't be proven ours.
+            # A file that can't be read may not be nearfold's, so it stays.
             continue
 
 
 def _free_generation(home: Path, before: _Manifest | None) -> int:
-    """Return the number of the next generation, none of whose names is taken by anybody."""
+    """Return the number of the next generation, skipping numbers whose file names are taken."""
     generation = 1 if before is None else before.generation + 1
     names = os.listdir(home)  # noqa: PTH208
     while any(name.startswith((f"{generation:06}.", f"vectors-{generation:06}-")) for name in names):
@@ -218,7 +241,7 @@ def _write_generation(
 ) -> tuple[list[Segment], dict[str, tuple[int, str]], str]:
     """Write the files of a generation, the manifest last; return segments, files and the manifest's digest.
 
-    `made` is told each file before it is written.
+    The path of each file is appended to `made` before the file is written.
     """
     generation = _free_generation(home, before)
     files: dict[str, tuple[int, str]] = {}
@@ -228,7 +251,7 @@ def _write_generation(
         known = named.known
         assert known is not None
         path = Path(named.path or "")
-        # An earlier nearfold listed a user's file here like its own, without a digest.
+        # Earlier versions of nearfold listed a user's file like their own, but without a digest.
         recorded = None if before is None else before.files.get(path.name)
         if path in made or (recorded == (known.stamp.bytes, known.sha256) and _own(home, path)):
             files[path.name] = (known.stamp.bytes, known.sha256)
@@ -260,21 +283,21 @@ def _write_generation(
 
 
 def _own(home: Path, path: Path) -> bool:
-    """Return whether a file lies in the folder itself, and not by a link."""
+    """Return whether a file lies directly in the folder and is not a link."""
     return path.resolve().parent == home.resolve() and not path.is_symlink()
 
 
 def _named(home: Path, segment: Segment) -> str:
-    """Return a segment's path, from the folder where it is inside."""
+    """Return the name of a segment's file in the folder, or its absolute path if it lies elsewhere."""
     path = Path(segment.path or "")
     return path.name if _own(home, path) else str(path.resolve())
 
 
 def _segment_file(segment: Segment, target: Path, made: list[Path]) -> Segment:
-    """Return a segment as a file whose fingerprint is known; one in memory is written to `target`."""
+    """Return a segment in a file with its fingerprint; vectors in memory are written to `target`."""
     path = None if segment.path is None else Path(segment.path)
     if path is None or not path.exists():
-        # Another index saved here may have removed the file; what is open can still be read.
+        # Another index saved here may have removed the file, which can still be read while it is open.
         made.append(target)
         with replacing(target) as file:
             for array in _pieces(segment):
@@ -292,7 +315,7 @@ def _segment_file(segment: Segment, target: Path, made: list[Path]) -> Segment:
 
 
 def _pieces(segment: Segment) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of an .npy file of a segment's vectors."""
+    """Yield the content of an .npy file of a segment's vectors, in pieces."""
     some = segment.take(np.arange(min(1, segment.rows)))
     header = io.BytesIO()
     shape = (segment.rows, segment.width)
@@ -307,7 +330,7 @@ def _pieces(segment: Segment) -> Iterator[bytes | memoryview]:
 
 
 def _manifest(home: Path) -> tuple[_Manifest, str]:
-    """Return the manifest of an index, and its digest."""
+    """Return the manifest of an index and its digest."""
     if home.is_file():
         held = read_metadata(home).get("format", "")
         raise other_kind(home, held, "the folder of an index")
@@ -325,7 +348,7 @@ def _manifest(home: Path) -> tuple[_Manifest, str]:
 
 
 def _open_own(path: Path) -> Any:
-    """Open a file of the index's own folder, which is never a link to another place."""
+    """Open a file of the index's own folder; refuse a link to another place."""
     if path.is_symlink():
         raise FileError(f"{path}: is a link; an index's own files are none: put the file itself there")
     return open_regular(path)
@@ -341,15 +364,19 @@ def read_index(
     folder : str or path
         The folder of the index.
     base : str or path, optional
-        Where the file of vectors that is not in the folder is now.
+        The present path of the file of vectors outside of the folder. The default is the recorded path.
     fetched : bool, default=False
-        Whether vectors come from a function: then no files of them are opened.
+        Whether a function fetches the vectors, so that no files of vectors are opened.
+
+    Returns
+    -------
+    StoredIndex
 
     Raises
     ------
     FileError
-        There is none, or a file is missing, damaged or changed, vectors included; or the manifest
-        names a file outside of the folder that is not the one it was made of.
+        The folder holds no index, a file of it or of its vectors is missing, damaged or changed, or the
+        manifest names a file outside of the folder that is not the one the index was made from.
     """
     home = Path(folder)
     for attempt in range(_TRIES):
@@ -357,14 +384,14 @@ def read_index(
         try:
             return _read(home, manifest, digest, base, fetched=fetched)
         except FileError:
-            # A writer may have replaced the index meanwhile.
+            # If a writer has replaced the index meanwhile, the new one is read.
             if attempt == _TRIES - 1 or _manifest(home)[1] == digest:
                 raise
     raise AssertionError
 
 
 def _part(home: Path, manifest: _Manifest, name: str) -> bytes:
-    """Return the content of a part of an index, which must be as the manifest says."""
+    """Return the content of a file of an index, after a check against the manifest."""
     path = home / name
     with os_errors(path), _open_own(path) as file:
         content: bytes = file.read()
@@ -398,7 +425,7 @@ def _read(
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Name the file whose content doesn't fit the rest."""
+    """Turn a ValueError inside into a FileError that names the file."""
     try:
         yield
     except ValueError as error:
@@ -426,10 +453,10 @@ def _segments(home: Path, manifest: _Manifest, base: str | os.PathLike[str] | No
 
 
 def _segment_path(home: Path, entry: _SegmentEntry, base: str | os.PathLike[str] | None) -> Path:
-    """Return where a segment's file is; one outside of the folder must be the user's, or be given.
+    """Return the path of a segment's file; outside of the folder it must be unchanged, or be given as `base`.
 
-    What an index names outside of its folder is not even opened unless its size and its time, to the
-    nanosecond, are known to the index: who sends one can't know those of another's file.
+    A file outside of the folder is opened only if the index knows its size and its time to the nanosecond. A
+    stranger who sends an index can't know these of the user's files.
     """
     path = home / entry.path
     if Path(entry.path).name == entry.path:
@@ -453,19 +480,23 @@ def _segment_path(home: Path, entry: _SegmentEntry, base: str | os.PathLike[str]
 
 
 def verify_index(folder: str | os.PathLike[str], base: str | os.PathLike[str] | None = None) -> VerifiedIndex:
-    """Check every file of an index by its full digest, files of vectors included.
+    """Check every file of an index, including its files of vectors, by its full digest.
 
     Parameters
     ----------
     folder : str or path
         The folder of the index.
     base : str or path, optional
-        As for `read_index`.
+        The present path of the file of vectors outside of the folder; see `read_index`.
+
+    Returns
+    -------
+    VerifiedIndex
 
     Raises
     ------
     FileError
-        A file is missing, damaged or changed, and is named; or the parts don't fit each other.
+        A file is missing, damaged or changed, which the message names, or the parts don't fit each other.
     """
     home = Path(folder)
     manifest, _ = _manifest(home)

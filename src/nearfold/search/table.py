@@ -1,4 +1,4 @@
-"""Results as a table that other tools read."""
+"""Search results as a table for other tools."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ __all__ = ["write_results"]
 
 
 def write_results(result: SearchResult, path: str | os.PathLike[str]) -> None:
-    """Write query number, rank (from 0), id and score of each result to a Parquet file, atomically.
+    """Write search results to a Parquet file, atomically.
+
+    The columns are query (its number), rank (from 0), id and score.
+
+    Parameters
+    ----------
+    result : SearchResult
+        The results.
+    path : str or path
+        The file to write.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The vectors themselves, in memory or in files, by which candidates are put in order."""
+"""The vectors of an index, in memory or in files, by which candidates are re-ranked."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from nearfold.search.scattered import Scattered
 __all__ = ["Fetch", "Segment", "StoredVectors", "segments_of"]
 
 
-# Rows that are no further apart than this are read together: a call of the system takes as long as so many
-# bytes. Not too many, so that what lies between them needs little memory.
+# Rows with gaps of at most so many bytes are read together, as a system call takes as long as reading that.
+# The number of rows read together is limited, so that the gaps need little memory.
 _GAP_BYTES, _MOST_JOINED = 8192, 512
 
-# So few pieces are read one by one.
+# Up to this many pieces are read one by one.
 _FEW = 4
 
 Fetch: TypeAlias = Callable[[Int64], npt.ArrayLike]
@@ -42,13 +42,13 @@ Fetch: TypeAlias = Callable[[Int64], npt.ArrayLike]
 class _Rows:
     """Rows of an .npy file that stays open.
 
-    It is never read through a map: a mapped file that shrinks ends the process.
-    A file that is replaced by another of its name is read on as it was.
+    The file is not read through a mapping, as truncation of a mapped file ends the process. If another file
+    replaces it under its name, the open file is still read.
     """
 
     def __init__(self, file: BufferedReader, path: str) -> None:
         self._path = path
-        # Of its own, closed once nothing reads it any more.
+        # A descriptor of its own, which is closed when this object is no longer used.
         self._handle = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._handle)
         self._scattered = Scattered(self._handle)
@@ -57,7 +57,7 @@ class _Rows:
         try:
             shape, by_columns, self.dtype = read_header(file)
         except Exception as error:
-            # numpy's header parser lets through whatever ast and tokenize raise on broken text.
+            # numpy's header parser passes on any error that ast and tokenize raise on broken text.
             raise FileError(f"{path}: truncated or not an .npy file of numbers") from error
         self.readable = len(shape) == 2 and not by_columns and self.dtype.kind in "fiu"
         self.rows, self.width = shape if len(shape) == 2 else (0, 0)
@@ -68,7 +68,7 @@ class _Rows:
         return status.st_size, status.st_mtime_ns
 
     def take(self, rows: Int64) -> npt.NDArray[Any]:
-        """Return rows by number; those that lie near each other, in rising order, are read at once."""
+        """Return rows by number; near rows in ascending order are read together."""
         out = np.empty((len(rows), self.width), self.dtype)
         if not out.size:
             return out
@@ -101,7 +101,7 @@ class _Rows:
             raise FileError(_changed(self._path))
 
     def _read(self, buffer: memoryview, place: int) -> None:
-        """Fill a buffer with what stands at a place of the file; many threads may do so at once."""
+        """Fill a buffer from an offset in the file; many threads may do so at once."""
         got = self._read_some(self._handle, [buffer], place)
         while got < len(buffer):
             more = self._read_some(self._handle, [buffer[got:]], place + got)
@@ -114,7 +114,7 @@ _TURN = threading.Lock()
 
 
 def _read_in_turn(handle: int, buffers: list[memoryview], place: int) -> int:
-    """Do what `os.preadv` does for one buffer, where a file has a position alone, which threads share."""
+    """Read into one buffer as `os.preadv` does, on systems where threads share a file's position."""
     with _TURN:
         os.lseek(handle, place, os.SEEK_SET)
         content = os.read(handle, len(buffers[0]))
@@ -135,21 +135,21 @@ class Segment(NamedTuple):
     Parameters
     ----------
     rows : int
-        How many there are.
-    array : ndarray of shape (rows, d), optional
-        The vectors, in memory. None where a file is read.
+        The number of vectors.
+    array : ndarray of shape (rows, d), or None
+        The vectors in memory. None if they are in a file.
     source : Source, optional
-        The open file. Single rows can be read from it, unless the vectors are only passed through.
+        The open file. Single rows can be read from it, unless the vectors are read only once.
     path : str, optional
-        Where the file is. None for an array in memory, which `save` writes into the index's folder.
+        The path of the file. None for an array in memory, which `save` writes into the index's folder.
     npy : _Rows, optional
         The rows of an open .npy file, in place of `source`.
     seen : Stamp, optional
-        What could be told of the file when it was opened.
+        The stamp of the file when it was opened.
     known : Fingerprint, optional
-        What the file was when it was saved with an index.
+        The fingerprint of the file when it was saved with an index.
     owned : bool, default=False
-        Whether the array is a copy that the index made, which it may join with others.
+        Whether the array is a copy that the index made, and may join with others.
     """
 
     rows: int
@@ -163,12 +163,12 @@ class Segment(NamedTuple):
 
     @classmethod
     def of_file(cls, path: str, known: Fingerprint | None = None) -> Segment:
-        """Open a file of vectors, to be read row by row.
+        """Open a file of vectors, to be read row by row; `known` is its fingerprint, if there is one.
 
         Raises
         ------
         FileError
-            It can't be read, or its format has no single rows.
+            The file can't be read, or single rows can't be read from its format.
         """
         if Path(path).suffix == ".npy":
             seen = stamp(Path(path))
@@ -187,7 +187,7 @@ class Segment(NamedTuple):
 
     @property
     def width(self) -> int:
-        """The dimensions of its vectors."""
+        """The number of dimensions d of the vectors."""
         if self.array is not None:
             return int(self.array.shape[1])
         if self.npy is not None:
@@ -196,20 +196,20 @@ class Segment(NamedTuple):
         return self.source.layout.n_features
 
     def first(self, rows: int) -> Segment:
-        """Return the first rows alone."""
+        """Return the segment of the first `rows` vectors."""
         if rows == self.rows:
             return self
         return self._replace(rows=rows, array=None if self.array is None else self.array[:rows])
 
     def checked(self, rows: Int64) -> Float32:
-        """Return rows by number as finite float32.
+        """Return rows by number as finite float32, shape (len(rows), d).
 
         Raises
         ------
         DataError
-            One is not finite; the message names its file and its number there.
+            A row is not finite; the message names its file and its number there.
         FileError
-            As `take`.
+            The file has changed since it was opened.
         """
         taken = self.take(rows)
         if self.source is not None:
@@ -224,7 +224,7 @@ class Segment(NamedTuple):
         return vectors
 
     def chunks(self, step: int) -> Iterator[tuple[Int64, Float32]]:
-        """Yield the numbers of about `step` rows at a time, and those rows; raises as `checked`."""
+        """Yield the numbers of about `step` rows at a time, and those rows; errors are those of `checked`."""
         if self.source is None or self.source.random_access:
             for start in range(0, self.rows, step):
                 rows = np.arange(start, min(self.rows, start + step))
@@ -237,16 +237,16 @@ class Segment(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What errors call the vectors: their file, or X."""
+        """The name of the vectors in messages: their file, or X."""
         return self.path or "X"
 
     def check_directions(self, vectors: Float32, rows: Int64) -> None:
-        """Refuse a zero row among some that were taken, named by its file and its number there.
+        """Refuse a zero row among `vectors`, whose numbers in the segment are `rows`.
 
         Raises
         ------
         DataError
-            There is one.
+            A row is zero; the message names its file and its number there.
         """
         for zero in np.flatnonzero(~vectors.any(axis=1))[:1]:
             row = int(rows[zero])
@@ -254,12 +254,12 @@ class Segment(NamedTuple):
             check_directions(vectors[zero : zero + 1], name, there)
 
     def take(self, rows: Int64) -> npt.NDArray[Any]:
-        """Return rows by number.
+        """Return rows by number, shape (len(rows), d), in the dtype of the segment.
 
         Raises
         ------
         FileError
-            They are in a file that has changed since it was opened.
+            The file has changed since it was opened, or can't be read.
         """
         if self.array is not None:
             return self.array[rows]
@@ -277,23 +277,27 @@ class Segment(NamedTuple):
 
 
 def segments_of(X: Any, *, fetched: bool = False, copy: bool = False) -> list[Segment]:
-    """Return any vectors as segments, the files of a folder as one each.
+    """Return any vectors as segments, one for each file of a folder.
 
-    Files that single rows can be read from stay where they are. Others are read into memory.
+    Files from which single rows can be read stay where they are. Others are read into memory.
 
     Parameters
     ----------
-    X : Source, path, URL or array-like
-        As for `as_source`; but an array keeps its dtype.
+    X : array-like, data frame, path, URL or Source
+        The vectors, as for `as_source`; but an array keeps its dtype.
     fetched : bool, default=False
-        Whether the vectors are only passed through once, and so need no memory.
+        Whether the vectors are read only once, so that no file is read into memory.
     copy : bool, default=False
-        Whether an array is copied, as float32.
+        Whether to copy an array, as float32.
+
+    Returns
+    -------
+    list of Segment
 
     Raises
     ------
     FileError
-        A file can't be read, or would have to be read into memory and is larger than the budget.
+        A file can't be read, or must be read into memory and is larger than the budget.
     DataError
         The array is not a table of vectors, or a row of a file that was read into memory is not finite.
     """
@@ -308,8 +312,8 @@ def _segment_of(part: Source, *, fetched: bool) -> Segment:
     if fetched:
         return Segment(part.layout.rows, None, part, part.path)
     if part.random_access and "://" not in part.path and Path(part.path).exists():
-        # A file of several columns may not open without a name, or at another column than the caller's; an
-        # index that is loaded again has only the path.
+        # An index that is loaded again has only the path of a file. Without the name of the column, a file of
+        # several columns may not open, or open at another column.
         with suppress(FileError):
             segment, first = Segment.of_file(part.path), np.zeros(1, np.int64)
             if segment.rows == part.layout.rows and np.array_equal(segment.take(first), part.take(first)):
@@ -324,18 +328,18 @@ def _segment_of(part: Source, *, fetched: bool) -> Segment:
 
 
 class StoredVectors:
-    """Vectors by row number: segments one behind another, or a function of ids.
+    """The vectors of an index by row number, from concatenated segments or from a function of ids.
 
     Parameters
     ----------
     n_features : int
-        The number of dimensions, d.
+        The number of dimensions d.
     segments : list of Segment
-        The segments, in the order in which they were added.
+        The segments, in the order of their addition.
     fetch : callable, optional
-        A function that is asked for the vectors of ids, in place of all segments.
+        A function that takes ids and returns their vectors, in place of segments.
     rows : ndarray of shape (n,), int64, optional
-        Which of the segments' rows are still wanted, by number. By default all are.
+        The numbers of the segments' rows that belong to the index. By default all do.
     """
 
     def __init__(
@@ -357,14 +361,14 @@ class StoredVectors:
 
     @property
     def rows(self) -> Int64 | None:
-        """Which of the segments' rows are still wanted, shape (n,); None for all."""
+        """The numbers of the segments' rows that belong to the index, shape (n,), or None for all."""
         return None if self._rows is None else self._rows.array
 
     def append(self, segment: Segment) -> None:
-        """Add vectors behind the others.
+        """Append a segment.
 
-        A copy in memory is joined with those of similar size before it: a few segments remain, however
-        many were added, and each vector is copied a few times at most.
+        A copy in memory is joined with copies of similar size before it. So only a few segments remain,
+        however many were added, and each vector is copied only a few times.
         """
         if self._rows is not None:
             first = int(self._starts[-1])
@@ -377,12 +381,12 @@ class StoredVectors:
         self.segments = segments
 
     def keep(self, rows: Int64) -> None:
-        """Forget all rows but some, which are numbered anew in the order given."""
+        """Keep only some rows, which are numbered anew in the given order."""
         self._rows = Growing(rows if self.rows is None else self.rows[rows])
 
     @property
     def lone_array(self) -> Float32 | None:
-        """The vectors, where they are one float32 array whose rows faiss can read itself."""
+        """The vectors as one float32 array (n, d) in memory, which faiss can read in place, or None."""
         if self.fetch is None and self.rows is None and len(self.segments) == 1:
             array = self.segments[0].array
             if array is not None and array.dtype == np.float32 and array.flags.c_contiguous:
@@ -390,12 +394,25 @@ class StoredVectors:
         return None
 
     def take(self, rows: Int64, ids: Int64) -> Float32:
-        """Return the vectors of some rows, whose ids are `ids`: shape (n, d), float32.
+        """Return the vectors of rows by number.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n,), int64
+            The row numbers.
+        ids : ndarray of shape (n,), int64
+            The ids of these rows, for the function that fetches vectors.
+
+        Returns
+        -------
+        ndarray of shape (n, d), float32
 
         Raises
         ------
         DataError
-            The function that fetches them returned something else.
+            The function that fetches vectors returned an array of another shape.
+        FileError
+            A file of vectors has changed since it was opened, or can't be read.
         """
         if self.fetch is not None:
             fetched = np.ascontiguousarray(self.fetch(ids), np.float32)
@@ -418,5 +435,5 @@ class StoredVectors:
 
 
 def _joinable(before: Segment, after: Segment) -> bool:
-    """Return whether two copies in memory may be joined: the first is less than twice as long."""
+    """Return whether to join two copies in memory, of which the first is less than twice as long."""
     return before.owned and after.owned and before.path is None and before.rows < 2 * after.rows
