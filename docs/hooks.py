@@ -1,4 +1,4 @@
-"""What is made when the site is built: the command line's reference, and pages of the repository's own files."""
+"""What is made when the site is built: the reference of the commands, and pages of files of the root."""
 
 from __future__ import annotations
 
