@@ -1,11 +1,14 @@
-"""Pages that are made when the site is built: the command line's reference, from its own help."""
+"""What is made when the site is built: the reference of the commands, and pages of files of the root."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from typer.main import get_command
 
 from nearfold.cli.app import app
@@ -14,6 +17,10 @@ from nearfold.methods.registry import METHODS
 PAGE = "reference/commands.md"
 # Where the page of estimators has them.
 ESTIMATORS = "ESTIMATORS"
+# Pages that hold nothing but a line that names a file of the repository's root.
+PROJECT = "project/"
+INCLUDED = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)
+ROOT = Path(__file__).parents[1]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -22,9 +29,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put every registered estimator on their page."""
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Put every registered estimator on their page, and files of the repository on theirs."""
+    if page.file.src_uri.startswith(PROJECT):
+        return INCLUDED.sub(lambda line: included(line[1]), markdown)
     return markdown.replace(f"\n{ESTIMATORS}\n", f"\n{estimators()}\n")
+
+
+def included(name: str) -> str:
+    """Return a file of the repository's root, with links that are right on the page that shows it."""
+    text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](../")
+    # The root's files have pages beside each other, in lower case.
+    return re.sub(r"\]\(([A-Z]+\.md)", lambda link: f"]({link[1].lower()}", text)
 
 
 def estimators() -> str:

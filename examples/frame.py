@@ -15,13 +15,13 @@ from nearfold import Encoder, NearFold, load_sample
 Vectors = npt.NDArray[np.float32]
 
 K = 10
-DEPTH = 100
-"""Candidates that full vectors put in order."""
+CANDIDATES = 100
+"""Number of candidates that the full vectors re-rank."""
 DIMENSIONS = 96
 
 
-class Side(NamedTuple):
-    """One way to search: the ids that it found for each query, and what its index takes."""
+class Search(NamedTuple):
+    """A way to search: the ids that it found for each query, and the bytes of its index."""
 
     name: str
     found: Sequence[Sequence[int]]
@@ -29,7 +29,7 @@ class Side(NamedTuple):
 
 
 def sample() -> tuple[Vectors, Vectors]:
-    """Return 4,700 sentence embeddings to search in, under ids 0, 1, ..., and 300 to ask with."""
+    """Return 4,700 sentence embeddings as base, with ids 0, 1, ..., and 300 as queries."""
     vectors = load_sample().vectors.astype(np.float32)
     return vectors[:-300], vectors[-300:]
 
@@ -45,18 +45,18 @@ def reranked(query: Vectors, ids: Sequence[int], vectors: Vectors) -> list[int]:
     return [int(ids[place]) for place in np.argsort(-scores)[:K]]
 
 
-def recall(side: Side, truth: Side) -> float:
-    """Return the share of truth's neighbours that a side found."""
-    pairs = zip(side.found, truth.found, strict=True)
+def recall(search: Search, ground_truth: Search) -> float:
+    """Return the share of the ground truth's neighbours that a search found."""
+    pairs = zip(search.found, ground_truth.found, strict=True)
     return float(np.mean([len(set(found) & set(true)) / K for found, true in pairs]))
 
 
-def show(title: str, full: Side, folded: Side) -> None:
+def show(title: str, full: Search, folded: Search) -> None:
     """Print recall and bytes before and after."""
     table = Table(title=f"{title}: {len(full.found)} queries, recall@{K} of {full.name}")
     for heading in ("search", "recall", "index bytes", "share"):
         table.add_column(heading, justify="left" if heading == "search" else "right")
-    for side in (full, folded):
-        share = f"{side.index_bytes / full.index_bytes:.0%}"
-        table.add_row(side.name, f"{recall(side, full):.3f}", f"{side.index_bytes:,}", share)
+    for search in (full, folded):
+        share = f"{search.index_bytes / full.index_bytes:.0%}"
+        table.add_row(search.name, f"{recall(search, full):.3f}", f"{search.index_bytes:,}", share)
     Console().print(table)

@@ -7,28 +7,28 @@ from pathlib import Path
 
 import chromadb
 import numpy as np
-from frame import DEPTH, K, Side, Vectors, fitted, reranked, sample, show
+from frame import CANDIDATES, K, Search, Vectors, fitted, reranked, sample, show
 
 
-def run(folder: Path) -> tuple[Side, Side]:
+def run(folder: Path) -> tuple[Search, Search]:
     base, queries = sample()
     client = chromadb.PersistentClient(str(folder))
     items, size = filled(client, folder, "items", base)
     found = items.query(query_embeddings=queries, n_results=K, include=[])["ids"]
-    full = Side("full vectors", [list(map(int, ids)) for ids in found], size)
+    full = Search("full vectors", [list(map(int, ids)) for ids in found], size)
 
     # Read vectors out, fit, and write folded ones to a collection of their own.
     rows = items.get(include=["embeddings"])
     order = np.argsort(np.array(rows["ids"], int))
     fold = fitted(np.asarray(rows["embeddings"], np.float32)[order])
     folded, size = filled(client, folder, "folded", fold.transform(base))
-    candidates = folded.query(query_embeddings=fold.transform(queries), n_results=DEPTH, include=[])["ids"]
+    nearest = folded.query(query_embeddings=fold.transform(queries), n_results=CANDIDATES, include=[])
     found = []
-    for query, ids in zip(queries, candidates, strict=True):
+    for query, ids in zip(queries, nearest["ids"], strict=True):
         rows = items.get(ids=ids, include=["embeddings"])
         vectors = np.asarray(rows["embeddings"], np.float32)
         found.append(reranked(query, rows["ids"], vectors))
-    return full, Side("folded, re-ranked", found, size)
+    return full, Search("folded, re-ranked", found, size)
 
 
 def filled(

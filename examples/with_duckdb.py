@@ -11,36 +11,37 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
-from frame import DEPTH, K, Side, Vectors, fitted, sample, show
+from frame import CANDIDATES, K, Search, Vectors, fitted, sample, show
 
 TWO_STAGES = f"""
 WITH candidates AS (
-    SELECT id FROM folded.items ORDER BY array_cosine_distance(vector, $folded::FLOAT[{{m}}]) LIMIT {DEPTH}
+    SELECT id FROM folded.items
+    ORDER BY array_cosine_distance(vector, $folded::FLOAT[{{m}}]) LIMIT {CANDIDATES}
 )
 SELECT id FROM full_.items JOIN candidates USING (id)
-ORDER BY array_cosine_distance(vector, $asked::FLOAT[{{d}}]) LIMIT {K}
+ORDER BY array_cosine_distance(vector, $query::FLOAT[{{d}}]) LIMIT {K}
 """
 
 
-def run(folder: Path) -> tuple[Side, Side]:
+def run(folder: Path) -> tuple[Search, Search]:
     base, queries = sample()
     with duckdb.connect() as db:
         fill(db, folder, "full_", base)
         d = base.shape[1]
         one_stage = (
-            f"SELECT id FROM full_.items ORDER BY array_cosine_distance(vector, $asked::FLOAT[{d}]) LIMIT {K}"
+            f"SELECT id FROM full_.items ORDER BY array_cosine_distance(vector, $query::FLOAT[{d}]) LIMIT {K}"
         )
-        found = [ids(db, one_stage, asked=q.tolist()) for q in queries]
-        full = Side("full vectors", found, size(db, "full_"))
+        found = [ids(db, one_stage, query=q.tolist()) for q in queries]
+        full = Search("full vectors", found, size(db, "full_"))
 
         # Read vectors out and fit; a second file keeps the bytes of folded vectors apart.
         column = db.sql("SELECT vector FROM full_.items ORDER BY id").fetchnumpy()["vector"]
         fold = fitted(np.stack(column))
         fill(db, folder, "folded", fold.transform(base))
         both = TWO_STAGES.format(m=fold.n_components, d=d)
-        asked = zip(queries, fold.transform(queries), strict=True)
-        found = [ids(db, both, asked=q.tolist(), folded=z.tolist()) for q, z in asked]
-        return full, Side("folded, re-ranked", found, size(db, "folded"))
+        pairs = zip(queries, fold.transform(queries), strict=True)
+        found = [ids(db, both, query=q.tolist(), folded=z.tolist()) for q, z in pairs]
+        return full, Search("folded, re-ranked", found, size(db, "folded"))
 
 
 def fill(db: duckdb.DuckDBPyConnection, folder: Path, name: str, vectors: Vectors) -> None:
@@ -53,8 +54,8 @@ def fill(db: duckdb.DuckDBPyConnection, folder: Path, name: str, vectors: Vector
     db.execute(f"CHECKPOINT {name}")
 
 
-def ids(db: duckdb.DuckDBPyConnection, query: str, **values: list[float]) -> list[int]:
-    return [row[0] for row in db.execute(query, values).fetchall()]
+def ids(db: duckdb.DuckDBPyConnection, sql: str, **values: list[float]) -> list[int]:
+    return [row[0] for row in db.execute(sql, values).fetchall()]
 
 
 def size(db: duckdb.DuckDBPyConnection, name: str) -> int:

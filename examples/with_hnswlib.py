@@ -7,13 +7,13 @@ from pathlib import Path
 
 import hnswlib
 import numpy as np
-from frame import DEPTH, K, Side, Vectors, fitted, reranked, sample, show
+from frame import CANDIDATES, K, Search, Vectors, fitted, reranked, sample, show
 
 
-def run(folder: Path) -> tuple[Side, Side]:
+def run(folder: Path) -> tuple[Search, Search]:
     base, queries = sample()
     whole = graph(base)
-    full = Side("full vectors", whole.knn_query(queries, K)[0].tolist(), whole.index_file_size())
+    full = Search("full vectors", whole.knn_query(queries, K)[0].tolist(), whole.index_file_size())
 
     # Read vectors out, fit, and search folded ones first.
     fold = fitted(np.asarray(whole.get_items(np.arange(len(base))), np.float32))
@@ -21,10 +21,10 @@ def run(folder: Path) -> tuple[Side, Side]:
     vectors = np.load(folder / "full.npy", mmap_mode="r")
     folded = graph(fold.transform(base))
     found = []
-    candidates = folded.knn_query(fold.transform(queries), DEPTH)[0].astype(np.int64)
+    candidates = folded.knn_query(fold.transform(queries), CANDIDATES)[0].astype(np.int64)
     for query, ids in zip(queries, candidates, strict=True):
         found.append(reranked(query, ids, vectors[ids]))
-    return full, Side("folded, re-ranked", found, folded.index_file_size())
+    return full, Search("folded, re-ranked", found, folded.index_file_size())
 
 
 def graph(vectors: Vectors) -> hnswlib.Index:

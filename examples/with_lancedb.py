@@ -8,17 +8,17 @@ from pathlib import Path
 import lancedb
 import numpy as np
 import pyarrow as pa
-from frame import DEPTH, K, Side, Vectors, fitted, reranked, sample, show
+from frame import CANDIDATES, K, Search, Vectors, fitted, reranked, sample, show
 from lancedb.index import IvfFlat
 
 
-def run(folder: Path) -> tuple[Side, Side]:
+def run(folder: Path) -> tuple[Search, Search]:
     base, queries = sample()
     rows = pa.table({"id": np.arange(len(base)), "vector": lists(base)})
     table = lancedb.connect(folder).create_table("items", rows)
     size = indexed(table, "vector")
     found = [nearest(table, query, "vector", K)["id"].to_pylist() for query in queries]
-    full = Side("full vectors", found, size)
+    full = Search("full vectors", found, size)
 
     # Read vectors out, fit, and write folded ones beside them.
     rows = table.to_arrow()
@@ -30,9 +30,9 @@ def run(folder: Path) -> tuple[Side, Side]:
     size = indexed(table, "folded")
     found = []
     for query, z in zip(queries, fold.transform(queries), strict=True):
-        candidates = nearest(table, z, "folded", DEPTH)
+        candidates = nearest(table, z, "folded", CANDIDATES)
         found.append(reranked(query, candidates["id"].to_pylist(), matrix(candidates["vector"])))
-    return full, Side("folded, re-ranked", found, size)
+    return full, Search("folded, re-ranked", found, size)
 
 
 def indexed(table: lancedb.table.Table, column: str) -> int:

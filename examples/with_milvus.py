@@ -10,17 +10,17 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from frame import DEPTH, K, Side, Vectors, fitted, reranked, sample, show
+from frame import CANDIDATES, K, Search, Vectors, fitted, reranked, sample, show
 from pymilvus import DataType, MilvusClient
 
 
-def run(folder: Path) -> tuple[Side, Side]:
+def run(folder: Path) -> tuple[Search, Search]:
     base, queries = sample()
     path = folder / "items.db"
     client = MilvusClient(str(path))
     fill(client, "items", base)
     found = [[hit["id"] for hit in hits] for hits in client.search("items", data=queries.tolist(), limit=K)]
-    full = Side("full vectors", found, size(path, "items"))
+    full = Search("full vectors", found, size(path, "items"))
 
     # Read vectors out, fit, and write folded ones to a collection of their own.
     rows = client.query("items", filter="id >= 0", output_fields=["id", "vector"])
@@ -28,13 +28,13 @@ def run(folder: Path) -> tuple[Side, Side]:
     fold = fitted(np.array([row["vector"] for row in rows], np.float32))
     fill(client, "folded", fold.transform(base, dtype=np.float16).astype(np.float32))
     found = []
-    asked = fold.transform(queries).tolist()
-    for query, hits in zip(queries, client.search("folded", data=asked, limit=DEPTH), strict=True):
+    folded = fold.transform(queries).tolist()
+    for query, hits in zip(queries, client.search("folded", data=folded, limit=CANDIDATES), strict=True):
         rows = client.get("items", ids=[hit["id"] for hit in hits], output_fields=["id", "vector"])
         vectors = np.array([row["vector"] for row in rows], np.float32)
         found.append(reranked(query, [row["id"] for row in rows], vectors))
     client.close()
-    return full, Side("folded, re-ranked", found, size(path, "folded"))
+    return full, Search("folded, re-ranked", found, size(path, "folded"))
 
 
 def fill(client: MilvusClient, name: str, vectors: Vectors) -> None:

@@ -13,20 +13,20 @@ from collections.abc import Iterator
 
 import numpy as np
 import psycopg
-from frame import DEPTH, K, Side, Vectors, fitted, sample, show
+from frame import CANDIDATES, K, Search, Vectors, fitted, sample, show
 from pgvector.psycopg import register_vector
 
 from nearfold.integrations.sql import fold_sql
 
 TWO_STAGES = f"""
 WITH candidates AS MATERIALIZED (
-    SELECT id, embedding FROM items ORDER BY folded <=> (SELECT fold(%(asked)s)::halfvec) LIMIT {DEPTH}
+    SELECT id, embedding FROM items ORDER BY folded <=> (SELECT fold(%(query)s)::halfvec) LIMIT {CANDIDATES}
 )
-SELECT id FROM candidates ORDER BY embedding <=> %(asked)s LIMIT {K}
+SELECT id FROM candidates ORDER BY embedding <=> %(query)s LIMIT {K}
 """
 
 
-def run(where: str) -> tuple[Side, Side]:
+def run(where: str) -> tuple[Search, Search]:
     base, queries = sample()
     with psycopg.connect(where, autocommit=True) as db:
         db.execute("CREATE EXTENSION IF NOT EXISTS vector")
@@ -41,8 +41,8 @@ def run(where: str) -> tuple[Side, Side]:
         db.execute("SET hnsw.ef_search = 200")
         db.execute("SET maintenance_work_mem = '256MB'")
         db.execute("CREATE INDEX items_full ON items USING hnsw (embedding vector_cosine_ops)")
-        exact = asked(db, f"SELECT id FROM items ORDER BY embedding <=> %(asked)s LIMIT {K}", queries)
-        full = Side("full vectors", exact, size(db, "items_full"))
+        exact = results(db, f"SELECT id FROM items ORDER BY embedding <=> %(query)s LIMIT {K}", queries)
+        full = Search("full vectors", exact, size(db, "items_full"))
         db.execute("DROP INDEX items_full")
 
         # Read vectors out, fit, and write folded ones beside them; the full ones stay as they are.
@@ -53,12 +53,12 @@ def run(where: str) -> tuple[Side, Side]:
         db.execute("UPDATE items SET folded = fold(embedding)::halfvec")
         db.execute("CREATE INDEX items_folded ON items USING hnsw (folded halfvec_cosine_ops)")
         db.execute("ANALYZE items")
-        two = Side("folded, re-ranked", asked(db, TWO_STAGES, queries), size(db, "items_folded"))
+        two = Search("folded, re-ranked", results(db, TWO_STAGES, queries), size(db, "items_folded"))
         return full, two
 
 
-def asked(db: psycopg.Connection, query: str, queries: Vectors) -> list[list[int]]:
-    return [[row[0] for row in db.execute(query, {"asked": q})] for q in queries]
+def results(db: psycopg.Connection, sql: str, queries: Vectors) -> list[list[int]]:
+    return [[row[0] for row in db.execute(sql, {"query": q})] for q in queries]
 
 
 def size(db: psycopg.Connection, index: str) -> int:

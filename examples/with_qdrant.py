@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import qdrant_edge as qdrant
-from frame import DEPTH, DIMENSIONS, K, Side, fitted, sample, show
+from frame import CANDIDATES, DIMENSIONS, K, Search, fitted, sample, show
 
 
-def run(folder: Path) -> tuple[Side, Side]:
+def run(folder: Path) -> tuple[Search, Search]:
     base, queries = sample()
     vectors = {
         name: qdrant.EdgeVectorParams(width, qdrant.Distance.Cosine)
@@ -31,13 +31,13 @@ def run(folder: Path) -> tuple[Side, Side]:
     ]
     shard.update(qdrant.UpdateOperation.update_vectors(added))
     shard.flush()
-    full = Side("full vectors", found, size(folder, "full"))
+    full = Search("full vectors", found, size(folder, "full"))
     found = []
     for query, z in zip(queries, fold.transform(queries), strict=True):
-        first = qdrant.Prefetch(DEPTH, query=nearest(z, "folded"))
+        first = qdrant.Prefetch(CANDIDATES, query=nearest(z, "folded"))
         found.append(ids(shard, qdrant.QueryRequest(K, query=nearest(query, "full"), prefetches=[first])))
     shard.close()
-    return full, Side("folded, re-ranked", found, size(folder, "folded"))
+    return full, Search("folded, re-ranked", found, size(folder, "folded"))
 
 
 def nearest(vector: np.ndarray, name: str) -> qdrant.Query:

@@ -11,33 +11,33 @@ from pathlib import Path
 import apsw
 import numpy as np
 import sqlite_vec
-from frame import DEPTH, K, Side, Vectors, fitted, sample, show
+from frame import CANDIDATES, K, Search, Vectors, fitted, sample, show
 
-ONE_STAGE = f"SELECT id FROM items WHERE vector MATCH :asked AND k = {K} ORDER BY distance"
+ONE_STAGE = f"SELECT id FROM items WHERE vector MATCH :query AND k = {K} ORDER BY distance"
 TWO_STAGES = f"""
-WITH candidates AS (SELECT id FROM folded WHERE vector MATCH :folded AND k = {DEPTH})
+WITH candidates AS (SELECT id FROM folded WHERE vector MATCH :folded AND k = {CANDIDATES})
 SELECT id FROM items WHERE id IN (SELECT id FROM candidates)
-ORDER BY vec_distance_cosine(vector, :asked) LIMIT {K}
+ORDER BY vec_distance_cosine(vector, :query) LIMIT {K}
 """
 
 
-def run(path: Path) -> tuple[Side, Side]:
+def run(path: Path) -> tuple[Search, Search]:
     base, queries = sample()
     db = apsw.Connection(str(path))
     db.enable_load_extension(True)
     db.load_extension(sqlite_vec.loadable_path())
     db.enable_load_extension(False)
     size = fill(db, "items", base)
-    full = Side("full vectors", [ids(db, ONE_STAGE, asked=q) for q in queries], size)
+    full = Search("full vectors", [ids(db, ONE_STAGE, query=q) for q in queries], size)
 
     # Read vectors out, fit, and write folded ones beside them.
     rows = db.execute("SELECT vector FROM items ORDER BY id").fetchall()
     fold = fitted(np.frombuffer(b"".join(row[0] for row in rows), np.float32).reshape(len(rows), -1))
     size = fill(db, "folded", fold.transform(base))
-    asked = zip(queries, fold.transform(queries), strict=True)
-    found = [ids(db, TWO_STAGES, asked=q, folded=z) for q, z in asked]
+    pairs = zip(queries, fold.transform(queries), strict=True)
+    found = [ids(db, TWO_STAGES, query=q, folded=z) for q, z in pairs]
     db.close()
-    return full, Side("folded, re-ranked", found, size)
+    return full, Search("folded, re-ranked", found, size)
 
 
 def fill(db: apsw.Connection, name: str, vectors: Vectors) -> int:
@@ -59,8 +59,8 @@ def pages(db: apsw.Connection) -> int:
     ]
 
 
-def ids(db: apsw.Connection, query: str, **vectors: np.ndarray) -> list[int]:
-    return [row[0] for row in db.execute(query, {name: v.tobytes() for name, v in vectors.items()})]
+def ids(db: apsw.Connection, sql: str, **vectors: np.ndarray) -> list[int]:
+    return [row[0] for row in db.execute(sql, {name: v.tobytes() for name, v in vectors.items()})]
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from frame import DEPTH, K, Side, Vectors, fitted, reranked, sample, show
+from frame import CANDIDATES, K, Search, Vectors, fitted, reranked, sample, show
 from usearch.index import Index
 
 
-def run(folder: Path) -> tuple[Side, Side]:
+def run(folder: Path) -> tuple[Search, Search]:
     base, queries = sample()
     whole = graph(base)
-    full = Side("full vectors", whole.search(queries, K).keys.tolist(), whole.serialized_length)
+    full = Search("full vectors", whole.search(queries, K).keys.tolist(), whole.serialized_length)
 
     # Read vectors out, fit, and search folded ones first.
     fold = fitted(np.asarray(whole.get(np.arange(len(base))), np.float32))
@@ -21,10 +21,10 @@ def run(folder: Path) -> tuple[Side, Side]:
     vectors = np.load(folder / "full.npy", mmap_mode="r")
     folded = graph(fold.transform(base))
     found = []
-    candidates = folded.search(fold.transform(queries), DEPTH).keys
+    candidates = folded.search(fold.transform(queries), CANDIDATES).keys
     for query, ids in zip(queries, candidates, strict=True):
         found.append(reranked(query, ids, vectors[ids]))
-    return full, Side("folded, re-ranked", found, folded.serialized_length)
+    return full, Search("folded, re-ranked", found, folded.serialized_length)
 
 
 def graph(vectors: Vectors) -> Index:
