@@ -36,7 +36,7 @@ _SHARD_BYTES = 128 << 20
 class Written(NamedTuple):
     """What `apply` came to.
 
-    Parameters
+    Attributes
     ----------
     rows : int
         Folded rows in the output.
@@ -57,7 +57,7 @@ class Written(NamedTuple):
 class VerifiedFolder(NamedTuple):
     """What a folded folder holds, every byte of which was compared with its manifest's checksums.
 
-    Parameters
+    Attributes
     ----------
     rows
         Folded rows.

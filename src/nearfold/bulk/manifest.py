@@ -44,7 +44,7 @@ _Token = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}$")]
 class Entry(msgspec.Struct, frozen=True):
     """One shard that was dealt with.
 
-    Parameters
+    Attributes
     ----------
     source, start, stop
         The input file, named from the input folder, and its rows.

@@ -19,7 +19,7 @@ __all__ = ["Piece", "check_distinct", "check_names", "output_names"]
 class Piece(NamedTuple):
     """Rows of an input that become one output file.
 
-    Parameters
+    Attributes
     ----------
     path, column
         The input, as `open_source` takes it.

@@ -40,7 +40,7 @@ _HELD_OUT = 5
 class Update(NamedTuple):
     """What new rows led to.
 
-    Parameters
+    Attributes
     ----------
     fold : Encoder
         The one before, or one learned again from all rows.

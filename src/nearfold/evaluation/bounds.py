@@ -102,7 +102,7 @@ def score_bounds(
 class NeighborBounds(NamedTuple):
     """What the bounds of scores prove of each query's k nearest neighbours.
 
-    Parameters
+    Attributes
     ----------
     proven : ndarray of shape (n_queries,), int64
         The number of rows that are certain to be among the true k nearest.

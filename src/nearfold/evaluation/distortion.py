@@ -16,7 +16,7 @@ __all__ = ["Distortion", "distortion"]
 class Distortion(NamedTuple):
     """Ratios |f(x) - f(y)| / |x - y| of the lengths of differences after folding and before.
 
-    Parameters
+    Attributes
     ----------
     neighbors : ndarray of shape (n_pairs,), float64
         The ratios over rows and their nearest neighbours. Pairs of equal rows have none.

@@ -60,7 +60,7 @@ _BLOCKS, _BLOCK_NEIGHBORS = 256, 32
 class DriftStats(NamedTuple):
     """What a fold keeps of a sample of vectors.
 
-    Parameters
+    Attributes
     ----------
     rows : int
         The number of rows of the sample.
@@ -234,7 +234,7 @@ def readable_facts(fold: Fold) -> dict[str, object]:
 class DriftResult(NamedTuple):
     """A fold's statistics when it was fitted, and on new vectors.
 
-    Parameters
+    Attributes
     ----------
     baseline, current : DriftStats
         The statistics of then and of now, on samples of the same size.

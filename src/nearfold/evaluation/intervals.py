@@ -24,7 +24,7 @@ _DOUBT = 4.0
 class Estimate(NamedTuple):
     """A mean over queries, or a difference of two such means, with its 95% confidence interval.
 
-    Parameters
+    Attributes
     ----------
     mean : float
         The mean, or the difference.

@@ -21,7 +21,7 @@ _MAX_POINTS = 64
 class Spectrum(NamedTuple):
     """The extreme singular values of W (m x d).
 
-    Parameters
+    Attributes
     ----------
     sigma_max, sigma_min : float
         The largest and the m-th singular value.

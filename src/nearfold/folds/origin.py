@@ -39,7 +39,7 @@ _Share = Annotated[float, msgspec.Meta(ge=-1e-3, le=1.001)]
 class Sampled(msgspec.Struct, frozen=True):
     """The statistics of a fold on a sample of its data, an entry of `drift_stats` in its facts.
 
-    Parameters
+    Attributes
     ----------
     rows : int
         The number of rows of the sample.
@@ -60,7 +60,7 @@ class Sampled(msgspec.Struct, frozen=True):
 class Facts(msgspec.Struct, frozen=True):
     """The facts of a fold that nearfold reads again; all other facts are only shown.
 
-    Parameters
+    Attributes
     ----------
     rows : int, optional
         The number of rows that the fold was learned from.

@@ -36,7 +36,7 @@ HELD_BYTES = 256 << 20
 class Chunk(NamedTuple):
     """Some rows of a file.
 
-    Parameters
+    Attributes
     ----------
     vectors : ndarray of shape (rows, d)
         The vectors, of any real dtype.
@@ -51,7 +51,7 @@ class Chunk(NamedTuple):
 class Layout(NamedTuple):
     """The shape and the columns of a file of vectors, known before any vector is read.
 
-    Parameters
+    Attributes
     ----------
     rows : int
         The number of rows n.

@@ -43,7 +43,7 @@ _LEAST_BYTES = 8 << 20
 class VectorColumn(NamedTuple):
     """The column, or the field of a struct column, that holds the vectors of a table.
 
-    Parameters
+    Attributes
     ----------
     name : str
         The name as the user writes it, as in column.field.

@@ -31,7 +31,7 @@ def _check_openable(path: str, name: str) -> None:
 class Stamp(NamedTuple):
     """The size and the modification time of a file, which show whether it was changed or replaced.
 
-    Parameters
+    Attributes
     ----------
     size : int
         The size in bytes.

@@ -73,7 +73,7 @@ def fitting_rate(loss_before: float) -> float:
 class Trained(NamedTuple):
     """Encoder that training led to.
 
-    Parameters
+    Attributes
     ----------
     weight : ndarray of shape (m, d), float32
         The encoder W.

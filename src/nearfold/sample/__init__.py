@@ -14,7 +14,7 @@ __all__ = ["Sample", "load_sample"]
 class Sample(NamedTuple):
     """Vectors with their texts.
 
-    Parameters
+    Attributes
     ----------
     vectors
         Shape (5000, 384), float16, norm 1: all-MiniLM-L6-v2 embeddings.

@@ -37,7 +37,7 @@ _TODO = "give one that `fit --checkpoint` wrote"
 class ScanCheckpoint(NamedTuple):
     """A scan that is under way or finished, as it is kept in a file.
 
-    Parameters
+    Attributes
     ----------
     request : ScanSpec
         What the scan looks for.

@@ -52,7 +52,7 @@ _FLOOR = 1e-4
 class Neighbors(NamedTuple):
     """The k nearest rows found so far for each anchor; results for disjoint sets of rows can be merged.
 
-    Parameters
+    Attributes
     ----------
     scores : ndarray of shape (n_anchors, k), float32
         The scores in no particular order, higher for nearer rows, and -inf for no row.
@@ -272,7 +272,7 @@ def lowest_scores(anchors: Float32, sample: Float32, k: int, metric: Metric) -> 
 class _Seen(NamedTuple):
     """Rows as they are scored, with copies of each other side by side.
 
-    Parameters
+    Attributes
     ----------
     rows : ndarray of shape (n, d), float32
         The rows.

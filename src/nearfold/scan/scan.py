@@ -36,7 +36,7 @@ _SHORT = 0.1
 class ScanSpec(NamedTuple):
     """The specification of a scan, by which a method says what it needs from the data.
 
-    Parameters
+    Attributes
     ----------
     metric : {"cosine", "l2", "ip"}
         The metric of neighbours.

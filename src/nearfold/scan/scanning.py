@@ -40,7 +40,7 @@ Path = str | os.PathLike[str]
 class Scanned(NamedTuple):
     """The result of a scan, and what it looked for.
 
-    Parameters
+    Attributes
     ----------
     scan : Scan
         The moments, and the neighbours of the anchors.

@@ -13,7 +13,7 @@ __all__ = ["Shard", "absolute", "plan_shards"]
 class Shard(NamedTuple):
     """A range of rows of a file.
 
-    Parameters
+    Attributes
     ----------
     path : str
         The path or URL of the file, as any machine can open it.

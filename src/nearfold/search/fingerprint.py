@@ -31,7 +31,7 @@ class Stamp(msgspec.Struct, frozen=True):
 class Fingerprint(msgspec.Struct, frozen=True):
     """The state of a file when an index was made from it.
 
-    Parameters
+    Attributes
     ----------
     stamp : Stamp
         The size and the time of the last change.

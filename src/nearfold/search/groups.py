@@ -25,7 +25,7 @@ _FIRST_SIZE = 1 << 10
 class Searchable(NamedTuple):
     """The entries and rows that a search can find, which are those that are not removed.
 
-    Parameters
+    Attributes
     ----------
     hidden : ndarray of shape (entries,), bool
         Whether all rows of each entry are removed.

@@ -16,7 +16,7 @@ __all__ = ["SearchResult", "empty_result", "named", "whole_numbers"]
 class SearchResult(NamedTuple):
     """The nearest vectors of each query.
 
-    Parameters
+    Attributes
     ----------
     ids : ndarray of shape (n_queries, k), int64
         The ids of the vectors, nearest first, filled up with -1 if the index holds fewer than k vectors.

@@ -91,7 +91,7 @@ class Place(NamedTuple):
 class StoredIndex(NamedTuple):
     """The content of an index's folder.
 
-    Parameters
+    Attributes
     ----------
     codec : Codec
         The codec.
@@ -118,7 +118,7 @@ class StoredIndex(NamedTuple):
 class VerifiedIndex(NamedTuple):
     """The result of a full verification of an index against the checksums of its manifest.
 
-    Parameters
+    Attributes
     ----------
     vectors : int
         The number of vectors that can be found.

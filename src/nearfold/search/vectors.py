@@ -132,7 +132,7 @@ def _changed(path: str) -> str:
 class Segment(NamedTuple):
     """Vectors that lie together, in an array or in a file.
 
-    Parameters
+    Attributes
     ----------
     rows : int
         The number of vectors.

@@ -67,7 +67,7 @@ Advance: TypeAlias = Callable[[int], None]
 class Filled(NamedTuple):
     """What a pass over the vectors has written.
 
-    Parameters
+    Attributes
     ----------
     written : int
         The number of vectors that got their first fold.
@@ -182,7 +182,7 @@ class Note:
 class Survey(NamedTuple):
     """What is there before anything is done.
 
-    Parameters
+    Attributes
     ----------
     source, target : str
         Where the full vectors are and where folded ones go, as a user knows these places.
@@ -392,7 +392,7 @@ def told_panic(error: BaseException, where: str) -> DatabaseError | None:
 class Sample(NamedTuple):
     """Some vectors, and what the database holds as their folds.
 
-    Parameters
+    Attributes
     ----------
     vectors : ndarray of shape (n, d), float32
         The vectors.

@@ -71,7 +71,7 @@ SELECT {result} FROM (
 class Place(NamedTuple):
     """A table of full vectors, as the catalog of DuckDB knows it.
 
-    Parameters
+    Attributes
     ----------
     schema, table : str
         The schema of the table, and its name.

@@ -34,7 +34,7 @@ _VECTOR = struct.Struct(">ihh")
 class Rows(NamedTuple):
     """Ids as the server sends them, with their vectors and digests.
 
-    Parameters
+    Attributes
     ----------
     ids : ndarray of shape (n,) of bytes, or list of bytes
         The ids; an array where all are equally long.
@@ -52,7 +52,7 @@ class Rows(NamedTuple):
 class Batch(NamedTuple):
     """Rows as COPY sends them, without header and trailer.
 
-    Parameters
+    Attributes
     ----------
     rows : int
         The number of rows.

@@ -29,7 +29,7 @@ _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 class Table(NamedTuple):
     """A table with a column of vectors, and a column that tells its rows apart.
 
-    Parameters
+    Attributes
     ----------
     oid : int
         The number of the table in the catalog.
