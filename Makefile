@@ -100,7 +100,7 @@ check: $(VENV)/.dev
 
 # Warnings are errors: a link to nowhere, a page in no menu, a name without a docstring. Then every block runs.
 docs: $(VENV)/.docs $(VENV)/.test
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python -m pytest -m docs
 
 figures: $(VENV)/.docs

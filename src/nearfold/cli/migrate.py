@@ -65,8 +65,8 @@ def migrate(
 ) -> None:
     """Put folded vectors beside the full ones of a database, and verify that they find these.
 
-    A run that was killed is gone on with by running it again. The same run folds vectors that came or changed
-    since, and removes folds whose vectors are gone. Full vectors are only read. The query to use is printed
+    A run that was killed resumes if the command is run again. It then also folds vectors that were added or
+    changed since, and removes the folds of vectors that are gone. Full vectors are only read. The query to use is printed
     at the end.
     """
     from nearfold.cli.console import (
@@ -116,7 +116,7 @@ def migrate(
         shown["note"] = done.survey.remark
     if done.recall is not None:
         shown["recall"] = joined(
-            f"{k}-recall@{n_candidates} ", interval(done.recall), f", {done.queries} rows asked with"
+            f"{k}-recall@{n_candidates} ", interval(done.recall), f", {done.queries} queries"
         )
     print_mapping(shown)
     output().print("\nTo search:\n" if not dry_run else "\nTo search then:\n")

@@ -111,7 +111,7 @@ class Inspection:
 def inspect(
     fold: Any, base: Any, queries: Any = None, k: int = 10, *, n_queries: int | None = None, seed: int = 0
 ) -> Inspection:
-    """Look at a fold from all sides, in the metric that it was made for.
+    """Inspect what a fold keeps of the vectors, in the metric that it was made for.
 
     Parameters
     ----------
