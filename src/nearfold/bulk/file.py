@@ -28,12 +28,40 @@ __all__ = ["apply_to_file", "check_output", "folded_chunks", "folded_layout", "k
 
 
 def keeps_columns(suffix: str) -> bool:
-    """Return whether files of an ending can hold columns beside the vectors."""
+    """Return whether files of a format can hold columns beside the vectors.
+
+    Parameters
+    ----------
+    suffix : str
+        The ending of the file, such as ".parquet".
+
+    Returns
+    -------
+    bool
+    """
     return suffix in (".parquet", *IPC)
 
 
 def folded_layout(encoder: Applied, source: Source, rows: int, suffix: str, dtype: npt.DTypeLike) -> Layout:
-    """Return the layout of so many folded vectors of a source in a file of some ending."""
+    """Return the layout of a file of folded vectors.
+
+    Parameters
+    ----------
+    encoder : Applied
+        The fold or codec.
+    source : Source
+        The vectors.
+    rows : int
+        The number of rows of the file.
+    suffix : str
+        The ending of the file, which says whether it can hold other columns.
+    dtype : dtype-like
+        The dtype of the folded vectors.
+
+    Returns
+    -------
+    Layout
+    """
     have = source.layout
     others = have.others if keeps_columns(suffix) else None
     if others is not None and suffix in IPC and Location.of(source.path).suffix not in IPC:
@@ -44,7 +72,31 @@ def folded_layout(encoder: Applied, source: Source, rows: int, suffix: str, dtyp
 
 
 def check_output(encoder: Applied, source: Source, out: str, suffix: str) -> None:
-    """Refuse vectors that the encoder does not take, and to write over them; warn of columns lost."""
+    """Refuse vectors that the encoder does not take, and an output that is the input; warn of lost columns.
+
+    Parameters
+    ----------
+    encoder : Applied
+        The fold or codec.
+    source : Source
+        The vectors.
+    out : str
+        The output file or folder.
+    suffix : str
+        The ending of the files that are written.
+
+    Raises
+    ------
+    DataError
+        The vectors are not as wide as the encoder takes them.
+    FileError
+        The output is the input itself.
+
+    Warns
+    -----
+    NearfoldWarning
+        The source has other columns, which the format of the output can't hold.
+    """
     have = source.layout
     check_width(source.path, have.n_features, encoder.n_features)
     if not source.in_memory and Location.of(source.path).holds(out):
@@ -59,7 +111,30 @@ def check_output(encoder: Applied, source: Source, out: str, suffix: str) -> Non
 def folded_chunks(
     encoder: Applied, source: Source, start: int, stop: int | None, *, columns: Any, dtype: npt.DTypeLike
 ) -> Iterator[Chunk]:
-    """Yield a source's chunks folded, with other columns of a schema; an error names file and row."""
+    """Yield the chunks of a source after folding.
+
+    Parameters
+    ----------
+    encoder : Applied
+        The fold or codec.
+    source : Source
+        The vectors.
+    start : int
+        The first row.
+    stop : int or None
+        One past the last row; None stands for the end of the source.
+    columns : pyarrow.Schema or None
+        The schema that the other columns get. None leaves them out.
+    dtype : dtype-like
+        The dtype of the folded vectors.
+
+    Raises
+    ------
+    DataError
+        A row is not finite, or can't be folded; the message names the file and the row.
+    FileError
+        The source can't be read.
+    """
     first = start
     for chunk in checked_chunks(source, start, stop, others=columns is not None, finite=False):
         yield _fold_located((chunk, source.path, first), encoder, dtype, columns)
@@ -88,9 +163,32 @@ def _local_paths(source: Source) -> list[Path]:
 
 
 def apply_to_file(encoder: Applied, source: Source, out: Path, dtype: npt.DTypeLike) -> Layout:
-    """Fold every vector of `source` and write the result to one file, in order.
+    """Fold every vector of a source and write the result to one file, in order; see `apply`.
 
-    Memory is bounded by some chunks of rows, except for .npz, which is read whole. See `apply`.
+    Memory is bounded by some chunks of rows, except for .npz, which is read whole.
+
+    Parameters
+    ----------
+    encoder : Applied
+        The fold or codec.
+    source : Source
+        The vectors.
+    out : pathlib.Path
+        The file to write, whose ending says the format.
+    dtype : dtype-like
+        The dtype of the folded vectors.
+
+    Returns
+    -------
+    Layout
+        The layout of the file.
+
+    Raises
+    ------
+    DataError
+        A row is not finite, or can't be folded.
+    FileError
+        The source can't be read, or the file can't be written.
     """
     suffix = out.suffix.lower()
     check_output(encoder, source, os.fspath(out), suffix)

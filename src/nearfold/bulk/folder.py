@@ -34,18 +34,18 @@ _SHARD_BYTES = 128 << 20
 
 
 class Written(NamedTuple):
-    """What `apply` came to.
+    """What `apply` has written.
 
     Attributes
     ----------
     rows : int
-        Folded rows in the output.
+        The number of folded rows in the output.
     files : int
-        Its files.
+        The number of files of the output.
     new_files : int
-        How many of them this run wrote. The others were there, from an earlier run.
+        The number of files that this run wrote; an earlier run wrote the others.
     set_aside : tuple of Entry
-        Inputs that could not be read, with the reason.
+        The inputs that could not be read, each with the reason.
     """
 
     rows: int
@@ -55,20 +55,20 @@ class Written(NamedTuple):
 
 
 class VerifiedFolder(NamedTuple):
-    """What a folded folder holds, every byte of which was compared with its manifest's checksums.
+    """What a folded folder holds, after every byte was compared with the checksums of its manifest.
 
     Attributes
     ----------
-    rows
-        Folded rows.
-    shards
-        Files of them.
-    bytes
-        Of those files.
-    set_aside
-        Inputs that could not be read when the folder was written.
-    unlisted
-        Further files that the manifest doesn't name, and that a reader of the folder would take.
+    rows : int
+        The number of folded rows.
+    shards : int
+        The number of files that hold them.
+    bytes : int
+        The size of those files, in bytes.
+    set_aside : int
+        The number of inputs that could not be read when the folder was written.
+    unlisted : int
+        The number of further files, which the manifest doesn't name but a reader of the folder would take.
     """
 
     rows: int
@@ -105,7 +105,34 @@ def apply_to_folder(
     """Fold a source shard by shard into a folder; a run that was killed is resumed. See `apply`.
 
     A folder's files keep their names; one file becomes part-00000, part-00001, ... The folder has a manifest
-    with a checksum a file. Inputs that could not even be opened are noted in it.
+    with a checksum for each file. Inputs that could not even be opened are noted in it.
+
+    Parameters
+    ----------
+    encoder : Applied
+        The fold or codec.
+    source : Source
+        The vectors.
+    folder : pathlib.Path
+        The output folder, which must be empty, or what an earlier run with the same arguments left.
+    suffix : str or None
+        The ending of the files. None stands for that of the first input if it is .npy, Parquet or Arrow and
+        can hold the columns of all, and otherwise for .parquet.
+    dtype : dtype-like
+        The dtype of the folded vectors.
+    skip_bad : bool
+        Whether inputs that can't be read are skipped, and noted in the manifest.
+
+    Returns
+    -------
+    Written
+
+    Raises
+    ------
+    DataError
+        Vectors are not as wide as the encoder takes them, or a row can't be folded.
+    FileError
+        An input can't be read, the folder holds something else or can't be written, or lies in the input.
     """
     engine = engine_for(source)
     suffix = suffix or _suffix_of(source)
@@ -157,8 +184,12 @@ def verify_folder(folder: str | os.PathLike[str]) -> VerifiedFolder:
 
     Parameters
     ----------
-    folder
-        What `apply` wrote.
+    folder : str or path-like
+        A folder that `apply` wrote.
+
+    Returns
+    -------
+    VerifiedFolder
 
     Raises
     ------

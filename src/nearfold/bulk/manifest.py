@@ -42,18 +42,22 @@ _Token = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}$")]
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One shard that was dealt with.
+    """A shard, which is a range of rows of an input, and what became of it.
 
     Attributes
     ----------
-    source, start, stop
-        The input file, named from the input folder, and its rows.
-    file
-        The output file, named from the output folder; None where the input was set aside.
-    bytes, sha256
-        Of the output file.
-    error
-        Why the input was set aside.
+    source : str
+        The input file, named from the input folder.
+    start, stop : int
+        Its first row, and one past its last.
+    file : str, optional
+        The output file, named from the output folder. None if the input was set aside.
+    bytes : int
+        The size of the output file, in bytes.
+    sha256 : str
+        The SHA-256 of the output file, in hexadecimal.
+    error : str, optional
+        Why the input was set aside. None if it was not.
     """
 
     source: _Name
@@ -70,12 +74,41 @@ class Entry(msgspec.Struct, frozen=True):
         return self.source, self.start
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what JSON holds of it."""
+        """Return the fields that are set as values of JSON.
+
+        Returns
+        -------
+        dict of str to object
+        """
         return {name: v for name, v in msgspec.structs.asdict(self).items() if v not in (None, "")}
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What the manifest of a folder says: what was done, of which inputs, and each shard."""
+    """The content of a folder's manifest: what was done, with which inputs, and each shard.
+
+    Attributes
+    ----------
+    format : str
+        Always "nearfold.folded".
+    format_version : int
+        The version of the format.
+    encoder : str
+        The SHA-256 that tells the encoder from others.
+    dimensions : tuple of (int, int)
+        The dimensions before and after folding.
+    dtype : str
+        The dtype of the folded vectors.
+    cut : str
+        The SHA-256 of how the inputs are cut into shards.
+    rows : int
+        The number of folded rows.
+    shards : list of Entry
+        All shards, in order.
+    set_aside : list of Entry
+        The inputs that could not be read.
+    inputs : str, optional
+        The SHA-256 of the state of the inputs. Manifests of earlier versions don't have it.
+    """
 
     format: Literal["nearfold.folded"]
     format_version: Annotated[int, msgspec.Meta(ge=1, le=_VERSION)]
@@ -115,15 +148,15 @@ class Ledger:
 
     Parameters
     ----------
-    folder
+    folder : pathlib.Path
         The output folder.
-    plan
-        What is to be written, as JSON holds it: a run with another plan is refused.
-    inputs
-        A digest that tells the inputs' present state from another (sizes, times): a run begun on
-        others is not gone on with.
-    shards
-        All that there are to be written.
+    plan : dict
+        What is to be written, as values of JSON. A folder of another plan is refused.
+    inputs : str
+        A digest of the inputs' present state (sizes, times). A run that was begun on inputs in another state
+        is refused.
+    shards : sequence of Entry
+        All shards that are to be written.
 
     Raises
     ------
@@ -257,19 +290,51 @@ class Ledger:
                     self._journal.unlink()
 
     def hidden(self, shard: Entry) -> Path:
-        """Return where a shard is written, before it gets its name by `add`."""
+        """Return the path at which a shard is written, before `add` gives the file its name.
+
+        Parameters
+        ----------
+        shard : Entry
+            The shard.
+
+        Returns
+        -------
+        pathlib.Path
+        """
         final = path_inside(self._folder, str(shard.file))
         return final.with_name(f".{self._token}.{final.name}")
 
     def add(self, entry: Entry) -> None:
-        """Note a shard and give its file its name, or note that it was set aside."""
+        """Note a shard and give its file its name, or note that it was set aside.
+
+        Parameters
+        ----------
+        entry : Entry
+            The shard, with the size and digest of its file.
+
+        Raises
+        ------
+        FileError
+            The folder can't be written, or another file has the name.
+        """
         self._append(msgspec.json.encode(entry.as_dict()) + b"\n")
         if entry.file is not None:
             self._name(self.hidden(entry), path_inside(self._folder, entry.file))
         self.entries[entry.key] = entry
 
     def finish(self, set_aside: list[Entry]) -> None:
-        """Write the manifest: the shards in their order, and inputs set aside before any was read."""
+        """Write the manifest, with the shards in their order.
+
+        Parameters
+        ----------
+        set_aside : list of Entry
+            The inputs that were set aside before any was read.
+
+        Raises
+        ------
+        FileError
+            The folder can't be written.
+        """
         entries = [self.entries[key] for key in self._shards]
         self.set_aside = [*set_aside, *(entry for entry in entries if entry.file is None)]
         content = {
@@ -297,7 +362,18 @@ def _rows(entries: Iterable[Entry]) -> int:
 
 
 def path_inside(folder: Path, name: str) -> Path:
-    """Return the path of a file that is named from its folder, or refuse one that leads elsewhere.
+    """Return the path of a file that is named from its folder, or refuse a path that leads out of the folder.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The folder.
+    name : str
+        The name of the file.
+
+    Returns
+    -------
+    pathlib.Path
 
     Raises
     ------
@@ -311,12 +387,22 @@ def path_inside(folder: Path, name: str) -> Path:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Return what the manifest of a folder says, with nothing that contradicts itself; None without one.
+    """Return the manifest of a folder, after a check that it doesn't contradict itself.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The folder.
+
+    Returns
+    -------
+    Manifest or None
+        None if the folder has no manifest.
 
     Raises
     ------
     FileError
-        It can't be read, is not what nearfold writes, or names files outside the folder.
+        The manifest can't be read, is not what nearfold writes, or names files outside the folder.
     """
     path = folder / MANIFEST
     if not os.path.lexists(path):
@@ -359,10 +445,19 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
 def check_shards(folder: Path, entries: Sequence[Entry], todo: str = _AGAIN) -> None:
     """Refuse a folder in which a shard is missing or not what its checksum says; all bytes are read.
 
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The folder.
+    entries : sequence of Entry
+        The shards. Those that were set aside have no file, and pass.
+    todo : str, optional
+        What messages tell the user to do, which is by default to fold again.
+
     Raises
     ------
     FileError
-        The first such shard is named.
+        A shard is missing or has changed; the first such shard is named.
     """
     written = [entry for entry in entries if entry.file is not None]
     with stage("check", sum(entry.bytes for entry in written), "bytes") as advance:

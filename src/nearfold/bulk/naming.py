@@ -17,14 +17,16 @@ __all__ = ["Piece", "check_distinct", "check_names", "output_names"]
 
 
 class Piece(NamedTuple):
-    """Rows of an input that become one output file.
+    """The rows of an input that become one output file.
 
     Attributes
     ----------
-    path, column
+    path : str
         The input, as `open_source` takes it.
-    shard
-        Its rows, and where they go.
+    column : str, optional
+        The name of its column of vectors, as `open_source` takes it.
+    shard : Entry
+        The rows, and the name of the output file.
     """
 
     path: str
@@ -33,7 +35,20 @@ class Piece(NamedTuple):
 
 
 def output_names(names: Sequence[str], suffix: str) -> list[str]:
-    """Return what inputs are called when they are written with another ending."""
+    """Return the names that inputs get when they are written with another ending.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The names of the inputs.
+    suffix : str
+        The ending of the outputs, such as ".npy". Inputs that differ in their ending alone keep theirs before
+        it.
+
+    Returns
+    -------
+    list of str
+    """
     outs = [str(PurePosixPath(name).with_suffix(suffix)) for name in names]
     # Files that differ in their ending alone keep it.
     doubled = {out for out, count in Counter(outs).items() if count > 1}
@@ -41,12 +56,17 @@ def output_names(names: Sequence[str], suffix: str) -> list[str]:
 
 
 def check_names(pieces: Iterable[Piece]) -> None:
-    """Refuse inputs of which two would become one file, or one the folder of another.
+    """Refuse inputs if two would become one file, or one would become the folder of another.
+
+    Parameters
+    ----------
+    pieces : iterable of Piece
+        The inputs and their outputs.
 
     Raises
     ------
     FileError
-        Both inputs are named.
+        There are two such inputs, which the message names.
     """
     taken: dict[str, str] = {}
     for piece in pieces:
@@ -65,14 +85,21 @@ def _clash(first: str, second: str, name: str) -> FileError:
 
 
 def check_distinct(folder: Path, pieces: Iterable[Piece]) -> None:
-    """Refuse inputs whose output names are one on the disk of the output folder, which is there.
+    """Refuse inputs if the disk of the output folder takes two of their output names for one.
 
     Some disks take names that differ in case alone, or in how an accent is written, for the same.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The output folder, which exists.
+    pieces : iterable of Piece
+        The inputs and their outputs.
 
     Raises
     ------
     FileError
-        Both inputs are named; or the folder can't be written.
+        There are two such inputs, which the message names, or the folder can't be written.
     """
     alike: dict[str, list[Piece]] = defaultdict(list)
     for piece in pieces:

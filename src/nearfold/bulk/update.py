@@ -38,21 +38,22 @@ _HELD_OUT = 5
 
 
 class Update(NamedTuple):
-    """What new rows led to.
+    """What `update` has made of new rows.
 
     Attributes
     ----------
     fold : Encoder
-        The one before, or one learned again from all rows.
+        The fold that was given, or one that was learned again from all rows.
     checkpoint : ScanCheckpoint
         The scan of all rows, to be saved.
-    refitted
-        Whether the encoder is a new one.
-    rows
-        How many were added.
-    loss_before, loss_after
-        Held-out loss over all rows: of the encoder as it was, and of one learned again. For NearFold
-        that of blocks held back from learning; for others the share of the energy that is dropped.
+    refitted : bool
+        Whether the fold was learned again.
+    rows : int
+        The number of rows that were added.
+    loss_before, loss_after : float
+        The held-out loss over all rows, of the fold that was given and of one learned again. For NearFold
+        it is the loss on blocks that are held out of learning; for others it is the share of the energy that
+        is dropped.
     """
 
     fold: Encoder

@@ -66,8 +66,8 @@ def migrate(
     """Put folded vectors beside the full ones of a database, and verify that they find these.
 
     A run that was killed resumes if the command is run again. It then also folds vectors that were added or
-    changed since, and removes the folds of vectors that are gone. Full vectors are only read. The query to use is printed
-    at the end.
+    changed since, and removes the folds of vectors that are gone. Full vectors are only
+    read. The query to use is printed at the end.
     """
     from nearfold.cli.console import (
         interval,

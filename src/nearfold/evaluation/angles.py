@@ -31,7 +31,19 @@ def principal_angles(first: npt.NDArray[np.floating], second: npt.NDArray[np.flo
 
 
 def gram_distance(weight: Float32) -> float:
-    """Return |W W^T / s - I|_F / sqrt(m), s the mean diagonal of W W^T: 0 for scaled orthonormal rows."""
+    """Return how far the rows of a weight are from orthogonal rows of one length.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (m, d), float32
+        The weight W.
+
+    Returns
+    -------
+    float
+        |W W^T / s - I|_F / sqrt(m), where s is the mean of the diagonal of W W^T. It is 0 for orthonormal
+        rows times a constant, and NaN if W is zero.
+    """
     gram = weight.astype(np.float64) @ weight.astype(np.float64).T
     m = len(gram)
     scale = np.trace(gram) / m

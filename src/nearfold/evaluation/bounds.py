@@ -33,21 +33,58 @@ _QUERIES_AT_ONCE = 64
 
 
 def row_space(weight: Float32) -> Float64:
-    """Return P: orthonormal rows that span the row space of a weight (m, d), shape (rank, d)."""
+    """Return orthonormal rows that span the row space of a weight.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (m, d), float32
+        The weight W.
+
+    Returns
+    -------
+    ndarray of shape (rank, d), float64
+        The matrix P. The rank counts the singular values that are above the rounding of float32.
+    """
     _, values, axes = np.linalg.svd(weight.astype(np.float64), full_matrices=False)
     kept: Float64 = axes[values > values[0] * np.finfo(np.float32).eps]
     return kept
 
 
 def residual_norms(X: Float32, P: Float64) -> Float64:
-    """Return r_x = |x - P^T P x| for rows of X (n, d): shape (n,), in X's units."""
+    """Return the lengths of what a projection drops of each row.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float32
+        The rows.
+    P : ndarray of shape (r, d), float64
+        Orthonormal rows, as `row_space` returns them.
+
+    Returns
+    -------
+    ndarray of shape (n,), float64
+        The norms r_x = |x - P^T P x|, in the units of X.
+    """
     wide = X.astype(np.float64)
     norms: Float64 = np.linalg.norm(wide - (wide @ P.T) @ P, axis=1)
     return norms
 
 
 def null_space_energy(second: Float64, P: Float64) -> float:
-    """Return the share of E|x|^2 that the fold drops, from second moments (d, d): 0 to 1."""
+    """Return the share of the mean squared length E|x|^2 that a projection drops.
+
+    Parameters
+    ----------
+    second : ndarray of shape (d, d), float64
+        The uncentred second moments E[x x^T].
+    P : ndarray of shape (r, d), float64
+        Orthonormal rows, as `row_space` returns them.
+
+    Returns
+    -------
+    float
+        A share from 0 to 1; 0 if all moments are zero.
+    """
     total = float(np.trace(second))
     return float(1 - np.sum(P @ second * P) / total) if total > 0 else 0.0
 
@@ -122,8 +159,12 @@ def bound_neighbors(
 
     Parameters
     ----------
-    queries, base, weight, metric
-        As for `score_bounds`.
+    queries, base : ndarray of shape (n_queries, d) and (n, d), float32
+        The vectors.
+    weight : ndarray of shape (m, d), float32
+        The weight W.
+    metric : {"cosine", "l2", "ip"}
+        The metric; see `score_bounds`.
     kth_scores : ndarray of shape (n_queries,), float64
         The exact k-th best score of each query, in the scale of `score_bounds`.
     k : int
@@ -132,6 +173,11 @@ def bound_neighbors(
     Returns
     -------
     NeighborBounds
+
+    Raises
+    ------
+    DataError
+        A row is zero under cosine.
     """
     proven = np.empty(len(queries), np.int64)
     candidates = np.empty(len(queries), np.int64)

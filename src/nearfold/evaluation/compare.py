@@ -83,7 +83,20 @@ class Comparison:
     entries: tuple[ComparisonEntry, ...]
 
     def group(self, metric: Metric, n_components: int) -> list[ComparisonEntry]:
-        """Return the entries of one metric and number of dimensions, which can be compared."""
+        """Return the entries of one metric and number of dimensions, which can be compared.
+
+        Parameters
+        ----------
+        metric : {"cosine", "l2", "ip"}
+            The metric that says what near means.
+        n_components : int
+            The number m of reduced dimensions.
+
+        Returns
+        -------
+        list of ComparisonEntry
+            The list is empty if nothing was compared there.
+        """
         return [
             e
             for e in self.entries
@@ -91,17 +104,57 @@ class Comparison:
         ]
 
     def difference(self, first: ComparisonEntry, second: ComparisonEntry, column: str) -> Estimate:
-        """Return the mean of first - second in a column such as "recall@10", paired by query."""
+        """Return the mean difference of two entries in a column of their evaluations, paired by query.
+
+        Parameters
+        ----------
+        first, second : ComparisonEntry
+            The entries; the difference is first - second.
+        column : str
+            The name of the column, such as "recall@10" or "10-recall@100".
+
+        Returns
+        -------
+        Estimate
+            The mean and its 95% confidence interval.
+
+        Raises
+        ------
+        KeyError
+            The evaluations have no such column.
+        """
         return paired_difference(first.evaluation, second.evaluation, column)
 
     def best(self, metric: Metric, n_components: int) -> ComparisonEntry:
-        """Return the entry of the highest recall@k for the largest k."""
+        """Return the entry of the highest recall@k for the largest k.
+
+        Parameters
+        ----------
+        metric : {"cosine", "l2", "ip"}
+            The metric that says what near means.
+        n_components : int
+            The number m of reduced dimensions.
+
+        Returns
+        -------
+        ComparisonEntry
+
+        Raises
+        ------
+        ValueError
+            There is no entry of this metric and number of dimensions.
+        """
         return max(
             self.group(metric, n_components), key=lambda e: e.evaluation.recall[e.evaluation.k_max].mean
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all entries as JSON holds them, each with its difference to the best of its group."""
+        """Return all entries as values of JSON, each with its difference to the best of its group.
+
+        Returns
+        -------
+        dict of str to object
+        """
         rows = []
         for entry in self.entries:
             best = self.best(entry.evaluation.metric, entry.encoder.n_components)

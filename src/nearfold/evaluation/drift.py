@@ -137,13 +137,13 @@ def held_out_drift_stats(estimator: FoldEstimator, X: Float32, **fit_options: An
         The estimator, a clone of which is fitted to the other rows.
     X : ndarray of shape (n, d), float32
         The rows. A fifth of them is held out, 500 to 5,000 rows.
-    **fit_options
+    **fit_options : dict
         Further arguments of `fit`.
 
     Returns
     -------
     list of DriftStats
-        The list is empty where n is below 1,000.
+        The list is empty if n is below 1,000, or if the parameters don't allow a fit to fewer than all rows.
     """
     if len(X) < 2 * SAMPLE_SIZES[0]:
         return []
@@ -164,7 +164,20 @@ def held_out_drift_stats(estimator: FoldEstimator, X: Float32, **fit_options: An
 
 
 def with_drift_stats(fold: AnyFold, stats: Sequence[DriftStats]) -> AnyFold:
-    """Return a fold whose facts hold drift statistics; the fold itself where there are none."""
+    """Return a fold whose facts hold drift statistics.
+
+    Parameters
+    ----------
+    fold : Fold
+        The fold.
+    stats : sequence of DriftStats
+        The statistics.
+
+    Returns
+    -------
+    Fold
+        A new fold of the same class, or `fold` itself if there are no statistics.
+    """
     return fold.with_facts(drift_stats=[entry._asdict() for entry in stats]) if stats else fold
 
 
@@ -222,7 +235,18 @@ def add_drift_stats(
 
 
 def readable_facts(fold: Fold) -> dict[str, object]:
-    """Return a fold's facts with its drift statistics as text."""
+    """Return a fold's facts with its drift statistics as text.
+
+    Parameters
+    ----------
+    fold : Fold
+        The fold.
+
+    Returns
+    -------
+    dict of str to object
+        The facts by name. Each sample of the drift statistics has an entry of its own.
+    """
     facts: dict[str, object] = {name: value for name, value in fold.facts.items() if name != "drift_stats"}
     for entry in fold.known_facts.drift_stats:
         values = {"recall": entry.recall, "energy": entry.energy, "loss": entry.loss}

@@ -42,7 +42,20 @@ _COPIES, _LEAST_COPIES = 0.01, 2
 
 
 def candidates(k_max: int, rows: int) -> int:
-    """Return how many rows to look for in float32 to know the k_max nearest exactly."""
+    """Return how many rows to look for in float32 in order to know the nearest ones exactly.
+
+    Parameters
+    ----------
+    k_max : int
+        The number of nearest rows that must be known.
+    rows : int
+        The number of rows of the base.
+
+    Returns
+    -------
+    int
+        At most `rows`.
+    """
     return min(k_max + _SLACK, rows)
 
 
@@ -80,12 +93,27 @@ class GroundTruth:
     def compute(cls, base: Float32, queries: Float32, k_max: int, metric: Metric) -> GroundTruth:
         """Search the k_max nearest base rows of each query.
 
+        Parameters
+        ----------
+        base : ndarray of shape (n, d), float32
+            The rows that are searched.
+        queries : ndarray of shape (n_queries, d), float32
+            The vectors that are searched for.
+        k_max : int
+            The number of neighbours of each query, at most n.
+        metric : {"cosine", "l2", "ip"}
+            The metric that says what near means.
+
+        Returns
+        -------
+        GroundTruth
+
         Raises
         ------
         ParameterError
-            There are fewer rows.
+            There are fewer than k_max rows.
         DataError
-            As `search`, and for numbers whose products float32 can't hold.
+            A row is zero under cosine, or numbers are so large that float32 can't hold their products.
         """
         check_enough(k_max, len(base))
         check_products(base, metric, "the base")
@@ -105,19 +133,30 @@ class GroundTruth:
         again: Callable[[], Iterable[tuple[npt.NDArray[Any], int]]],
         center: Float64 | None,
     ) -> GroundTruth:
-        """Put the `candidates` nearest by float32, shape (q, c), in their exact order.
+        """Put the `candidates` nearest by float32 in their exact order.
 
         Parameters
         ----------
-        base, queries, k_max, metric
-            As for the class.
-        ids
-            The candidates.
-        again
-            Returns the whole base in chunks, each with the number of its first row. It is asked for where
-            queries' candidates are so close that float32 may have missed nearer rows.
-        center
-            What was subtracted from all vectors for l2, shape (d,).
+        base : Rows
+            The n rows that are searched.
+        queries : ndarray of shape (n_queries, d), float32
+            The vectors that are searched for.
+        ids : ndarray of shape (n_queries, c), int64
+            The base row numbers of the candidates.
+        k_max : int
+            The number of neighbours of each query, at most c.
+        metric : {"cosine", "l2", "ip"}
+            The metric that says what near means.
+        again : callable
+            A function without arguments that returns the whole base in chunks, each with the number of its
+            first row. It is called if candidates of a query are so close that float32 may have missed nearer
+            rows.
+        center : ndarray of shape (d,), float64, or None
+            What was subtracted from all vectors for l2.
+
+        Returns
+        -------
+        GroundTruth
         """
         scores, lengths = scored(base, queries, ids, metric)
         order = np.argsort(-scores, axis=1, kind="stable")
@@ -200,7 +239,18 @@ def _are_copies(queries: Float32, scores: Float64, lengths: Float64, metric: Met
 
 
 def warn_of_copies(ground_truth: GroundTruth) -> None:
-    """Warn where queries are rows of the base: what such find first is themselves."""
+    """Warn if many queries are rows of the base, which such queries find first.
+
+    Parameters
+    ----------
+    ground_truth : GroundTruth
+        The ground truth of the queries.
+
+    Warns
+    -----
+    NearfoldWarning
+        At least two queries, and one in a hundred, are rows of the base.
+    """
     n_queries = len(ground_truth.queries)
     if ground_truth.copied < max(_LEAST_COPIES, _COPIES * n_queries):
         return

@@ -75,7 +75,13 @@ class Inspection:
     bounds: NeighborBounds | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything that was measured as JSON holds it."""
+        """Return everything that was measured as values of JSON.
+
+        Returns
+        -------
+        dict of str to object
+            The distortion is given by its quantiles, and the bounds by their means and medians.
+        """
         results: dict[str, Any] = {
             "rows": self.rows,
             "evaluation": self.evaluation.as_dict(),

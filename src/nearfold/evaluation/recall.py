@@ -62,7 +62,23 @@ class EvaluationResult:
     def of(
         cls, metric: Metric, ks: Sequence[int], n_candidates: Sequence[int], per_query: dict[str, Float64]
     ) -> EvaluationResult:
-        """Return the result of each query's shares, whose columns follow `ks` and then `n_candidates`."""
+        """Return the result for the shares of each query.
+
+        Parameters
+        ----------
+        metric : {"cosine", "l2", "ip"}
+            The metric that says what near means.
+        ks : sequence of int
+            The k of recall@k.
+        n_candidates : sequence of int
+            The R of k-recall@R for the largest k.
+        per_query : dict of str to ndarray of shape (n_queries,), float64
+            The shares by column. The columns follow `ks` and then `n_candidates`.
+
+        Returns
+        -------
+        EvaluationResult
+        """
         estimates = estimate(np.column_stack(list(per_query.values())))
         return cls(
             metric=metric,
@@ -88,7 +104,13 @@ class EvaluationResult:
         return dict(zip(self.per_query, estimates, strict=True))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the estimates as JSON holds them."""
+        """Return the estimates as values of JSON.
+
+        Returns
+        -------
+        dict of str to object
+            The metric, the number of queries, and by column the mean and its interval.
+        """
         columns = {name: value._asdict() for name, value in self.columns.items()}
         return {"metric": self.metric, "queries": self.n_queries, **columns}
 
@@ -120,9 +142,22 @@ def recall_of_fold(
 
 
 def images(fold: Fold, vectors: Float32, metric: Metric) -> Float32:
-    """Return what a fold makes of vectors, shape (n, m), to be compared by a metric.
+    """Fold vectors, to be compared by a metric.
 
     Cosine disregards lengths, so vectors that float32 could not hold are made shorter for it.
+
+    Parameters
+    ----------
+    fold : Fold
+        The fold.
+    vectors : ndarray of shape (n, d), float32
+        The vectors.
+    metric : {"cosine", "l2", "ip"}
+        The metric that the folded vectors are compared by.
+
+    Returns
+    -------
+    ndarray of shape (n, m), float32
     """
     if metric != "cosine" or not largest_number(vectors) > _LARGE:
         return fold.transform(vectors)
@@ -143,12 +178,14 @@ def recall_of_vectors(
 
     Parameters
     ----------
-    ground_truth
-        As for `recall_of_fold`.
+    ground_truth : GroundTruth
+        The true neighbours, at least max(ks) of each query.
     base, queries : ndarray of shape (n, m) and (n_queries, m), float32
         The vectors of the ground truth after folding.
-    ks, n_candidates
-        As for `recall_of_fold`.
+    ks : sequence of int
+        The k of recall@k.
+    n_candidates : sequence of int
+        The R of k-recall@R for the largest k. Those that are not above k, or above n, are left out.
     metric : {"cosine", "l2", "ip"}, optional
         The metric that folded vectors are searched by. The default is that of the ground truth.
 
@@ -163,7 +200,22 @@ def recall_of_vectors(
 
 
 def candidate_counts(n_candidates: Iterable[int], k_max: int, rows: int) -> list[int]:
-    """Return the numbers of candidates above k_max that a base of `rows` rows can give, rising."""
+    """Return the numbers of candidates that can be counted for the largest k.
+
+    Parameters
+    ----------
+    n_candidates : iterable of int
+        The numbers that the caller wants.
+    k_max : int
+        The largest k.
+    rows : int
+        The number of rows of the base.
+
+    Returns
+    -------
+    list of int
+        Those above `k_max` and at most `rows`, ascending.
+    """
     return sorted({r for r in n_candidates if k_max < r <= rows})
 
 
@@ -174,14 +226,14 @@ def recall_of_neighbors(
 
     Parameters
     ----------
-    ground_truth
-        As for `recall_of_fold`.
+    ground_truth : GroundTruth
+        The true neighbours, at least max(ks) of each query.
     found : ndarray of shape (n_queries, r), int64
         Base row numbers, nearest first; r is at least the largest of `ks` and `n_candidates`.
     ks : sequence of int
-        The k of recall@k, rising.
+        The k of recall@k, ascending.
     n_candidates : sequence of int
-        The R of k-recall@R for the largest k, rising and above it.
+        The R of k-recall@R for the largest k, ascending and above it.
 
     Returns
     -------
@@ -197,12 +249,34 @@ def recall_of_neighbors(
 
 
 def paired_difference(first: EvaluationResult, second: EvaluationResult, column: str) -> Estimate:
-    """Return the mean of first - second in a column such as "recall@10", paired by query."""
+    """Return the mean difference of two evaluations of the same queries, paired by query.
+
+    Parameters
+    ----------
+    first, second : EvaluationResult
+        The evaluations; the difference is first - second.
+    column : str
+        The name of the column, such as "recall@10" or "10-recall@100".
+
+    Returns
+    -------
+    Estimate
+        The mean and its 95% confidence interval.
+    """
     return paired_estimate(first.per_query[column], second.per_query[column])
 
 
 def check_counts(ks: Iterable[int], n_candidates: Iterable[int], rows: int) -> None:
-    """Refuse counts of neighbours that a base of `rows` rows can't give.
+    """Refuse counts of neighbours that a base can't give.
+
+    Parameters
+    ----------
+    ks : iterable of int
+        The k of recall@k.
+    n_candidates : iterable of int
+        The R of k-recall@R.
+    rows : int
+        The number of rows of the base.
 
     Raises
     ------

@@ -36,7 +36,18 @@ class Spectrum(NamedTuple):
 
     @classmethod
     def of(cls, values: Float64) -> Spectrum:
-        """Return the spectrum of singular values that fall."""
+        """Return the spectrum for singular values.
+
+        Parameters
+        ----------
+        values : ndarray of shape (m,), float64
+            The singular values, descending.
+
+        Returns
+        -------
+        Spectrum
+            kappa is infinite if the smallest value is not above the rounding of a float32 weight.
+        """
         largest, smallest = float(values[0]), float(values[-1])
         # Below this a singular value is the rounding of a float32 weight, not a direction.
         if smallest <= largest * np.finfo(np.float32).eps:
@@ -45,18 +56,52 @@ class Spectrum(NamedTuple):
 
 
 def singular_values(weight: Float32) -> Float64:
-    """Return the singular values of a weight of shape (m, d), m <= d: shape (m,), falling."""
+    """Return the singular values of a weight, computed in float64.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (m, d), float32
+        The weight W, where m <= d.
+
+    Returns
+    -------
+    ndarray of shape (m,), float64
+        The values, descending.
+    """
     values: Float64 = np.linalg.svd(weight.astype(np.float64), compute_uv=False)
     return values
 
 
 def spectrum(weight: Float32) -> Spectrum:
-    """Return the spectrum of a weight of shape (m, d), m <= d, computed in float64."""
+    """Return the spectrum of a weight, computed in float64.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (m, d), float32
+        The weight W, where m <= d.
+
+    Returns
+    -------
+    Spectrum
+    """
     return Spectrum.of(singular_values(weight))
 
 
 def local_spectra(fold: MLPEncoder, points: Float32) -> list[Spectrum]:
-    """Return the spectrum of the Jacobian dz/dx at each of some points, shape (p, d)."""
+    """Return the spectra of a network's Jacobian matrices dz/dx.
+
+    Parameters
+    ----------
+    fold : MLPEncoder
+        The network.
+    points : ndarray of shape (p, d), float32
+        The points x.
+
+    Returns
+    -------
+    list of Spectrum
+        One spectrum for each point.
+    """
     slopes = (fold.jacobian(x) for x in points)
     return [Spectrum.of(np.linalg.svd(slope, compute_uv=False).astype(np.float64)) for slope in slopes]
 

@@ -22,12 +22,33 @@ __all__ = [
 
 
 def default_query_count(rows: int) -> int:
-    """Return how many queries to hold out of `rows`: a tenth, at most 1,000, at least 1."""
+    """Return how many queries to hold out by default: a tenth of the rows, at least 1 and at most 1,000.
+
+    Parameters
+    ----------
+    rows : int
+        The number of rows.
+
+    Returns
+    -------
+    int
+    """
     return max(1, min(1000, rows // 10))
 
 
 def query_count(rows: int, n_queries: int | None) -> int:
-    """Return how many queries to hold out of `rows`: `n_queries`, or the default where it is None.
+    """Return how many queries to hold out.
+
+    Parameters
+    ----------
+    rows : int
+        The number of rows.
+    n_queries : int or None
+        The number that the caller wants, or None for the default.
+
+    Returns
+    -------
+    int
 
     Raises
     ------
@@ -70,7 +91,16 @@ def hold_out(X: Float32, n_queries: int | None = None, seed: int = 0) -> tuple[F
 
 
 def check_numbers(vectors: Float32 | None, metric: Metric, name: str) -> None:
-    """Refuse vectors, where there are any, that a metric can't compare; the first such row is named.
+    """Refuse vectors that a metric can't compare; the message names the first such row.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n, d), float32, or None
+        The vectors. None passes.
+    metric : {"cosine", "l2", "ip"}
+        The metric.
+    name : str
+        The name of the vectors in messages.
 
     Raises
     ------
@@ -87,7 +117,23 @@ def check_numbers(vectors: Float32 | None, metric: Metric, name: str) -> None:
 def base_and_queries(
     X: Float32, queries: Float32 | None, n_queries: int | None = None, seed: int = 0
 ) -> tuple[Float32, Float32]:
-    """Return X and the queries given, or a split of X where none are; see `hold_out`.
+    """Return a base and queries, which are held out of the rows if none are given; see `hold_out`.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float32
+        The rows.
+    queries : ndarray of shape (n_queries, d), float32, or None
+        The queries, if there are any.
+    n_queries : int, optional
+        The number of rows to hold out if no queries are given. The default is a tenth, at most 1,000.
+    seed : int, default=0
+        The seed of the draw.
+
+    Returns
+    -------
+    base, queries : ndarray of shape (n, d) and (n_queries, d), float32
+        The base has fewer rows than X if queries are held out.
 
     Raises
     ------
@@ -110,25 +156,28 @@ def rows_and_queries(
 ) -> tuple[Float32, Float32 | None]:
     """Return any vectors, and the queries given for them if any, as float32 rows in memory.
 
-    Rows that a metric can't compare are refused here, by their numbers in the caller's own data: behind
-    this, splits number rows in ways of their own.
+    Rows that a metric can't compare are refused here, by their numbers in the caller's own data: later
+    splits of the rows have numbers of their own.
 
     Parameters
     ----------
-    X, queries
-        As for `held_rows`; queries may be None.
+    X : array-like of shape (n, d), data frame, path, URL or Source
+        The vectors.
+    queries : array-like of shape (n_queries, d), data frame, path, URL or Source, or None
+        The queries, if there are any.
     metrics : sequence of {"cosine", "l2", "ip"}
         The metrics that rows will be compared by.
     name : str, default="X"
-        What errors call X where it is an array.
+        The name of X in messages, if it is an array.
     min_rows : int, default=1
-        Refuse fewer rows of X.
+        The least number of rows of X that is accepted.
     seed : int, default=0
-        The seed of the sample, where the rows of X are more than the memory budget holds.
+        The seed of the sample that is drawn if the memory budget can't hold all rows of X.
 
     Returns
     -------
-    rows, queries : ndarray of shape (n, d) and (n_queries, d), float32; or None for no queries
+    rows, queries : ndarray of shape (n, d) and (n_queries, d), float32
+        The queries are None if none were given.
 
     Raises
     ------

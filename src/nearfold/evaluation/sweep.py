@@ -86,14 +86,33 @@ class Sweep:
     final: Comparison
 
     def of(self, method: str) -> list[SweepPoint]:
-        """Return the points of a method, lambda rising."""
+        """Return the points of a method.
+
+        Parameters
+        ----------
+        method : str
+            The name of the method.
+
+        Returns
+        -------
+        list of SweepPoint
+            The points, with ascending lambda.
+        """
         return [p for p in self.points if p.method == method]
 
     def rank_correlation(self, method: str) -> float:
         """Return Spearman's rank correlation of kappa with recall@k over the points of a method.
 
-        Points where the penalty has left nothing do not count. The correlation is NaN where fewer than
-        three are left, or where either does not vary.
+        Parameters
+        ----------
+        method : str
+            The name of the method.
+
+        Returns
+        -------
+        float
+            The correlation over the points that have a spectrum. It is NaN if they are fewer than three, or
+            if kappa or recall does not vary.
         """
         pairs = np.array([(p.spectrum.kappa, p.recall) for p in self.of(method) if p.spectrum is not None])
         if len(pairs) < 3 or (pairs == pairs[0]).all(axis=0).any():
@@ -101,7 +120,12 @@ class Sweep:
         return float(stats.spearmanr(pairs[:, 0], pairs[:, 1]).statistic)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all points and the final comparison as JSON holds them."""
+        """Return all points and the final comparison as values of JSON.
+
+        Returns
+        -------
+        dict of str to object
+        """
         return {
             "regularizer": self.regularizer,
             "train": self.train,

@@ -17,14 +17,18 @@ def candidates(n_bytes: int, n_features: int) -> list[CodecSpec]:
     Parameters
     ----------
     n_bytes : int
-        The bytes that a code may take; codecs that take much fewer are left out.
+        The most bytes of a code; codecs that take far fewer are left out.
     n_features : int
-        The dimensions of the vectors.
+        The number d of dimensions of the vectors.
+
+    Returns
+    -------
+    list of CodecSpec
 
     Raises
     ------
     ParameterError
-        Nothing fits.
+        No codec fits.
     """
     found = list(dict.fromkeys(_candidates(n_bytes, n_features)))
     if not found:
@@ -43,5 +47,16 @@ def _candidates(n_bytes: int, n_features: int) -> Iterator[CodecSpec]:
 
 
 def ladder(n_features: int) -> list[int]:
-    """Return the numbers of bytes that are tried where a recall is wanted: from d / 16 to 4 d."""
+    """Return the numbers of bytes that are tried if the caller wants a recall: from d / 16 to 4 d.
+
+    Parameters
+    ----------
+    n_features : int
+        The number d of dimensions of the vectors.
+
+    Returns
+    -------
+    list of int
+        Seven numbers, each twice the one before, but for rounding.
+    """
     return [max(2, round(n_features * 2**step / 64) * 4) for step in range(7)]

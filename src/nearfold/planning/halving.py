@@ -82,12 +82,41 @@ class Trial:
     rows: int
 
     def quality(self, column: str) -> float:
-        """Return the mean of a column of the evaluation, such as "recall@10"."""
+        """Return the mean of a column of the evaluation over all queries.
+
+        Parameters
+        ----------
+        column : str
+            The name of the column, such as "recall@10".
+
+        Returns
+        -------
+        float
+        """
         return float(self.evaluation.per_query[column].mean())
 
 
 def judged(codec: Codec, truth: GroundTruth, k: int, n_candidates: int) -> tuple[EvaluationResult, float]:
-    """Return how much a codec keeps of the true neighbours, and the seconds that encoding the base took."""
+    """Return how much a codec keeps of the true neighbours, and how long encoding the base took.
+
+    Parameters
+    ----------
+    codec : Codec
+        The codec.
+    truth : GroundTruth
+        The true neighbours, at least k of each query, in a base that is an array.
+    k : int
+        The k of recall@k.
+    n_candidates : int
+        The R of k-recall@R, which is counted if R is above k and the base has as many rows.
+
+    Returns
+    -------
+    evaluation : EvaluationResult
+        The recall of a search of the codes.
+    seconds : float
+        The wall time of encoding the base.
+    """
     began = time.perf_counter()
     codes = codec.encode(np.asarray(truth.base))
     seconds = time.perf_counter() - began

@@ -80,11 +80,28 @@ class Plan:
         return self.chosen.codec
 
     def kept(self, trial: Trial) -> Estimate:
-        """Return what a trial keeps of the neighbours, by the measure that decided."""
+        """Return what a trial keeps of the neighbours, in the column that decided.
+
+        Parameters
+        ----------
+        trial : Trial
+            One of `trials`.
+
+        Returns
+        -------
+        Estimate
+            The mean over validation queries, and its 95% confidence interval.
+        """
         return estimate(trial.evaluation.per_query[self.column][:, None])[0]
 
     def front(self) -> list[Trial]:
-        """Return the trials of the last round that no other beats in bytes and in what is kept."""
+        """Return the trials of the last round that no other trial beats both in bytes and in recall.
+
+        Returns
+        -------
+        list of Trial
+            The trials by ascending bytes, and so by ascending recall.
+        """
         last = max(trial.rung for trial in self.trials)
         ranked = sorted(
             (trial for trial in self.trials if trial.rung == last),
@@ -97,13 +114,26 @@ class Plan:
         return front
 
     def cost_of_error(self) -> Estimate | None:
-        """Return runner-up minus chosen, paired by query: what is lost if the runner-up is the better."""
+        """Return the recall of the runner-up minus that of the chosen codec, paired by query.
+
+        This is what is lost if the runner-up is in truth the better codec.
+
+        Returns
+        -------
+        Estimate or None
+            None if there is no runner-up.
+        """
         if self.runner_up is None or self.against is None:
             return None
         return paired_difference(self.runner_up.evaluation, self.against.evaluation, self.column)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything that was measured, as JSON holds it."""
+        """Return everything that was measured as values of JSON.
+
+        Returns
+        -------
+        dict of str to object
+        """
         error = self.cost_of_error()
         front = set(map(id, self.front()))
         return {

@@ -44,16 +44,21 @@ def _layout(x: str, y: str, **more: Any) -> dict[str, Any]:
 
 
 def dots(labels: Sequence[str], series: Mapping[str, tuple[Numbers, Numbers, Numbers]], x: str) -> Figure:
-    """Return means with intervals, a row a label and a colour a series.
+    """Return a chart of means with intervals, with a row for each label and a colour for each series.
 
     Parameters
     ----------
-    labels
-        Rows, the first on top.
-    series
-        Name to means, lows and highs, each as long as labels.
-    x
-        What is measured.
+    labels : sequence of str
+        The labels of the rows, the first on top.
+    series : mapping of str to (sequence, sequence, sequence)
+        The means, lower ends and upper ends by the name of the series, each as long as `labels`.
+    x : str
+        The title of the axis.
+
+    Returns
+    -------
+    dict
+        The figure of plotly.
     """
     data = []
     for number, (name, (means, lows, highs)) in enumerate(series.items()):
@@ -85,7 +90,22 @@ def dots(labels: Sequence[str], series: Mapping[str, tuple[Numbers, Numbers, Num
 def lines(
     series: Mapping[str, tuple[Numbers, Numbers]], x: str, y: str, *, log_x: bool = False, log_y: bool = False
 ) -> Figure:
-    """Return lines with points; a series is its x and y values."""
+    """Return a chart of lines with points.
+
+    Parameters
+    ----------
+    series : mapping of str to (sequence, sequence)
+        The x and y values by the name of the series.
+    x, y : str
+        The titles of the axes.
+    log_x, log_y : bool, default=False
+        Whether an axis is logarithmic.
+
+    Returns
+    -------
+    dict
+        The figure of plotly.
+    """
     data = [
         {
             "type": "scatter",
@@ -104,7 +124,22 @@ def lines(
 
 
 def scatter(labels: Sequence[str], xs: Numbers, ys: Numbers, x: str, y: str) -> Figure:
-    """Return labelled points; x is logarithmic."""
+    """Return a chart of labelled points with a logarithmic x axis.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        The labels of the points.
+    xs, ys : sequence of float
+        The positions of the points.
+    x, y : str
+        The titles of the axes.
+
+    Returns
+    -------
+    dict
+        The figure of plotly.
+    """
     return {
         "data": [
             {
@@ -126,9 +161,19 @@ def scatter(labels: Sequence[str], xs: Numbers, ys: Numbers, x: str, y: str) -> 
 def distributions(
     series: Mapping[str, tuple[Numbers, Numbers]], band: tuple[float, float] | None = None
 ) -> Figure:
-    """Return histograms of ratios |Wd| / |d| as filled outlines; a series is its bins' middles and shares.
+    """Return histograms of ratios |Wd| / |d| as filled outlines.
 
-    `band` marks an interval of ratios.
+    Parameters
+    ----------
+    series : mapping of str to (sequence, sequence)
+        The middles of the bins and their shares by the name of the series.
+    band : tuple of (float, float), optional
+        An interval of ratios to mark.
+
+    Returns
+    -------
+    dict
+        The figure of plotly.
     """
     data = [
         {

@@ -113,20 +113,20 @@ class Chart(Part):
 
 @dataclass
 class Page:
-    """A report.
+    """A report, which is written as one HTML file.
 
     Parameters
     ----------
-    title, subtitle
-        What it is about.
-    method
-        How figures were measured, in sentences.
-    provenance
-        Names and values: the data's fingerprint, versions, the machine.
-    command
-        What to type to make it again.
-    sections
-        Headings with their parts.
+    title, subtitle : str
+        What the report is about.
+    method : str
+        How the figures were measured, in sentences.
+    provenance : dict of str to str
+        Names and values that say where the figures come from: the data's fingerprint, versions, the machine.
+    command : str
+        The command that makes the report again.
+    sections : list of (str, list of Part), default=[]
+        The headings with their parts.
     """
 
     title: str
@@ -137,7 +137,15 @@ class Page:
     sections: list[tuple[str, list[Part]]] = field(default_factory=list)
 
     def add(self, heading: str, *parts: Part) -> None:
-        """Append a section."""
+        """Append a section.
+
+        Parameters
+        ----------
+        heading : str
+            The heading of the section.
+        *parts : Part
+            The parts of the section, in order.
+        """
         self.sections.append((heading, list(parts)))
 
     def render(self) -> str:
@@ -167,7 +175,12 @@ class Page:
         )
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the page, atomically.
+        """Write the page to a file, which is replaced as a whole.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file.
 
         Raises
         ------
