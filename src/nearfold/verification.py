@@ -24,22 +24,23 @@ def verify(path: str | os.PathLike[str], *, base: str | os.PathLike[str] | None 
 
     Parameters
     ----------
-    path
-        The folder of an index, a folder that `fold_folder` filled, or the file of a fold, a codec or a
-        scan.
-    base
+    path : str or path-like
+        The folder of an index, a folder that `apply` filled, or the file of a fold, a codec or a scan.
+    base : str or path-like, optional
         Where an index's file of full vectors is now, if it was moved.
 
     Returns
     -------
-    Its "kind", and what was found of it: how many rows or vectors, files and bytes were read, digests.
+    dict of str to object
+        The kind, by the name "kind", and what was found: how many rows or vectors, files and bytes were read,
+        and digests.
 
     Raises
     ------
     FileError
         A file is missing, damaged or not what was written, and is named.
     ParameterError
-        `base` is given with something else than an index.
+        `base` is given for something other than an index.
     """
     target = Path(path)
     if os.path.lexists(target / INDEX):
