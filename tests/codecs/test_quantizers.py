@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from nearfold.codecs.least_squares import fitted_codebooks
 from nearfold.codecs.quantizers.additive import Additive
 from nearfold.codecs.quantizers.base import Quantizer, QuantizerSpec, filled
 from nearfold.codecs.quantizers.binary import Binary, sign_codebooks
@@ -31,6 +32,15 @@ def additive(vectors: Vectors, groups: int, books: int) -> Additive:
     return Additive(f"AQ{groups * books}", rng.standard_normal(shape).astype(np.float32))
 
 
+def with_norms(vectors: Vectors) -> Additive:
+    """Return additive codes of 16 dimensions and one for norms, in two groups of three codebooks."""
+    rng = np.random.default_rng(2)
+    norms = np.linspace(-20, 0, 256, dtype=np.float32)
+    shape = (2, 3, 256, vectors.shape[1] // 2)
+    starts = rng.standard_normal((256, vectors.shape[1])).astype(np.float32)
+    return Additive("AQ6", rng.standard_normal(shape).astype(np.float32), starts, norms)
+
+
 def every(vectors: Vectors) -> list[tuple[Quantizer, int, bool]]:
     """Return quantisers, their bytes, and whether they can turn codes into vectors."""
     return [
@@ -44,6 +54,7 @@ def every(vectors: Vectors) -> list[tuple[Quantizer, int, bool]]:
         (RaBitQ.train(QuantizerSpec("RaBitQ1"), vectors), rabitq_bytes("RaBitQ1", 16), False),
         (RaBitQ.train(QuantizerSpec("RaBitQ4"), vectors), rabitq_bytes("RaBitQ4", 16), False),
         (additive(vectors, 2, 2), 4, True),
+        (with_norms(vectors), 6, True),
     ]
 
 
@@ -85,7 +96,10 @@ def test_finer_codes_are_nearer(vectors: Vectors) -> None:
 
 def test_refining_never_makes_a_code_worse_and_ends_where_no_single_change_helps(vectors: Vectors) -> None:
     books = np.random.default_rng(3).standard_normal((3, 256, 16)).astype(np.float32)
-    codes = first_codes(vectors, books)
+    starts = np.concatenate(
+        [book[:, home] for book, home in zip(books, home_slices(3, 16), strict=True)], axis=1
+    )
+    codes = first_codes(vectors, starts, 3)
     before = np.square(vectors - decoded(codes, books)).sum(axis=1)
     left = refine(vectors, books, codes, 50)
     np.testing.assert_allclose(left, vectors - decoded(codes, books), atol=1e-4)
@@ -96,6 +110,31 @@ def test_refining_never_makes_a_code_worse_and_ends_where_no_single_change_helps
         others = vectors - decoded(codes, books) + books[j][codes[:, j]]
         best = np.square(others[:, None] - books[j][None]).sum(axis=2).min(axis=1)
         np.testing.assert_allclose(after, best, rtol=1e-3, atol=1e-3)
+
+
+def test_the_last_byte_says_the_norm_of_what_the_others_stand_for(vectors: Vectors) -> None:
+    quantizer = with_norms(vectors)
+    meant = quantizer.decode(quantizer.encode(vectors))
+    halves = -0.5 * np.square(meant[:, :-1]).sum(axis=1)
+    np.testing.assert_allclose(meant[:, -1], np.maximum(halves, -20), atol=20 / 255 / 2 + 1e-4)
+    tensors = {**quantizer.tensors(), "norms": quantizer.tensors()["norms"][::-1]}
+    with pytest.raises(ValueError, match="rise"):
+        Additive.from_tensors("AQ6", 16, tensors)
+
+
+def test_least_squares_leave_less_and_a_strong_prior_leaves_codebooks_as_they_are(vectors: Vectors) -> None:
+    books = np.random.default_rng(3).standard_normal((3, 256, 16)).astype(np.float32)
+    codes = np.random.default_rng(4).integers(0, 256, (400, 3)).astype(np.uint8)
+    fitted = fitted_codebooks(vectors, books, codes, 1e-2)
+    left = np.square(vectors - decoded(codes, fitted)).sum()
+    assert left < 0.2 * np.square(vectors - decoded(codes, books)).sum()
+    # At the minimum, any change is worse once its price is counted.
+    price = 1e-2 * np.square(fitted - books).sum()
+    for seed in range(5):
+        other = fitted + 1e-2 * np.random.default_rng(seed).standard_normal(fitted.shape).astype(np.float32)
+        worse = np.square(vectors - decoded(codes, other)).sum() + 1e-2 * np.square(other - books).sum()
+        assert worse > left + price
+    np.testing.assert_allclose(fitted_codebooks(vectors, books, codes, 1e9), books, atol=1e-4)
 
 
 def test_home_slices_share_all_dimensions() -> None:

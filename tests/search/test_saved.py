@@ -247,3 +247,14 @@ def test_a_copied_folder_is_not_read_in_full_where_it_is_large(
     monkeypatch.setattr(fingerprint, "_SMALL", 1000)
     monkeypatch.setattr(fingerprint, "_whole", failing)
     assert len(SearchIndex.load(tmp_path / "copy")) == len(X)
+
+
+@pytest.mark.parametrize("spec", ["SQ8", "SQ4", "F16"])
+def test_few_rows_are_found_beside_numbers_that_look_like_their_count(tmp_path: Path, spec: str) -> None:
+    """Two codes of SQ8 are as many bytes as it has ranges: both counts stand in the file."""
+    vectors = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
+    codec = fit_codec(vectors, spec)
+    for rows in range(1, 7):
+        SearchIndex.build(codec, vectors[:rows]).save(tmp_path / f"{rows}")
+        again = SearchIndex.load(tmp_path / f"{rows}")
+        assert again.search(vectors[:rows], 1).ids[:, 0].tolist() == list(range(rows))

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from nearfold._utils.arrays import Float32, Metric, check_metric, check_products, resolve_components
+from nearfold._utils.arrays import (
+    Float32,
+    Metric,
+    check_metric,
+    check_products,
+    check_row_count,
+    normalize_rows,
+    resolve_components,
+)
 from nearfold.codecs.codec import Codec
 from nearfold.codecs.projections import Projection, SharedProjection
 from nearfold.codecs.quantizers.base import JointQuantizer, Quantizer, Training
@@ -19,6 +27,7 @@ from nearfold.folds.encoder import Encoder
 from nearfold.folds.fold import Fold
 from nearfold.io.held import held_rows
 from nearfold.io.npy import HeldSource
+from nearfold.io.vectors import as_source
 from nearfold.methods.base import sample_rows
 from nearfold.methods.nearfold import NearFold
 from nearfold.methods.registry import METHODS, make
@@ -30,6 +39,15 @@ __all__ = ["CodecFitter", "fit_codec"]
 # Quantisers are trained on at most so many rows: faiss's own limit for 256 codewords.
 _TRAINING_ROWS = 1 << 16
 
+# Additive codebooks are fitted to at most so many.
+_SAMPLE_ROWS = 1 << 17
+
+_MOST_ANCHORS, _LEAST_ANCHORS = 10_000, 1024
+# Scores of anchors with rows that are cheap beside the rest of learning codes.
+_CHEAP_SCORES = 2_000_000_000
+# The bytes of blocks' rows, of which a scan holds up to three times as many.
+_CARRIED_BYTES, _BLOCK_ROWS = 400_000_000, 65
+
 
 def fit_codec(X: Any, spec: str | CodecSpec, *, metric: Metric = "cosine", seed: int = 0) -> Codec:
     """Learn a codec: a fold, a quantiser, or both.
@@ -37,8 +55,8 @@ def fit_codec(X: Any, spec: str | CodecSpec, *, metric: Metric = "cosine", seed:
     Parameters
     ----------
     X : array-like of shape (n, d), data frame, path, URL or Source
-        The base vectors, of any real dtype. Of files that need more memory than the budget of
-        `nearfold.config_context` a sample is drawn, with a warning.
+        The base vectors, of any real dtype. Files are scanned in bounded memory: codes are learned from
+        the neighbourhoods that a scan finds and from a sample of at most 131,072 rows.
     spec : str or CodecSpec
         The name of the codec, such as "NearFold192,AQ24" or "SQ8"; see `parse_spec`.
     metric : {"cosine", "l2", "ip"}, default="cosine"
@@ -92,8 +110,11 @@ class CodecFitter:
 
     def __init__(self, X: Any, *, metric: Metric = "cosine", seed: int = 0, budget: float = 1.0) -> None:
         self._metric, self._seed, self._budget = check_metric(metric), seed, budget
-        self._base = held_rows(X, seed=seed, directions=metric == "cosine", min_rows=2)
-        check_products(self._base, self._metric, "X")
+        self._source = as_source(X)
+        check_row_count(self._source.layout.rows, 2, self._source.path)
+        if isinstance(self._source, HeldSource):
+            rows = held_rows(self._source, directions=metric == "cosine", min_rows=2)
+            check_products(rows, self._metric, "X")
         self._folds: dict[tuple[str, int | str], Fold] = {}
 
     def fit(self, spec: str | CodecSpec) -> Codec:
@@ -103,7 +124,7 @@ class CodecFitter:
         self._check(wanted)
         fold = None if wanted.method is None else self.fold(wanted.method, wanted.n_components or 0)
         projection, quantizer = self._learned(wanted, fold)
-        facts = {"rows": len(self._base), "fit_seconds": round(time.perf_counter() - began, 3)}
+        facts = {"rows": self._source.layout.rows, "fit_seconds": round(time.perf_counter() - began, 3)}
         return Codec(str(wanted), projection, quantizer, facts)
 
     def fold(self, method: str, n_components: int | str) -> Fold:
@@ -111,12 +132,12 @@ class CodecFitter:
         key = method, n_components
         if key not in self._folds:
             estimator = make(method, n_components, metric=self._metric, random_state=self._seed)
-            self._folds[key] = estimator.fit(self._base).encoder_
+            self._folds[key] = estimator.fit(self._source).encoder_
         return self._folds[key]
 
     def _check(self, wanted: CodecSpec) -> None:
         """Refuse what can't be had of this base, before anything is learned."""
-        width = self._base.shape[1]
+        width = self._source.layout.n_features
         if wanted.n_components is not None:
             width = resolve_components(wanted.n_components, width)
         family, spec = family_of(wanted.quantizer), wanted.quantizer
@@ -125,30 +146,46 @@ class CodecFitter:
                 f"{wanted}: {spec.name} learns linear maps; fold by a linear method before it"
             )
         try:
-            family.check(spec, width, len(self._base))
+            family.check(spec, width, self._source.layout.rows)
         except ParameterError as error:
             raise ParameterError(f"{wanted}: {error}") from None
 
     @cached_property
     def _neighborhoods(self) -> tuple[Blocks, Float32 | None]:
         """Blocks, and what they are centred on."""
-        learner = NearFold(1, metric=self._metric, random_state=self._seed)
-        request = learner.scan_spec(len(self._base), 1)
-        scan, anchors, *_ = scan_source(HeldSource("X", self._base), request)
+        layout = self._source.layout
+        learner = NearFold(
+            1,
+            metric=self._metric,
+            n_anchors=_code_anchors(layout.rows, layout.n_features),
+            random_state=self._seed,
+        )
+        request = learner.scan_spec(layout.rows, 1)
+        scan, anchors, *_ = scan_source(self._source, request, fewer_anchors=True)
         assert anchors is not None
         centered = self._metric == "l2"
         return scan.blocks(anchors), scan.mean.astype(np.float32) if centered else None
 
+    @cached_property
+    def _sample(self) -> Float32:
+        """Rows as they are in the data: all, or a sample."""
+        return held_rows(self._source, _SAMPLE_ROWS, seed=self._seed, directions=self._metric == "cosine")
+
     def _learned(self, wanted: CodecSpec, fold: Fold | None) -> tuple[Projection, Quantizer]:
-        spec, family, d = wanted.quantizer, family_of(wanted.quantizer), self._base.shape[1]
+        spec, family, d = wanted.quantizer, family_of(wanted.quantizer), self._source.layout.n_features
         if issubclass(family, JointQuantizer):
             assert fold is None or isinstance(fold, Encoder)
             weight = np.eye(d, dtype=np.float32) if fold is None else fold.weight
             blocks, center = self._neighborhoods
+            sample = self._sample
+            if self._metric == "cosine":
+                sample = normalize_rows(sample)
+            elif center is not None:
+                sample = sample - center
             how = Training(seed=self._seed, budget=self._budget)
-            return family.learn(spec, weight, blocks, self._metric, center, how)
+            return family.learn(spec, weight, sample, blocks, self._metric, center, how)
         unrotated = SharedProjection(fold, None, self._metric, d)
-        rows = sample_rows(self._base, _TRAINING_ROWS, np.random.default_rng(self._seed))
+        rows = sample_rows(self._sample, _TRAINING_ROWS, np.random.default_rng(self._seed))
         vectors = unrotated.project(rows)
         how = Training(unrotated.score, self._seed, self._budget)
         rotation = family.rotation(spec, vectors, how)
@@ -156,3 +193,10 @@ class CodecFitter:
             return unrotated, family.train(spec, vectors, how)
         projection = SharedProjection(fold, rotation, self._metric, d)
         return projection, family.train(spec, vectors @ rotation.T, how)
+
+
+def _code_anchors(rows: int, n_features: int) -> int:
+    """Return how many anchors codes are learned from: more than a fold's, as codes have more parameters."""
+    most = min(_MOST_ANCHORS, max(_LEAST_ANCHORS, _CHEAP_SCORES // rows))
+    carried = _CARRIED_BYTES // (4 * n_features)
+    return most if rows <= carried else max(1, min(most, carried // _BLOCK_ROWS))

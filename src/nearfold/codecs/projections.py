@@ -239,9 +239,9 @@ class _QueryMap:
 
 
 def widened(mapped: Float32, metric: Metric, width: int, scale: float, *, base: bool) -> Float32:
-    """Return mapped vectors (n, m) with zeros behind, (n, width); for l2 with what stands for norms first.
+    """Return mapped vectors (n, m) with zeros behind, (n, width); for l2 with what stands for norms last.
 
-    The dimension behind the m makes inner products rank as distances do; see `DualProjection`.
+    The last dimension makes inner products rank as distances do; see `DualProjection`.
     """
     m = mapped.shape[1]
     if m == width:
@@ -249,7 +249,7 @@ def widened(mapped: Float32, metric: Metric, width: int, scale: float, *, base: 
     wide = np.zeros((len(mapped), width), np.float32)
     wide[:, :m] = mapped
     if metric == "l2":
-        wide[:, m] = -np.einsum("ij,ij->i", mapped, mapped) / (2 * scale) if base else scale
+        wide[:, -1] = -np.einsum("ij,ij->i", mapped, mapped) / (2 * scale) if base else scale
     return wide
 
 

@@ -37,8 +37,8 @@ def held_rows(
     X : array-like, data frame, path, URL or Source
         The vectors, as for `as_source`.
     n_rows : int, optional
-        The most rows to return: a random sample is drawn if there are more. By default all rows are
-        returned, or of a file as many as the memory budget allows, with a warning.
+        The most rows to return: a random sample is drawn if there are more. By default all rows. Of a file
+        no more are returned than the memory budget allows, with a warning.
     seed : int, default=0
         The seed of the sample.
     directions : bool or "sampled", default=False
@@ -63,7 +63,7 @@ def held_rows(
     Warns
     -----
     NearfoldWarning
-        All rows of a file would exceed the memory budget, so a sample is returned.
+        The rows of a file would exceed the memory budget, so a smaller sample is returned.
     """
     if n_rows is None and (isinstance(X, npy.HeldSource) or not isinstance(X, str | os.PathLike | Source)):
         vectors = as_vectors(X.array if isinstance(X, npy.HeldSource) else X, name, min_rows=min_rows)
@@ -71,17 +71,18 @@ def held_rows(
             check_directions(vectors, name)
         return vectors
     source = as_source(X, column, name=name)
-    rows, wanted = source.layout.rows, n_rows
-    if n_rows is None:
+    rows = source.layout.rows
+    wanted = rows if n_rows is None else min(rows, n_rows)
+    if not source.in_memory:
         budget = memory_budget()
-        affordable = budget // (_COPIES * 4 * source.layout.n_features)
-        if rows > affordable:
-            wanted = max(1, affordable)
+        affordable = max(1, budget // (_COPIES * 4 * source.layout.n_features))
+        if wanted > affordable:
             warn(
-                f"{source.path}: {wanted:,} rows, drawn at random, stand for its {rows:,}, which need more "
-                f"than the budget of {budget / 1e6:,.0f}MB; allow more memory for all of them"
+                f"{source.path}: {affordable:,} rows, drawn at random, stand for its {rows:,}: {wanted:,} need "
+                f"more than the budget of {budget / 1e6:,.0f}MB; allow more memory for all of them"
             )
-    if wanted is None or wanted >= rows:
+            wanted = affordable
+    if wanted >= rows:
         return as_vectors(read_source(source, directions=directions is True), name, min_rows=min_rows)
     chosen = sampled_rows(rows, wanted, seed)
     vectors = checked_rows(source.take(chosen), chosen, source, directions=bool(directions))

@@ -7,6 +7,7 @@ are checked; everything else comes from the codec.
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Any, NamedTuple
 
@@ -113,7 +114,7 @@ def _head(content: memoryview, empty: Any) -> _Head:
 def _check_learned(codec: Codec, *parts: memoryview) -> None:
     """Refuse a file whose parameters of codes are not those of the codec."""
     around = b"".join(parts)
-    for tensor in codec.quantizer.tensors().values():
+    for tensor in codec.quantizer.indexed_tensors().values():
         if tensor.size > 1 and np.ascontiguousarray(tensor).tobytes() not in around:
             raise ValueError("the faiss file holds codes of another codec")
 
@@ -124,18 +125,28 @@ def _codes(codec: Codec, content: memoryview) -> Codes:
     n, size = _head(content, empty).codes, int(empty.sa_code_size())
     # For codes that are floats, faiss stores the count of floats instead of bytes.
     words = 4 if isinstance(empty, faiss.IndexFlat) else 1
-    tail = len(faiss.serialize_index(empty)) - _HEAD.size - 8
+    alone = faiss.serialize_index(empty).tobytes()
+    tail = len(alone) - _HEAD.size - 8
     start = len(content) - n * size - min(tail, _TAIL)
     count = struct.pack("<Q", n * size // words)
-    at = bytes(content[max(start - 8, 0) : start + tail + 8]).find(count) if start >= _HEAD.size else -1
-    while at >= 0:
-        begin = max(start - 8, 0) + at + 8
-        before, after = content[_HEAD.size : begin - 8], content[begin + n * size :]
-        if len(before) + len(after) == tail:
+    first = max(start - 8, 0)
+    around = bytes(content[first : start + tail + 8]) if start >= _HEAD.size else b""
+    # The same number may stand before, as a width or as the size of what was learned; of such places the
+    # right one is where an empty index has its own count, 0.
+    places = [first + found.start() for found in re.finditer(b"(?=" + re.escape(count) + b")", around)]
+    places.sort(key=lambda at: alone[_HEAD.size : at] != content[_HEAD.size : at] or any(alone[at : at + 8]))
+    problem = "the faiss file has another number of codes than it says"
+    for at in places:
+        before, after = content[_HEAD.size : at], content[at + 8 + n * size :]
+        if len(before) + len(after) != tail:
+            continue
+        try:
             _check_learned(codec, before, after)
-            return np.frombuffer(content, np.uint8, n * size, begin).reshape(n, size)
-        at = -1
-    raise ValueError("the faiss file has another number of codes than it says")
+        except ValueError as error:
+            problem = str(error)
+        else:
+            return np.frombuffer(content, np.uint8, n * size, at + 8).reshape(n, size)
+    raise ValueError(problem)
 
 
 def _flat(codec: Codec, content: memoryview) -> Any:

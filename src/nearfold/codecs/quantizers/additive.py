@@ -27,7 +27,13 @@ from nearfold.codecs.quantizers.base import (
     bytes_in,
     check_codebooks,
 )
-from nearfold.codecs.quantizers.codewords import decoded, first_codes, groups_of, refine
+from nearfold.codecs.quantizers.codewords import (
+    decoded,
+    first_codes,
+    groups_of,
+    home_slices,
+    refine,
+)
 from nearfold.codecs.quantizers.product import product_index, product_lists_index, widths_for
 from nearfold.codecs.tensors import Score, Tensors, exact_tensors
 from nearfold.errors import ParameterError
@@ -35,10 +41,10 @@ from nearfold.scan.scan import Blocks
 
 __all__ = ["Additive"]
 
-_ROWS = 4096
+_ROWS = 1024
 
-# Sweeps over a vector's codes when it is encoded; few change after the third.
-_SWEEPS = 4
+# Sweeps over a vector's codes when it is encoded: two more keep .002 more neighbours, in twice the time.
+_SWEEPS = 2
 
 # Dimensions a byte that the planner tries; bytes share dimensions, so they are more than product codes have.
 _DIMENSIONS = (8, 14)
@@ -56,14 +62,30 @@ class Additive(JointQuantizer):
         "AQ24" for 24 bytes.
     codebooks : ndarray of shape (groups, books, 256, width / groups), float32
         The codewords.
+    starts : ndarray of shape (256, width), float32, optional
+        Product codewords that choosing a code starts from. By default those parts of the codewords that lie
+        in each codebook's home dimensions.
+    norms : ndarray of shape (256,), float32, optional
+        What the last codebook has in the last dimension, rising: -1/2 of the squared norm of what the other
+        bytes stand for, so that inner products rank as Euclidean distances do. Needs `starts`. None where
+        all codebooks stand for vectors.
     """
 
     names: ClassVar = {"AQ<bytes>": "additive codes learned with the fold, from neighbourhoods"}
     kind = "additive"
 
-    def __init__(self, name: str, codebooks: Float32) -> None:
-        self.name, self._codebooks = name, codebooks
+    def __init__(
+        self, name: str, codebooks: Float32, starts: Float32 | None = None, norms: Float32 | None = None
+    ) -> None:
+        self.name, self._codebooks, self._norms = name, codebooks, norms
+        self._starts = starts
         self.width = codebooks.shape[0] * codebooks.shape[3]
+        if norms is not None:
+            self._codebooks = codebooks.copy()
+            self._codebooks[-1, -1], self._codebooks[-1, :-1, :, -1] = 0, 0
+            self._codebooks[-1, -1, :, -1] = norms
+        begin = _home_codewords(codebooks) if starts is None else starts
+        self._groups = groups_of(self._codebooks, begin, norms=norms is not None)
 
     @classmethod
     def check(cls, spec: QuantizerSpec, width: int, n_rows: int) -> None:
@@ -82,18 +104,22 @@ class Additive(JointQuantizer):
         cls,
         spec: QuantizerSpec,
         weight: Float32,
+        sample: Float32,
         blocks: Blocks,
         metric: Metric,
         center: Float32 | None,
         how: Training,
     ) -> tuple[DualProjection, Self]:
         """Return projection and quantiser, learned together as `learn_codes` says."""
-        steps = max(1, round(how.budget * CodeLearning.n_steps))
-        learned = learn_codes(weight, blocks, metric, spec.n_bytes, how.seed, CodeLearning(steps))
-        projection = DualProjection(
-            learned.base_weight, learned.query_weight, metric, learned.width, center, learned.constant
-        )
-        return projection, cls(spec.stored, learned.codebooks)
+        if metric == "l2" and spec.n_bytes < 2:
+            raise ParameterError(f"{spec}: l2 needs 2 bytes or more, as one is for the norm; use AQ2")
+        usual = CodeLearning()
+        steps, rounds = (max(1, round(how.budget * full)) for full in (usual.n_steps, usual.n_rounds))
+        learning = CodeLearning(n_rounds=rounds, n_steps=steps)
+        learned = learn_codes(weight, sample, blocks, metric, spec.n_bytes, how.seed, learning)
+        quantizer = cls(spec.stored, learned.codebooks, learned.starts, learned.norms)
+        maps = learned.base_weight, learned.query_weight
+        return DualProjection(*maps, metric, quantizer.width, center), quantizer
 
     @property
     def code_size(self) -> int:
@@ -107,12 +133,18 @@ class Additive(JointQuantizer):
 
         def encode_rows(start: int) -> int:
             part = slice(start, start + _ROWS)
-            for dims, books, codebooks in groups_of(self._codebooks):
-                rows = np.ascontiguousarray(vectors[part, dims])
-                found = first_codes(rows, codebooks)
-                refine(rows, codebooks, found, _SWEEPS)
-                codes[part, books] = found
-            return min(_ROWS, len(vectors) - start)
+            halves = np.zeros(len(codes[part]), np.float32)
+            for group in self._groups:
+                rows = np.ascontiguousarray(vectors[part, group.dims])
+                found = first_codes(rows, group.starts, len(group.codebooks))
+                left = refine(rows, group.codebooks, found, _SWEEPS)
+                codes[part, group.books] = found
+                if self._norms is not None:
+                    rows -= left
+                    halves -= 0.5 * np.einsum("ij,ij->i", rows, rows)
+            if self._norms is not None:
+                codes[part, -1] = nearest_values(halves, self._norms)
+            return len(halves)
 
         with stage("encode", len(vectors)) as advance:
             for done in in_order(encode_rows, starts, min(blas_threads(), max(1, len(starts)))):
@@ -121,22 +153,40 @@ class Additive(JointQuantizer):
 
     def decode(self, codes: Codes) -> Float32:
         """Return the vectors that codes stand for: shape (n, width)."""
-        parts = [decoded(codes[:, books], codebooks) for _, books, codebooks in groups_of(self._codebooks)]
-        return np.concatenate(parts, axis=1)
+        vectors = np.zeros((len(codes), self.width), np.float32)
+        for group in self._groups:
+            vectors[:, group.dims] = decoded(codes[:, group.books], group.codebooks)
+        if self._norms is not None:
+            vectors[:, -1] = self._norms[codes[:, -1]]
+        return vectors
 
     def tensors(self) -> Tensors:
-        """Return the codebooks."""
+        """Return the codebooks, what choosing codes starts from, and the values of norms."""
+        tensors = {"codebooks": self._codebooks, "starts": self._starts, "norms": self._norms}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+    def indexed_tensors(self) -> Tensors:
+        """Return the codebooks, which hold the norms: choosing a code needs more than searching does."""
         return {"codebooks": self._codebooks}
 
     @classmethod
     def from_tensors(cls, name: str, width: int, tensors: Tensors) -> Self:
         """Return the quantiser that a file describes."""
-        shape = (None, None, CODEWORDS, None)
-        (codebooks,) = exact_tensors(name, tensors, {"codebooks": shape})
+        shapes: dict[str, tuple[int | None, ...]] = {"codebooks": (None, None, CODEWORDS, None)}
+        # Files of the first version have neither.
+        if "starts" in tensors:
+            shapes["starts"] = (CODEWORDS, width)
+        if "norms" in tensors:
+            shapes["starts"] = (CODEWORDS, width)
+            shapes["norms"] = (CODEWORDS,)
+        found = dict(zip(shapes, exact_tensors(name, tensors, shapes), strict=True))
+        codebooks, norms = found["codebooks"], found.get("norms")
         groups, books, _, each = codebooks.shape
         if groups * each != width or groups * books != bytes_in(name, "AQ"):
             raise ValueError(f"{name} of {width} dimensions has codebooks {codebooks.shape}")
-        return cls(name, codebooks)
+        if norms is not None and (min(books, each) < 2 or (np.diff(norms) < 0).any()):
+            raise ValueError(f"{name} has norms that do not rise, or no codebook beside them")
+        return cls(name, codebooks, found.get("starts"), norms)
 
     def index(self, score: Score) -> Any:
         """Return an empty faiss index.
@@ -166,3 +216,19 @@ class Additive(JointQuantizer):
         groups, books, _, each = self._codebooks.shape
         wide = np.repeat(queries.reshape(-1, groups, 1, each), books, axis=2)
         return np.ascontiguousarray(wide.reshape(len(queries), -1))
+
+
+def nearest_values(values: Float32, levels: Float32) -> Codes:
+    """Return the number of the nearest of 256 rising levels for each of n values: shape (n,), uint8."""
+    between = (levels[1:] + levels[:-1]) / 2
+    return np.searchsorted(between, values).astype(np.uint8)
+
+
+def _home_codewords(codebooks: Float32) -> Float32:
+    """Return the part of each codeword in its codebook's home dimensions: shape (256, width)."""
+    starts = [
+        codebooks[g, j, :, home]
+        for g in range(len(codebooks))
+        for j, home in enumerate(home_slices(codebooks.shape[1], codebooks.shape[3]))
+    ]
+    return np.concatenate(starts, axis=1)

@@ -263,6 +263,10 @@ class Quantizer(ABC):
     def tensors(self) -> Tensors:
         """Return the learned arrays by name, as files hold them."""
 
+    def indexed_tensors(self) -> Tensors:
+        """Return those of the learned arrays that an index of the codes holds too: all, by default."""
+        return self.tensors()
+
     @classmethod
     @abstractmethod
     def from_tensors(cls, name: str, width: int, tensors: Tensors) -> Self:
@@ -341,6 +345,7 @@ class JointQuantizer(Quantizer):
         cls,
         spec: QuantizerSpec,
         weight: Float32,
+        sample: Float32,
         blocks: Blocks,
         metric: Metric,
         center: Float32 | None,
@@ -354,6 +359,8 @@ class JointQuantizer(Quantizer):
             A name of this family.
         weight : ndarray of shape (m, d), float32
             The linear fold to start from.
+        sample : ndarray of shape (n, d), float32
+            Rows drawn at random, prepared for the metric.
         blocks : Blocks
             Anchors and their neighbours, prepared for the metric.
         metric : {"cosine", "l2", "ip"}

@@ -1,21 +1,68 @@
-"""Sums of codewords: how vectors are written as them, and improved.
+"""Sums of codewords: how vectors are written as them, and how codes are improved.
 
 Codebooks have shape (M, 256, s): a code of M bytes names one codeword of each, whose sum stands for a vector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from nearfold._utils.arrays import Float32
 from nearfold.codecs.quantizers.base import Codes
 
-__all__ = ["decoded", "first_codes", "groups_of", "home_slices", "refine"]
+__all__ = ["CodebookGroup", "decoded", "first_codes", "groups_of", "home_slices", "refine"]
 
 _ROWS = 4096
+
+
+class CodebookGroup(NamedTuple):
+    """Codebooks whose sums stand for the same dimensions.
+
+    Attributes
+    ----------
+    dims : slice
+        Dimensions of the vectors that the group stands for.
+    books : slice
+        Bytes of a code that name the group's codewords.
+    codebooks : ndarray of shape (M, 256, s), float32
+        Codewords.
+    starts : ndarray of shape (256, s), float32
+        Product codewords that choosing a code starts from: those of each codebook in its home dimensions.
+    """
+
+    dims: slice
+    books: slice
+    codebooks: Float32
+    starts: Float32
+
+
+def groups_of(codebooks: Float32, starts: Float32, *, norms: bool = False) -> list[CodebookGroup]:
+    """Return the groups of codebooks.
+
+    Parameters
+    ----------
+    codebooks : ndarray of shape (groups, books, 256, s), float32
+        Codewords of each group.
+    starts : ndarray of shape (256, groups * s), float32
+        Product codewords; see `CodebookGroup`.
+    norms : bool, default=False
+        Whether the last codebook stands for norms in the last dimension, which then belong to no group.
+
+    Returns
+    -------
+    list of CodebookGroup
+    """
+    groups, books, _, each = codebooks.shape
+    found = []
+    for g in range(groups):
+        less = int(norms and g == groups - 1)
+        dims, own = slice(g * each, (g + 1) * each - less), slice(g * books, (g + 1) * books - less)
+        kept = np.ascontiguousarray(codebooks[g, : books - less, :, : each - less])
+        found.append(CodebookGroup(dims, own, kept, np.ascontiguousarray(starts[:, dims])))
+    return found
 
 
 def home_slices(n_codebooks: int, width: int) -> list[slice]:
@@ -30,11 +77,11 @@ def half_squares(codebooks: Float32) -> Float32:
     return halves
 
 
-def first_codes(vectors: Float32, codebooks: Float32) -> Codes:
-    """Return each codebook's nearest codeword within its home dimensions: shape (n, M) for (n, s)."""
-    codes = np.empty((len(vectors), len(codebooks)), np.uint8)
-    for j, home in enumerate(home_slices(len(codebooks), vectors.shape[1])):
-        words = np.ascontiguousarray(codebooks[j][:, home])
+def first_codes(vectors: Float32, starts: Float32, n_codebooks: int) -> Codes:
+    """Return each codebook's nearest product codeword: shape (n, M) for vectors (n, s), starts (256, s)."""
+    codes = np.empty((len(vectors), n_codebooks), np.uint8)
+    for j, home in enumerate(home_slices(n_codebooks, vectors.shape[1])):
+        words = np.ascontiguousarray(starts[:, home])
         half = 0.5 * np.einsum("ks,ks->k", words, words)
         for start in range(0, len(vectors), _ROWS):
             scores = vectors[start : start + _ROWS, home] @ words.T
@@ -73,10 +120,3 @@ def refine(vectors: Float32, codebooks: Float32, codes: Codes, sweeps: int) -> F
         if not changed:
             break
     return left
-
-
-def groups_of(codebooks: Float32) -> Iterator[tuple[slice, slice, Float32]]:
-    """Yield each group's dimensions, its codes' columns and its codebooks (books, 256, s)."""
-    groups, books, _, each = codebooks.shape
-    for g in range(groups):
-        yield slice(g * each, (g + 1) * each), slice(g * books, (g + 1) * books), codebooks[g]
