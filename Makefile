@@ -118,7 +118,7 @@ bench: $(VENV)/.torch $(VENV)/.manifold $(VENV)/.bench
 	$(BIN)/python benchmarks/speed.py --data $(DATA)
 	$(BIN)/python benchmarks/paper.py --data $(DATA)
 	$(BIN)/python benchmarks/objective.py --data $(DATA)
-	$(BIN)/python benchmarks/bytes.py --data $(DATA)
+	$(BIN)/python benchmarks/codes.py --data $(DATA) --bytes 24 48
 	$(BIN)/python benchmarks/plans.py --data $(DATA)
 	$(BIN)/python benchmarks/search.py --data $(DATA)
 	$(BIN)/python benchmarks/queries.py --data $(DATA)

@@ -78,8 +78,8 @@ def held_rows(
         affordable = max(1, budget // (_COPIES * 4 * source.layout.n_features))
         if wanted > affordable:
             warn(
-                f"{source.path}: {affordable:,} rows, drawn at random, stand for its {rows:,}: {wanted:,} need "
-                f"more than the budget of {budget / 1e6:,.0f}MB; allow more memory for all of them"
+                f"{source.path}: {affordable:,} rows, drawn at random, stand for its {rows:,}: {wanted:,} "
+                f"need more than the budget of {budget / 1e6:,.0f}MB; allow more memory for all of them"
             )
             wanted = affordable
     if wanted >= rows:
