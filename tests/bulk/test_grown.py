@@ -233,11 +233,11 @@ def test_files_set_aside_are_looked_at_again(encoder: Encoder, tmp_path: Path) -
     assert fold() == (60, 0, ["3.npy", "6.npy", "2.npy"])
     assert fold() == (60, 0, ["3.npy", "6.npy", "2.npy"])
     write(source, "2.npy")
-    with pytest.warns(NearfoldWarning, match=r"2\.npy comes before 4\.npy"):
+    with pytest.warns(NearfoldWarning, match=r"of 2\.npy come before those of 4\.npy"):
         assert fold() == (80, 1, ["3.npy", "6.npy"])
     write(source, "3.npy")
     (source / "6.npy").unlink()
-    with pytest.warns(NearfoldWarning, match=r"3\.npy comes before 4\.npy"):
+    with pytest.warns(NearfoldWarning, match=r"of 3\.npy come before those of 4\.npy"):
         assert fold() == (100, 1, [])
     np.testing.assert_allclose(held_rows(out), held_rows(source) @ encoder.weight.T, rtol=1e-4, atol=1e-5)
 
@@ -250,7 +250,7 @@ def test_rows_stay_in_the_order_of_the_inputs_names(encoder: Encoder, tmp_path: 
     apply(encoder, source, out)
     for name in ("10.npy", "8.npy"):
         write(source, name, rows=3)
-    said = r"10\.npy comes before 5\.npy, which was there: from there on row numbers are higher"
+    said = r"of 10\.npy come before those of 5\.npy, which were there: row numbers from there on are higher"
     with pytest.warns(NearfoldWarning, match=said):
         assert apply(encoder, source, out).new_files == 2
     shards = json.loads((out / MANIFEST).read_text())["shards"]
@@ -275,8 +275,18 @@ def test_a_new_file_that_would_rename_others_is_refused(encoder: Encoder, tmp_pa
     with pytest.raises(FileError, match=r"would become a\.parquet .*; give the format npy \(--format\)"):
         apply(encoder, source, out)
     assert content(out) == before
-    with pytest.warns(NearfoldWarning, match=r"0\.npz comes before a\.npy"):
+    with pytest.warns(NearfoldWarning, match=r"of 0\.npz come before those of a\.npy"):
         assert apply(encoder, source, out, format="npy").new_files == 1
+
+
+def test_a_file_that_went_is_named_before_those_that_its_name_moved(encoder: Encoder, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    write(source, "a.npy")
+    write(source, "a.npz")
+    apply(encoder, source, out)
+    (source / "a.npz").unlink()
+    with pytest.raises(FileError, match=r"inputs that are gone or can't be read any more: a\.npz;"):
+        apply(encoder, source, out)
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -278,9 +278,9 @@ class Ledger:
                 new.append(shard.source)
             elif shard.key in self.entries and new:
                 warn(
-                    f"{self._folder}: rows are in the order of the inputs' names, and {listed(new)} comes "
-                    f"before {shard.source}, which was there: from there on row numbers are higher now than "
-                    f"before, as they are in the input"
+                    f"{self._folder}: rows are in the order of the inputs' names, so new ones "
+                    f"of {listed(new)} come before those of {shard.source}, which were there: row numbers from there on are "
+                    f"higher than they were, as in the input"
                 )
                 return
 
@@ -292,6 +292,7 @@ class Ledger:
         present = {shard.source for shard in self._shards.values()}
         gone: dict[str, None] = {}
         changed: dict[str, None] = {}
+        moved: list[tuple[Entry, Entry]] = []
         for entry in entries:
             shard = self._shards.get(entry.key)
             if entry.source not in present:
@@ -299,13 +300,15 @@ class Ledger:
             elif shard is None or shard.stop != entry.stop or entry.input not in ("", shard.input):
                 changed[entry.source] = None
             elif shard.file != entry.file:
-                raise self._moved(entry, shard, found)
+                moved.append((entry, shard))
         for names, what in ((gone, "are gone or can't be read any more"), (changed, "have changed since")):
             if names:
                 raise FileError(
                     f"{self._folder}: {found} inputs that {what}: {listed(names)}; "
                     f"put back what was there, or {_AGAIN}"
                 )
+        if moved:
+            raise self._moved(*moved[0], found)
 
     def _moved(self, entry: Entry, shard: Entry, found: str) -> FileError:
         """Return the error for a shard that would get another name because of new inputs."""
