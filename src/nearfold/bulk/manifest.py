@@ -278,9 +278,9 @@ class Ledger:
                 new.append(shard.source)
             elif shard.key in self.entries and new:
                 warn(
-                    f"{self._folder}: rows are in the order of the inputs' names, so new ones "
-                    f"of {listed(new)} come before those of {shard.source}, which were there: row numbers from there on are "
-                    f"higher than they were, as in the input"
+                    f"{self._folder}: rows are in the order of the inputs' names, so new ones of "
+                    f"{listed(new)} come before those of {shard.source}, which were there: row numbers from "
+                    f"there on are higher than they were, as in the input"
                 )
                 return
 
