@@ -66,6 +66,22 @@ def test_shards_that_are_there_stay_and_the_next_run_goes_on(tmp_path: Path) -> 
     assert done.new_files < 4
 
 
+def test_a_folder_that_can_not_grow_stays_whole(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "0.npy", X)
+    apply(ENCODER, tmp_path / "in", tmp_path / "out")
+    np.save(tmp_path / "in" / "1.npy", X)
+    before = left(tmp_path / "out")
+    with files_of_at_most(100), pytest.raises(FileError, match="can't be written"):
+        apply(ENCODER, tmp_path / "in", tmp_path / "out")
+    assert left(tmp_path / "out") == before
+    # Where there is room for the journal and not for the shard.
+    with files_of_at_most(20_000), pytest.raises(FileError, match="can't be written"):
+        apply(ENCODER, tmp_path / "in", tmp_path / "out")
+    assert {name for name in left(tmp_path / "out") if name.endswith(".npy")} == {"0.npy"}
+    assert apply(ENCODER, tmp_path / "in", tmp_path / "out").new_files == 1
+
+
 @pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="nothing is refused to root")
 @pytest.mark.parametrize("name", WRITERS)
 def test_permission_denied(name: str, tmp_path: Path, codec: Codec) -> None:

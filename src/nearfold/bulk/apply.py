@@ -40,6 +40,10 @@ def apply(
     manifest keeps a checksum of each file, so a run that was killed is resumed by calling it again, and a
     finished one is left as it is, once every file is found to be what its checksum says.
 
+    If the input folder has got new files since, the same call folds these and leaves the others, after the
+    same checks. The rows stay in the order of the inputs' names: where a new name comes before an old one,
+    the rows of the old file get higher numbers, in the output as in the input, and a warning says so.
+
     Parameters
     ----------
     fold : Fold, Codec or estimator
@@ -72,9 +76,16 @@ def apply(
     FileError
         A file can't be read or written; `out` is an input, or lies in the input folder or around it; two
         inputs would become one file; types of a column conflict; or the folder is held by another run, or has
-        something else in it or a file that has changed.
+        something else in it or a file that has changed; or an input that was folded into it before has
+        changed or is gone, or would become a file of another name because of new inputs.
     ParameterError
         `format` or `skip_bad` are given with one file as the output, or its ending is unknown.
+
+    Warns
+    -----
+    NearfoldWarning
+        The output can't hold the input's other columns, or new files come before those that were folded into
+        the folder before.
     """
     fold, target = as_fold(fold), Path(out)
     kind = "uint8" if isinstance(fold, Codec) else dtype

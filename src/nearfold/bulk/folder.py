@@ -105,7 +105,8 @@ def apply_to_folder(
     """Fold a source shard by shard into a folder; a run that was killed is resumed. See `apply`.
 
     A folder's files keep their names; one file becomes part-00000, part-00001, ... The folder has a manifest
-    with a checksum for each file. Inputs that could not even be opened are noted in it.
+    with a checksum for each file. Inputs that could not even be opened are noted in it. Where the source has
+    files that an earlier run did not know, these are folded, and the others are left as they are.
 
     Parameters
     ----------
@@ -114,7 +115,8 @@ def apply_to_folder(
     source : Source
         The vectors.
     folder : pathlib.Path
-        The output folder, which must be empty, or what an earlier run with the same arguments left.
+        The output folder, which must be empty, or what an earlier run with the same arguments left. The
+        source may have got more files since.
     suffix : str or None
         The ending of the files. None stands for that of the first input if it is .npy, Parquet or Arrow and
         can hold the columns of all, and otherwise for .parquet.
@@ -132,7 +134,13 @@ def apply_to_folder(
     DataError
         Vectors are not as wide as the encoder takes them, or a row can't be folded.
     FileError
-        An input can't be read, the folder holds something else or can't be written, or lies in the input.
+        An input can't be read, the folder holds something else or can't be written, or lies in the input;
+        or an input that was folded into it has changed since or is gone.
+
+    Warns
+    -----
+    NearfoldWarning
+        A new file comes before one that a finished run has folded, so that row numbers are higher from there.
     """
     engine = engine_for(source)
     suffix = suffix or _suffix_of(source)
@@ -140,7 +148,8 @@ def apply_to_folder(
         raise FileError(f"{folder}: {suffix} can't be written; use {', '.join(WRITABLE)}")
     check_output(encoder, source, os.fspath(folder), suffix)
     _check_apart(source, folder)
-    pieces = _pieces(source, suffix)
+    states = _states_of(source)
+    pieces = _pieces(source, suffix, states)
     check_names(pieces)
     shards = [piece.shard for piece in pieces]
     plan = {
@@ -151,7 +160,8 @@ def apply_to_folder(
     }
     with held(folder):
         check_distinct(folder, pieces)
-        ledger = Ledger(folder, plan, _state_of(source), shards)
+        ledger = Ledger(folder, plan, states, _state_of(source, states), shards)
+        noted = [Entry(_name(source, name), 0, 0, None, error=str(error)) for name, error in source.skipped]
         written = 0
         if not ledger.complete:
             tasks = [
@@ -166,16 +176,16 @@ def apply_to_folder(
                 for piece in pieces
             ]
             written = _write_missing(tasks, ledger, engine, skip_bad=skip_bad)
-            noted = [
-                Entry(_name(source, name), 0, 0, None, error=str(error)) for name, error in source.skipped
-            ]
+            ledger.finish(noted)
+        elif {entry.source for entry in noted} != {entry.source for entry in ledger.unopened}:
+            # The shards are the same, but other inputs than before can't even be opened.
             ledger.finish(noted)
     kept = [entry for entry in ledger.entries.values() if entry.file is not None]
     return Written(
         rows=sum(entry.stop - entry.start for entry in kept),
         files=len(kept),
         new_files=written,
-        set_aside=tuple(ledger.set_aside),
+        set_aside=tuple(replace(entry, input="") for entry in ledger.set_aside),
     )
 
 
@@ -257,18 +267,23 @@ def _fold_shard(task: _Task) -> Entry:
     return replace(task.shard, bytes=size, sha256=digest)
 
 
-def _pieces(source: Source, suffix: str) -> list[Piece]:
+def _pieces(source: Source, suffix: str, states: dict[str, Any]) -> list[Piece]:
     """Return a piece for each output file."""
+    digests = {name: _sha256(state) for name, state in states.items()}
     if source.parts[0] is source:
         rows = max(1, _SHARD_BYTES // (4 * source.layout.n_features))
         name = _name(source, source.path)
         return [
-            Piece(source.path, source.column_name, Entry(name, start, stop, f"part-{i:05d}{suffix}"))
+            Piece(
+                source.path,
+                source.column_name,
+                Entry(name, start, stop, f"part-{i:05d}{suffix}", input=digests[name]),
+            )
             for i, (start, stop) in enumerate(source.pieces(rows))
         ]
     names = [_name(source, part.path) for part in source.parts]
     return [
-        Piece(part.path, part.column_name, Entry(name, 0, part.layout.rows, out))
+        Piece(part.path, part.column_name, Entry(name, 0, part.layout.rows, out, input=digests[name]))
         for part, name, out in zip(source.parts, names, output_names(names, suffix), strict=True)
     ]
 
@@ -310,14 +325,21 @@ def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _state_of(source: Source) -> str:
-    """Return a digest of the inputs' sizes, columns and, on this machine, times of change."""
+def _states_of(source: Source) -> dict[str, Any]:
+    """Return each input's size, columns and, on this machine, time of change, by name; an array's digest."""
     if isinstance(source, HeldSource):
-        return hashlib.sha256(source.array.data).hexdigest()
-    states = []
+        return {_name(source, source.path): hashlib.sha256(source.array.data).hexdigest()}
+    states: dict[str, Any] = {}
     for part in source.parts:
         local = Location.of(part.path).local
         changed = local.stat().st_mtime_ns if local is not None and local.exists() else 0
         columns = "" if part.layout.others is None else str(part.layout.others)
-        states.append([_name(source, part.path), part.layout.rows, changed, columns])
-    return _sha256(states)
+        name = _name(source, part.path)
+        states[name] = [name, part.layout.rows, changed, columns]
+    return states
+
+
+def _state_of(source: Source, states: dict[str, Any]) -> str:
+    """Return the digest of all states that a manifest keeps."""
+    whole = list(states.values())
+    return str(whole[0]) if isinstance(source, HeldSource) else _sha256(whole)

@@ -3,7 +3,8 @@
 A shard is written under a hidden name that holds the run's token; then a line of the journal tells its
 checksum; then it gets its own name. So whatever a run leaves when it is killed, a file under its own
 name is known to be the run's by its digest, and any other belongs to somebody else and is left alone.
-When all shards are there the manifest takes the journal's place.
+When all shards are there the manifest takes the journal's place. Where the inputs have grown since, a
+journal that lists the shards of the manifest takes its place in turn, until the new shards are there too.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -24,7 +25,9 @@ from nearfold._utils.files import checksum, open_regular, os_errors, remove_besi
 from nearfold._utils.progress import stage
 from nearfold._utils.schema import Count, Positive, Sha256, checked_json, encoded, inside
 from nearfold._utils.threads import blas_threads, in_order
+from nearfold._utils.warned import warn
 from nearfold.errors import FileError
+from nearfold.io.base import listed
 from nearfold.version import __version__
 
 __all__ = ["MANIFEST", "Entry", "Ledger", "Manifest", "check_shards", "path_inside", "read_manifest"]
@@ -58,6 +61,9 @@ class Entry(msgspec.Struct, frozen=True):
         The SHA-256 of the output file, in hexadecimal.
     error : str, optional
         Why the input was set aside. None if it was not.
+    input : str
+        The SHA-256 of the state of the input file: its rows, columns and time of change. Empty in what
+        earlier versions wrote.
     """
 
     source: _Name
@@ -67,6 +73,7 @@ class Entry(msgspec.Struct, frozen=True):
     bytes: Count = 0
     sha256: Sha256 | Literal[""] = ""
     error: str | None = None
+    input: Sha256 | Literal[""] = ""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -135,12 +142,16 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 class _Header(msgspec.Struct, frozen=True):
-    """The first line of a journal: which run on which inputs, and the token of its hidden names."""
+    """The first line of a journal: which run on which inputs, and the token of its hidden names.
+
+    `work` is the digest of the plan without its inputs. Journals of earlier versions don't have it.
+    """
 
     format: Literal["nearfold.journal"]
     plan: Sha256
     inputs: Sha256
     token: _Token
+    work: Sha256 | None = None
 
 
 class Ledger:
@@ -151,37 +162,56 @@ class Ledger:
     folder : pathlib.Path
         The output folder.
     plan : dict
-        What is to be written, as values of JSON. A folder of another plan is refused.
+        What is to be written, as values of JSON. A folder of a plan that differs in more than its inputs,
+        which "cut" tells, is refused.
+    states : mapping of str to object
+        The present state of each input (rows, columns, time of change) by its name, as values of JSON.
     inputs : str
-        A digest of the inputs' present state (sizes, times). A run that was begun on inputs in another state
-        is refused.
+        A digest of all states.
     shards : sequence of Entry
-        All shards that are to be written.
+        All shards that are to be written, in order, each with the digest of its input's state. Those that
+        an earlier run has written must be among them and unchanged; there may be more than it knew.
 
     Raises
     ------
     FileError
         The folder holds something else, or a shard that is not as its checksum says, or it can't be
-        read or written.
+        read or written; or the input of a shard that is in the folder has changed or is gone.
+
+    Warns
+    -----
+    NearfoldWarning
+        A new input comes before others of a finished run, so that their rows get other numbers.
     """
 
-    def __init__(self, folder: Path, plan: dict[str, Any], inputs: str, shards: Sequence[Entry]) -> None:
-        self._folder, self._inputs = folder, inputs
+    def __init__(
+        self,
+        folder: Path,
+        plan: dict[str, Any],
+        states: Mapping[str, Any],
+        inputs: str,
+        shards: Sequence[Entry],
+    ) -> None:
+        self._folder, self._states, self._inputs = folder, states, inputs
         self._plan = {"format": _FORMAT, "format_version": _VERSION, **plan}
         self._shards = {shard.key: shard for shard in shards}
         self._token = secrets.token_hex(4)
         self.entries: dict[tuple[str, int], Entry] = {}
         self.set_aside: list[Entry] = []
         remove_beside(folder)
-        self.complete = self._read_manifest()
+        manifest = read_manifest(folder)
+        self.complete = manifest is not None and self._is_whole(manifest)
         if self.complete:
             self._remove_journal()
+        elif manifest is not None:
+            self._grow(manifest)
         elif not self._read_journal():
             self._begin()
-        for shard in shards:
-            # Whatever has a shard's name and is not in the journal is not of this run.
-            if shard.key not in self.entries and os.path.lexists(path_inside(folder, str(shard.file))):
-                raise self._error(f"{shard.file} is in the way and not of this run; move it")
+        self._check_free()
+
+    @property
+    def _work(self) -> str:
+        return _digest(_without_inputs(self._plan))
 
     @property
     def _journal(self) -> Path:
@@ -190,14 +220,16 @@ class Ledger:
     def _error(self, what: str) -> FileError:
         return FileError(f"{self._folder}: {what}; {_TODO}")
 
-    def _read_manifest(self) -> bool:
-        manifest = read_manifest(self._folder)
-        if manifest is None:
+    def _check_free(self) -> None:
+        """Refuse the folder if a file that is not of this run has the name of a shard to be written."""
+        for shard in self._shards.values():
+            if shard.key not in self.entries and os.path.lexists(path_inside(self._folder, str(shard.file))):
+                raise self._error(f"{shard.file} is in the way and not of this run; move it")
+
+    def _is_whole(self, manifest: Manifest) -> bool:
+        """Take up the result of a finished run; return False if its inputs are not all that there are now."""
+        if manifest.plan != self._plan or manifest.inputs not in (None, self._inputs):
             return False
-        if manifest.plan != self._plan:
-            raise self._error("holds the result of another run")
-        if manifest.inputs is not None and manifest.inputs != self._inputs:
-            raise self._error("holds the result of inputs that have changed since")
         if [_place(shard) for shard in self._shards.values()] != [
             _place(shard, self._shards.get(shard.key)) for shard in manifest.shards
         ]:
@@ -207,6 +239,87 @@ class Ledger:
         self.set_aside = manifest.set_aside
         return True
 
+    def _grow(self, manifest: Manifest) -> None:
+        """Take up the shards of a finished run whose inputs are among those that there are now.
+
+        Inputs that were set aside have no shard, so they may have changed; they are looked at again.
+        """
+        if _without_inputs(manifest.plan) != _without_inputs(self._plan):
+            raise self._error("holds the result of another run")
+        done = [entry for entry in manifest.shards if entry.file is not None]
+        self._check_kept(done, "holds the result of")
+        if not all(entry.input for entry in done):
+            # A manifest of an earlier version has one digest of all its inputs.
+            known = {entry.source for entry in manifest.shards}
+            states = [state for name, state in self._states.items() if name in known]
+            if manifest.inputs not in (None, _digest(states)):
+                raise self._error("holds the result of inputs that have changed since")
+        if self._journal_content() is not None and not self._owns_journal(manifest):
+            raise self._error(f"its {_JOURNAL} is in the way and not of this run; move it")
+        check_shards(self._folder, done)
+        self.entries = {
+            entry.key: msgspec.structs.replace(entry, input=self._shards[entry.key].input) for entry in done
+        }
+        self._check_free()
+        self._warn_of_order(manifest)
+        # A folder has a manifest only when it is whole. If this run is killed between the two steps, the
+        # next one finds both files and does the same again.
+        self._write_journal()
+        with os_errors(self._folder, "can't be written"):
+            (self._folder / MANIFEST).unlink()
+        sync_folder(self._folder)
+
+    def _warn_of_order(self, manifest: Manifest) -> None:
+        """Warn of new inputs whose names come before those of shards that a finished run has written."""
+        aside = {entry.key: entry.input for entry in manifest.shards if entry.file is None}
+        new: list[str] = []
+        for shard in self._shards.values():
+            if shard.key not in self.entries and aside.get(shard.key) != shard.input:
+                new.append(shard.source)
+            elif shard.key in self.entries and new:
+                warn(
+                    f"{self._folder}: rows are in the order of the inputs' names, so new ones of "
+                    f"{listed(new)} come before those of {shard.source}, which were there: row numbers from "
+                    f"there on are higher than they were, as in the input"
+                )
+                return
+
+    def _check_kept(self, entries: Iterable[Entry], found: str) -> None:
+        """Refuse inputs if one whose shard an earlier run has written is gone, or gives another shard now.
+
+        `found` begins the messages, which name these inputs.
+        """
+        present = {shard.source for shard in self._shards.values()}
+        gone: dict[str, None] = {}
+        changed: dict[str, None] = {}
+        moved: list[tuple[Entry, Entry]] = []
+        for entry in entries:
+            shard = self._shards.get(entry.key)
+            if entry.source not in present:
+                gone[entry.source] = None
+            elif shard is None or shard.stop != entry.stop or entry.input not in ("", shard.input):
+                changed[entry.source] = None
+            elif shard.file != entry.file:
+                moved.append((entry, shard))
+        for names, what in ((gone, "are gone or can't be read any more"), (changed, "have changed since")):
+            if names:
+                raise FileError(
+                    f"{self._folder}: {found} inputs that {what}: {listed(names)}; "
+                    f"put back what was there, or {_AGAIN}"
+                )
+        if moved:
+            raise self._moved(*moved[0], found)
+
+    def _moved(self, entry: Entry, shard: Entry, found: str) -> FileError:
+        """Return the error for a shard that would get another name because of new inputs."""
+        suffix = PurePosixPath(str(entry.file)).suffix
+        same = PurePosixPath(str(shard.file)).suffix == suffix
+        todo = "rename the new input" if same else f"give the format {suffix.removeprefix('.')} (--format)"
+        return FileError(
+            f"{self._folder}: {found} {entry.source}, which was written to {entry.file} and would become "
+            f"{shard.file} with the inputs that there are now; {todo}, or {_AGAIN}"
+        )
+
     def _read_journal(self) -> bool:
         """Take up the journal of a run that was interrupted, if there is one."""
         content = self._journal_content()
@@ -215,25 +328,32 @@ class Ledger:
         # What follows the last line's end was being written when the run was killed.
         header, *lines = content.split(b"\n")[:-1] or [b""]
         found = checked_json(header, _Header, str(self._journal), _TODO)
-        if found.plan != _digest(self._plan):
-            raise self._error("was begun by another run")
-        if found.inputs != self._inputs:
-            raise self._error("was begun on inputs that have changed since")
+        same = found.plan == _digest(self._plan) and found.inputs == self._inputs
+        if not same and found.work != self._work:
+            other = found.plan != _digest(self._plan)
+            raise self._error(
+                "was begun by another run" if other else "was begun on inputs that have changed since"
+            )
         self._token = found.token
-        known: dict[tuple[str, int], Entry] = {}
-        for line in lines:
-            entry = checked_json(line, Entry, str(self._journal), _TODO)
+        entries = [checked_json(line, Entry, str(self._journal), _TODO) for line in lines]
+        # Inputs set aside are looked at again: somebody may have mended them.
+        known = {entry.key: entry for entry in entries if entry.file is not None}
+        if not same:
+            # What has no shard yet may have changed, and there may be more of it.
+            self._check_kept(known.values(), "was begun on")
+        for entry in entries if same else known.values():
             shard = self._shards.get(entry.key)
             if shard is None or _place(entry, shard) != _place(shard):
                 raise self._error(f"its {_JOURNAL} names a shard that is none of this run's")
-            # Inputs set aside are looked at again: somebody may have mended them.
-            if entry.file is not None:
-                known[entry.key] = entry
         there = [entry for entry in known.values() if self._in_place(entry)]
         check_shards(self._folder, there, f"remove it, or {_TODO}")
         self.entries = {entry.key: entry for entry in there}
-        # A torn line is cut off, so that the next one starts on its own.
-        self._append(b"", size=sum(len(line) + 1 for line in (header, *lines)))
+        if same:
+            # A torn line is cut off, so that the next one starts on its own.
+            self._append(b"", size=sum(len(line) + 1 for line in (header, *lines)))
+        else:
+            self._check_free()
+            self._write_journal()
         return True
 
     def _journal_content(self) -> bytes | None:
@@ -258,10 +378,15 @@ class Ledger:
     def _begin(self) -> None:
         if others := [path.name for path in self._folder.iterdir()]:
             raise self._error(f"is not empty (it has {min(others)})")
-        header = _Header(_JOURNAL_FORMAT, _digest(self._plan), self._inputs, self._token)  # type: ignore[arg-type]
+        self._write_journal()
+
+    def _write_journal(self) -> None:
+        """Write a journal of the shards that there are, in place of any earlier one."""
+        header = _Header(_JOURNAL_FORMAT, _digest(self._plan), self._inputs, self._token, self._work)  # type: ignore[arg-type]
         # Whole or not at all: a journal without a header is nobody's of ours.
         with replacing(self._journal) as file:
             file.write(msgspec.json.encode(header) + b"\n")
+            file.writelines(_line(entry) for entry in self.entries.values())
 
     def _append(self, line: bytes, size: int | None = None) -> None:
         with os_errors(self._folder, "can't be written"):
@@ -282,12 +407,26 @@ class Ledger:
 
     def _remove_journal(self) -> None:
         """Remove the journal of this run, once the manifest has its place; a file of others stays."""
+        if self._owns_journal():
+            with contextlib.suppress(OSError):
+                self._journal.unlink()
+
+    def _owns_journal(self, manifest: Manifest | None = None) -> bool:
+        """Return whether there is a journal of this run, or of the one that wrote a manifest."""
         content = self._journal_content()
-        with contextlib.suppress(FileError, OSError):
-            if content is not None:
-                header = checked_json(content.split(b"\n")[0], _Header, str(self._journal), _TODO)
-                if header.plan == _digest(self._plan):
-                    self._journal.unlink()
+        if content is None:
+            return False
+        try:
+            header = checked_json(content.split(b"\n")[0], _Header, str(self._journal), _TODO)
+        except FileError:
+            return False
+        plan = self._plan if manifest is None else manifest.plan
+        return header.work == self._work or header.plan == _digest(plan)
+
+    @property
+    def unopened(self) -> list[Entry]:
+        """The inputs that were set aside because they could not even be opened."""
+        return [entry for entry in self.set_aside if entry.key not in self.entries]
 
     def hidden(self, shard: Entry) -> Path:
         """Return the path at which a shard is written, before `add` gives the file its name.
@@ -317,7 +456,7 @@ class Ledger:
         FileError
             The folder can't be written, or another file has the name.
         """
-        self._append(msgspec.json.encode(entry.as_dict()) + b"\n")
+        self._append(_line(entry))
         if entry.file is not None:
             self._name(self.hidden(entry), path_inside(self._folder, entry.file))
         self.entries[entry.key] = entry
@@ -349,6 +488,14 @@ class Ledger:
             file.write(encoded(content))
         self._remove_journal()
         self.complete = True
+
+
+def _line(entry: Entry) -> bytes:
+    return msgspec.json.encode(entry.as_dict()) + b"\n"
+
+
+def _without_inputs(plan: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in plan.items() if name != "cut"}
 
 
 def _place(entry: Entry, shard: Entry | None = None) -> tuple[str, int, int, str | None]:

@@ -64,7 +64,8 @@ def apply(
     Order and other columns are kept.
 
     Into a folder, the work is done shard by shard, with a manifest of checksums: a run that was
-    killed is resumed by running it again.
+    killed is resumed by running it again, and new files in the input folder are folded by running it
+    again too.
     """
     import numpy as np
 
