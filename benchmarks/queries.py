@@ -1,9 +1,9 @@
 """Queries that differ in kind from the base: what a fold learned with a sample of them keeps more.
 
-Three cases from real vectors, with several numbers of queries. Words: nouns are the base, verbs and adjectives
-ask. Encoders: the base is by one sentence encoder, and queries come from another one, mapped into its space by
-ridge regression on rows that are in neither, as the towers of a two-tower model are near each other and not
-equal. Packages: the base is summaries of packages, and questions ask for them.
+Three cases from real vectors, with several numbers of queries. Words: nouns are the base, verbs and
+adjectives ask. Encoders: the base is by one sentence encoder, and queries come from another one, mapped into
+its space by ridge regression on rows that are in neither, as the towers of a two-tower model are near each
+other and not equal. Packages: the base is long descriptions of packages, and short ones ask.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def encoders(data: Path) -> tuple[Float32, Float32]:
 
 
 def packages(data: Path) -> tuple[Float32, Float32]:
-    """Return summaries of packages, and questions for packages."""
+    """Return long descriptions of packages, and short ones."""
     base, asked = (np.load(data / f"packages-{name}minilm-384.npy") for name in ("", "queries-"))
     return normalize_rows(base.astype(np.float32)), normalize_rows(asked.astype(np.float32))
 
@@ -56,7 +56,7 @@ def packages(data: Path) -> tuple[Float32, Float32]:
 CASES = {
     "nouns, asked by verbs and adjectives": (words, 1000),
     "MiniLM, asked by MPNet": (encoders, 1000),
-    "packages, asked by questions": (packages, 500),
+    "packages, asked by short descriptions": (packages, 500),
 }
 NUMBERS = (100, 500, 2000)
 

@@ -294,7 +294,7 @@ class NearFold(ScanFold):
         centered = request.metric == "l2"
         # Axes don't depend on the scale, so that the mean would be a copy for nothing.
         second = scan.moments.covariance if centered else scan.moments.second
-        facts = {}
+        facts: dict[str, Any] = {}
         if len(anchors.of_queries):
             check_products(anchors.vectors[anchors.of_queries], self.metric, "queries")
             trained, blocks, facts = self._trained_for_queries(scan, anchors, second, n_components, request)
