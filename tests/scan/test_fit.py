@@ -100,8 +100,8 @@ def test_a_budget_is_for_both_kinds_of_anchors(sample: np.ndarray, tmp_path: Pat
                 facts = (
                     NearFold(24, n_steps=5).fit(tmp_path / "x.npy", queries=sample[:number]).encoder_.facts
                 )
-            assert facts["queries"] == min(number, facts["anchors"])
             # A few anchors are dropped as copies.
+            assert abs(facts["queries"] - min(number, facts["anchors"])) <= 3
             assert abs(facts["anchors"] + facts["queries"] - n_anchors) <= 3
 
 
