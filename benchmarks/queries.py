@@ -1,8 +1,9 @@
 """Queries that differ in kind from the base: what a fold learned with a sample of them keeps more.
 
-Two cases from real vectors. Words: nouns are the base, verbs and adjectives ask. Encoders: the base is by one
-sentence encoder, and queries come from another one, mapped into its space by ridge regression on rows that
-are in neither, as the towers of a two-tower model are near each other and not equal.
+Three cases from real vectors, with several numbers of queries. Words: nouns are the base, verbs and
+adjectives ask. Encoders: the base is by one sentence encoder, and queries come from another one, mapped into
+its space by ridge regression on rows that are in neither, as the towers of a two-tower model are near each
+other and not equal. Packages: the base is long descriptions of packages, and short ones ask.
 """
 
 from __future__ import annotations
@@ -45,21 +46,33 @@ def encoders(data: Path) -> tuple[Float32, Float32]:
     return normalize_rows(mini[15000:]), normalize_rows(wide[asked] @ across)
 
 
+def packages(data: Path) -> tuple[Float32, Float32]:
+    """Return long descriptions of packages, and short ones."""
+    base, asked = (np.load(data / f"packages-{name}minilm-384.npy") for name in ("", "queries-"))
+    return normalize_rows(base.astype(np.float32)), normalize_rows(asked.astype(np.float32))
+
+
+# Each case with the number of its last queries that are held out.
+CASES = {
+    "nouns, asked by verbs and adjectives": (words, 1000),
+    "MiniLM, asked by MPNet": (encoders, 1000),
+    "packages, asked by short descriptions": (packages, 500),
+}
+NUMBERS = (100, 500, 2000)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("-d", "--dimensions", type=int, default=96)
     given = parser.parse_args()
-    for name, case in (("nouns, asked by verbs and adjectives", words), ("MiniLM, asked by MPNet", encoders)):
+    for name, (case, n_held) in CASES.items():
         base, others = case(given.data)
-        held, sample = others[-1000:], others[:-1000]
+        held, sample = others[-n_held:], others[:-n_held]
         m = given.dimensions
-        folds = {
-            "PCA, uncentred": PCA(m, center=False).fit(base),
-            "NearFold": NearFold(m).fit(base),
-            "NearFold, 500 queries": NearFold(m).fit(base, queries=sample[:500]),
-            f"NearFold, {len(sample):,} queries": NearFold(m).fit(base, queries=sample),
-        }
+        folds = {"PCA, uncentred": PCA(m, center=False).fit(base), "NearFold": NearFold(m).fit(base)}
+        for number in [n for n in NUMBERS if n < len(sample)] + [len(sample)]:
+            folds[f"NearFold, {number:,} queries"] = NearFold(m).fit(base, queries=sample[:number])
         table = Table(
             title=f"{name}: {len(base):,} rows, {base.shape[1]} -> {m}, {len(held):,} other queries"
         )

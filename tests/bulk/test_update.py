@@ -71,6 +71,31 @@ def test_other_rows_lead_to_a_refit(sample: np.ndarray, tmp_path: Path) -> None:
     assert more.checkpoint.rows == 2300
 
 
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_what_was_learned_for_queries_is_updated(metric: str, sample: np.ndarray, tmp_path: Path) -> None:
+    queries, rows = sample[:300, ::-1], sample[300:]
+    estimator = NearFold(24, metric=metric, n_steps=40, n_anchors=200)
+    np.save(tmp_path / "all.npy", rows)
+    np.save(tmp_path / "old.npy", rows[:800])
+    for name in ("all", "old"):
+        estimator.fit(tmp_path / f"{name}.npy", queries=queries, checkpoint=tmp_path / name)
+    found = update(estimator, tmp_path / "old", rows[800:], min_gain=-9)
+    assert found.refitted
+    assert (found.fold.facts["anchors"], found.fold.facts["queries"]) == (200, 200)
+    whole, ours = ScanCheckpoint.load(tmp_path / "all"), found.checkpoint
+    assert whole.anchors is not None
+    assert ours.anchors is not None
+    np.testing.assert_array_equal(ours.anchors.rows, whole.anchors.rows)
+    which = whole.anchors.of_queries
+    np.testing.assert_array_equal(ours.anchors.of_queries, which)
+    # The queries stay the same, so they know their neighbours among all rows.
+    mine, theirs = (s.scan.neighbors.chosen(which).sorted().ids for s in (ours, whole))  # type: ignore[union-attr]
+    assert (mine == theirs).mean() > 0.999
+    ours.save(tmp_path / "next")
+    again = ScanCheckpoint.load(tmp_path / "next")
+    np.testing.assert_array_equal(again.request.queries, ours.anchors.vectors[which])  # type: ignore[arg-type]
+
+
 def test_moments_alone_can_be_updated(sample: np.ndarray, tmp_path: Path) -> None:
     encoder, state = begun(PCA(24), sample[:1000], tmp_path)
     np.save(tmp_path / "new.npy", sample[1000:, ::-1] * 3)

@@ -163,7 +163,7 @@ def test_fit_with_queries(base: Path, run: Run, tmp_path: Path, sample: np.ndarr
     done = run(
         "fit", base, "-d", 8, "-o", "f.safetensors", "--queries", "q.npy", "-p", "n_steps=20", "--json"
     )
-    assert json.loads(done.stdout)["facts"]["anchors"] == 100
+    assert json.loads(done.stdout)["facts"]["queries"] == 100
     judged = run("eval", "f.safetensors", base, "--queries", "q.npy", "--json")
     assert json.loads(judged.stdout)["queries"] == 100
 

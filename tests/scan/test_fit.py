@@ -72,6 +72,38 @@ def test_queries_of_another_kind(path: Path, sample: np.ndarray, rng: np.random.
         NearFold(24).fit(open_source(path), queries=queries[:, :3])
 
 
+def test_rows_are_read_once_for_both_kinds_of_anchors(
+    sample: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    class Counting(LocalEngine):
+        def scan(self, *arguments: Any, **options: Any) -> Iterator[Progress]:
+            read.append(arguments[0].layout.rows - arguments[3])
+            return super().scan(*arguments, **options)
+
+    monkeypatch.setattr(scanning, "engine_for", lambda _: Counting(10**9))
+    np.save(tmp_path / "x.npy", sample[:1000])
+    NearFold(24, n_steps=5).fit(tmp_path / "x.npy", queries=sample[1000:])
+    assert read == [1000]
+
+
+def test_a_budget_is_for_both_kinds_of_anchors(sample: np.ndarray, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((30_000, 384)).astype(np.float32))
+    with config_context(memory="320MB"):
+        alone = NearFold(24, n_steps=5)
+        with pytest.warns(NearfoldWarning, match=r"anchors, not of 3000"):
+            alone.fit(tmp_path / "x.npy")
+        n_anchors = alone.encoder_.facts["anchors"]
+        for number in (20, 1500):
+            with pytest.warns(NearfoldWarning, match=r"anchors, not of 3000"):
+                facts = (
+                    NearFold(24, n_steps=5).fit(tmp_path / "x.npy", queries=sample[:number]).encoder_.facts
+                )
+            assert facts["queries"] == min(number, facts["anchors"])
+            assert n_anchors - 1 <= facts["anchors"] + facts["queries"] <= n_anchors
+
+
 class Stopping(LocalEngine):
     """An engine that is stopped behind some chunks."""
 
@@ -86,7 +118,10 @@ class Stopping(LocalEngine):
                 raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("name", ["nearfold cosine", "nearfold l2", "pca"])
+@pytest.mark.parametrize(
+    "name",
+    ["nearfold cosine", "nearfold l2", "pca", "nearfold cosine for queries", "nearfold l2 for queries"],
+)
 @pytest.mark.parametrize("after", [0, 2])
 def test_a_fit_that_was_stopped_goes_on(
     name: str, after: int, path: Path, sample: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -94,10 +129,11 @@ def test_a_fit_that_was_stopped_goes_on(
     monkeypatch.setattr(scanning, "_WRITE_SECONDS", 0.0)
     monkeypatch.setattr(scanning, "_WRITE_SHARE", 0)
     monkeypatch.setattr("nearfold.io.vectors.chunk_rows", lambda *_: 256)
-    estimator, state = ESTIMATORS[name], tmp_path / "scan.safetensors"
+    estimator, state = ESTIMATORS[name.removesuffix(" for queries")], tmp_path / "scan.safetensors"
+    options = {"queries": sample[:200, ::-1]} if name.endswith("queries") else {}
     monkeypatch.setattr(scanning, "engine_for", lambda _: Stopping(after))
     with pytest.raises(KeyboardInterrupt):
-        estimator.fit(open_source(path), checkpoint=state)
+        estimator.fit(open_source(path), checkpoint=state, **options)
     begun = ScanCheckpoint.load(state)
     assert 0 < begun.done < begun.rows == len(sample)
     seen: list[int] = []
@@ -108,13 +144,22 @@ def test_a_fit_that_was_stopped_goes_on(
             return super().scan(*arguments, **options)
 
     monkeypatch.setattr(scanning, "engine_for", lambda _: Watching(10**9))
-    encoder = estimator.fit(open_source(path), checkpoint=state).encoder_
+    encoder = estimator.fit(open_source(path), checkpoint=state, **options).encoder_
     assert seen == [begun.done]
-    again = estimator.fit(open_source(path), checkpoint=state).encoder_
+    again = estimator.fit(open_source(path), checkpoint=state, **options).encoder_
     monkeypatch.undo()
-    assert close(encoder.weight, estimator.fit(sample).encoder_.weight)
+    assert close(encoder.weight, estimator.fit(sample, **options).encoder_.weight)
     assert seen == [begun.done]
     np.testing.assert_array_equal(again.weight, encoder.weight)
+
+
+def test_a_state_of_other_queries_is_refused(path: Path, sample: np.ndarray, tmp_path: Path) -> None:
+    state, estimator = tmp_path / "scan.safetensors", NearFold(24, n_steps=5, n_anchors=100)
+    estimator.fit(open_source(path), queries=sample[:50], checkpoint=state)
+    with pytest.raises(FileError, match="the scan of other vectors"):
+        estimator.fit(open_source(path), queries=sample[1:51], checkpoint=state)
+    with pytest.raises(FileError, match="the scan of other parameters"):
+        estimator.fit(open_source(path), checkpoint=state)
 
 
 def test_a_state_of_other_work_is_refused(path: Path, sample: np.ndarray, tmp_path: Path) -> None:

@@ -133,12 +133,24 @@ def test_a_scan_of_copies_is_that_of_the_rows(metric: Metric, rng: np.random.Gen
 def test_blocks_of_queries_hold_base_rows(rng: np.random.Generator) -> None:
     base, queries = (rng.standard_normal((n, 4)).astype(np.float32) for n in (50, 9))
     scan, anchors, *_ = scan_source(HeldSource("X", base), request("cosine", queries))
-    blocks = scan.blocks(anchors)
+    assert (len(anchors.of_rows), len(anchors.of_queries)) == (20, 9)
+    alone, own, *_ = scan_source(HeldSource("X", base), request("cosine"))
+    blocks = scan.of_anchors(anchors.of_rows).blocks(anchors.chosen(anchors.of_rows))
+    assert not blocks.foreign
+    expected = alone.blocks(own)
+    np.testing.assert_array_equal(blocks.vectors[blocks.index], expected.vectors[expected.index])
+    blocks = scan.of_anchors(anchors.of_queries).blocks(anchors.chosen(anchors.of_queries))
     assert blocks.foreign
     rows, asked = normalize_rows(base), normalize_rows(queries)
     np.testing.assert_allclose(blocks.vectors[blocks.index[:, 0]], asked)
     nearest = np.argsort(-asked @ rows.T, axis=1)[:, :6]
     np.testing.assert_allclose(blocks.vectors[blocks.index[:, 1:]], rows[nearest])
+
+
+def test_a_query_may_be_a_copy_of_an_anchor(rng: np.random.Generator) -> None:
+    base = rng.standard_normal((50, 4)).astype(np.float32)
+    _, anchors, *_ = scan_source(HeldSource("X", base), request("cosine", base[[3, 3, 4]]))
+    assert (len(anchors.of_rows), len(anchors.of_queries)) == (20, 2)
 
 
 @pytest.mark.parametrize(("value", "says"), [(np.nan, "row 250, column 2"), (0.0, "zero vector at row 250")])

@@ -36,6 +36,7 @@ KINDS: dict[str, Any] = {
     "l2": NearFold(2, metric="l2", n_steps=5, n_anchors=20, n_neighbors=6),
     "moments": PCA(2),
 }
+QUERIES = X[:9, ::-1]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "x.npy", X)
     for name, estimator in KINDS.items():
         estimator.fit(folder / "x.npy", checkpoint=folder / name).encoder_.save(folder / f"{name}.fold")
+    KINDS["cosine"].fit(folder / "x.npy", queries=QUERIES, checkpoint=folder / "queries")
     return folder
 
 
@@ -94,6 +96,10 @@ ODD: list[tuple[str, str, Change]] = [
     ("cosine", "anchors not rising", shaped("anchor_rows", lambda t: t[::-1])),
     ("cosine", "fewer anchor rows", shaped("anchor_rows", lambda t: t[:-1])),
     ("cosine", "anchor rows as int32", shaped("anchor_rows", lambda t: t.astype(np.int32))),
+    ("cosine", "queries that it has not", ask(queries=True)),
+    ("queries", "queries that were not asked for", ask(queries=False)),
+    ("queries", "queries alone", drop("anchor_rows")),
+    ("queries", "more queries than anchors", ask(n_anchors=8)),
     ("cosine", "a shift that it has not", lambda t, s: t.update(shift=np.ones(8, np.float32))),
     ("cosine", "NaN scores", put("scores", np.nan)),
     ("cosine", "an infinite score", put("scores", np.inf)),

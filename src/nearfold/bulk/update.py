@@ -23,7 +23,6 @@ from nearfold.methods.registry import make
 from nearfold.methods.scanned import ScanFold
 from nearfold.scan.budget import SAMPLED_ROWS
 from nearfold.scan.checkpoint import ScanCheckpoint, input_digests
-from nearfold.scan.copies import distinct_rows
 from nearfold.scan.engine import Engine
 from nearfold.scan.engines import engine_for
 from nearfold.scan.neighbors import Neighbors, nearest
@@ -159,8 +158,7 @@ def _grown(
     assert state.sample is not None
     seed, old = state.request.seed, state.anchors
     drift_rows = sampled_rows(total, SAMPLED_ROWS, seed + 1)
-    moving = old is not None and old.rows is not None
-    rows = sampled_rows(total, state.request.n_anchors, seed) if moving else np.empty(0, np.int64)
+    rows = np.empty(0, np.int64) if old is None else sampled_rows(total, state.request.n_anchors, seed)
     wanted = np.union1d(rows, drift_rows)
     wanted = wanted[wanted >= state.rows]
     numbers = wanted - state.rows
@@ -168,24 +166,25 @@ def _grown(
     fresh = Kept(wanted, drawn)
     width = source.layout.n_features
     sample = Kept.gathered([state.sample, fresh], drift_rows, width)
-    if old is None or old.rows is None or state.scan.neighbors is None:
+    if old is None or state.scan.neighbors is None:
         return old, state.scan, sample
     staying = np.flatnonzero(np.isin(old.rows, rows))
     new_rows = rows[rows >= state.rows]
     vectors = prepared(Kept.gathered([fresh], new_rows, width).vectors, state.request, old.shift)
-    known = state.scan.of_anchors(staying).neighbors
+    known, asked = (state.scan.of_anchors(which).neighbors for which in (staying, old.of_queries))
     assert known is not None
+    assert asked is not None
     assert state.scan.kept is not None
     kept = state.scan.kept
     found = _nearest_kept(vectors, kept, old)
     anchors = replace(
         old,
-        vectors=np.concatenate([old.vectors[staying], vectors]),
+        vectors=np.concatenate([old.vectors[staying], vectors, old.vectors[old.of_queries]]),
         rows=np.concatenate([old.rows[staying], new_rows]),
         floor=None,
     )
-    once = distinct_rows(anchors.vectors)
-    start = replace(state.scan, neighbors=known.joined(found, axis=0))
+    once = anchors.distinct()
+    start = replace(state.scan, neighbors=known.joined(found, axis=0).joined(asked, axis=0))
     return anchors.chosen(once), start.of_anchors(once), sample
 
 
@@ -220,8 +219,10 @@ def _held_out_losses(encoder: Encoder, estimator: ScanFold, state: ScanCheckpoin
         again = estimator.learn_from_scan(scan, None, encoder.n_components, request)
         losses = [null_space_energy(second, row_space(e.weight)) for e in (encoder, again)]
         return losses[0], losses[1]
-    number = np.arange(len(anchors.vectors))
-    held, trained = number[number % _HELD_OUT == 0], number[number % _HELD_OUT > 0]
+    # Where there are queries, what they find is what counts.
+    counting = anchors.of_queries if len(anchors.of_queries) else anchors.of_rows
+    held = counting[::_HELD_OUT]
+    trained = np.setdiff1d(np.arange(len(anchors.vectors)), held)
     again = estimator.learn_from_scan(
         scan.of_anchors(trained), anchors.chosen(trained), encoder.n_components, request
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.utils import check_random_state
 
 from nearfold._utils.arrays import (
     Float32,
+    Float64,
     Metric,
     check_positive,
     check_products,
@@ -20,10 +22,11 @@ from nearfold.folds.encoder import Encoder
 from nearfold.io.held import held_rows
 from nearfold.methods.base import check_rows_for_components
 from nearfold.methods.pca import leading_axes
+from nearfold.methods.queries import clearly_better, held_out, query_weight, recalls
 from nearfold.methods.scanned import ScanFold
-from nearfold.methods.training import train_on_blocks
+from nearfold.methods.training import Trained, WeightedBlocks, train_on_blocks
 from nearfold.scan.moments import Moments
-from nearfold.scan.scan import Anchors, Scan, ScanSpec
+from nearfold.scan.scan import Anchors, Blocks, Scan, ScanSpec
 
 __all__ = ["NearFold"]
 
@@ -76,14 +79,15 @@ class NearFold(ScanFold):
         Number of neighbours in a block. None takes 64, or all other rows where there are fewer. Copies of a
         row, and rows that are equal but for rounding, count as one.
     n_anchors : int or None, default=None
-        Number of blocks at most. Neighbours come from all rows, anchors need not. None takes 3,000, and fewer
+        Number of blocks at most, and as many more of queries where `fit` is given some. Neighbours come
+        from all rows, anchors need not. None takes 3,000, and fewer
         from 100,000 rows on, down to 1,024: more would gain less than 0.002 of recall there, and the search
         for their neighbours would be most of the time.
     n_steps : int or None, default=None
         Number of steps of Adam. None takes 200, or 600 for 32 dimensions or fewer, where they are cheap and
         help.
     blocks_per_step : int, default=24
-        Number of blocks in a step.
+        Number of blocks in a step, and as many more of queries where `fit` is given some.
     learning_rate : float or None, default=None
         Peak of the one-cycle schedule. None takes one that fits what the start has lost: at most 4e-3, and
         less where a fold starts out nearly lossless.
@@ -95,7 +99,8 @@ class NearFold(ScanFold):
     encoder_ : Encoder
         The learned fold, without a bias by "cosine" and "ip"; by "l2" the bias moves the mean of the rows to
         zero. Its facts are `rows`, `anchors`, `neighbors`, `learning_rate`, and the losses on a sample of the
-        blocks before and after training, `loss_before` and `loss_after`.
+        blocks before and after training, `loss_before` and `loss_after`; and where `fit` was given queries,
+        `queries`, the number of those that are anchors, and `query_weight`, the weight of their blocks.
     components_ : ndarray of shape (m, d), float32
         Weight of the encoder.
     mean_ : ndarray of shape (d,), float64, or None
@@ -174,8 +179,12 @@ class NearFold(ScanFold):
             Ignored; present because pipelines of scikit-learn pass it.
         queries : array-like, path, URL or Source, optional
             A sample of queries, shape (q, d), where they differ from the base in kind, such as texts that
-            ask for images. Anchors are then queries and their neighbours rows of the base, so that what
-            counts is which rows a query finds. By default anchors are rows of the base.
+            ask for images. Each is an anchor too, at most `n_anchors` of them, and in its block it counts
+            which rows of the base it finds. The loss on the blocks of q queries has the weight
+            0.5 q / (q + 500), and that on the blocks of rows the rest, so that few queries change little.
+            From 36 on, up to 500 queries are held out from the learning, and where blocks of queries alone
+            lead to a clearly higher recall of these, those alone are learned from. By default all anchors
+            are rows of the base.
         checkpoint : path, optional
             A file that holds the scan as it goes. An interrupted fit is resumed from it, and `update` adds
             new rows to a finished one. By default nothing is kept.
@@ -225,7 +234,7 @@ class NearFold(ScanFold):
         n_components : int
             Number m of reduced dimensions.
         queries : ndarray of shape (q, d), float32, optional
-            Sample of queries of another kind, from which the anchors are drawn. By default they are rows.
+            Sample of queries of another kind, from which anchors are drawn too. By default all are rows.
 
         Returns
         -------
@@ -249,7 +258,7 @@ class NearFold(ScanFold):
             normalize=self.metric == "cosine",
             products=np.float32,
             n_anchors=default_anchors(rows) if self.n_anchors is None else int(self.n_anchors),
-            k=self._neighbors_for(rows - (queries is None)),
+            k=self._neighbors_for(rows - 1),
             seed=int(check_random_state(self.random_state).randint(2**31)),
             stride=max(1, rows // _MOMENT_ROWS),
             queries=queries,
@@ -281,29 +290,19 @@ class NearFold(ScanFold):
             The rows of every block are equal, or their products leave the range of float32.
         """
         assert anchors is not None
-        check_products(anchors.vectors, self.metric, "X" if request.queries is None else "queries")
+        check_products(anchors.vectors[anchors.of_rows], self.metric, "X")
         centered = request.metric == "l2"
         # Axes don't depend on the scale, so that the mean would be a copy for nothing.
         second = scan.moments.covariance if centered else scan.moments.second
-        if request.queries is not None:
-            # Directions that queries never look along are not worth keeping, whatever the base
-            # has there: start from what both hold, in equal shares.
-            asked = Moments.of(anchors.vectors, products=np.float32)
-            seen = asked.covariance if centered else asked.uncentered
-            second = second / _trace(second) + seen / _trace(seen)
-        start = leading_axes(second, n_components)
-        del second
-        blocks = scan.blocks(anchors)
-        n_steps = (600 if n_components <= 32 else 200) if self.n_steps is None else self.n_steps
-        trained = train_on_blocks(
-            start,
-            blocks,
-            self.metric,
-            n_steps,
-            self.learning_rate,
-            self.blocks_per_step,
-            np.random.default_rng(request.seed),
-        )
+        facts: dict[str, Any] = {}
+        if len(anchors.of_queries):
+            check_products(anchors.vectors[anchors.of_queries], self.metric, "queries")
+            trained, blocks, facts = self._trained_for_queries(scan, anchors, second, n_components, request)
+        else:
+            blocks = scan.blocks(anchors)
+            start = leading_axes(second, n_components)
+            del second
+            trained = self._trained(start, [WeightedBlocks(blocks)], request)
         self.mean_ = scan.mean if centered else None
         return self._encoder(
             trained.weight,
@@ -314,7 +313,45 @@ class NearFold(ScanFold):
             learning_rate=trained.learning_rate,
             loss_before=trained.loss_before,
             loss_after=trained.loss_after,
+            **facts,
         )
+
+    def _trained(self, start: Float32, parts: list[WeightedBlocks], request: ScanSpec) -> Trained:
+        """Return what training on blocks leads to, with the parameters of this estimator."""
+        n_steps = (600 if len(start) <= 32 else 200) if self.n_steps is None else self.n_steps
+        rng = np.random.default_rng(request.seed)
+        return train_on_blocks(
+            start, parts, self.metric, n_steps, self.learning_rate, self.blocks_per_step, rng
+        )
+
+    def _trained_for_queries(
+        self, scan: Scan, anchors: Anchors, second: Float64, n_components: int, request: ScanSpec
+    ) -> tuple[Trained, Blocks, dict[str, Any]]:
+        """Return what training with queries leads to, the blocks of rows, and the facts of the queries."""
+        blocks, others = (
+            scan.of_anchors(which).blocks(anchors.chosen(which))
+            for which in (anchors.of_rows, anchors.of_queries)
+        )
+        held = held_out(len(others.index))
+        learned = replace(others, index=others.index[~held])
+        weight = query_weight(len(learned.index))
+        start = leading_axes(second, n_components)
+        parts = [WeightedBlocks(blocks, 1 - weight), WeightedBlocks(learned, weight)]
+        trained, alone = self._trained(start, parts, request), False
+        if held.any():
+            # Where queries alone count, directions that they never look along are not worth keeping.
+            asked = Moments.of(learned.vectors[learned.index[:, 0]], products=np.float32)
+            seen = asked.covariance if request.metric == "l2" else asked.uncentered
+            start = leading_axes(second / _trace(second) + seen / _trace(seen), n_components)
+            rival = self._trained(start, [WeightedBlocks(learned)], request)
+            n_rows = len(others.vectors) - len(anchors.of_queries)
+            ours, theirs = (
+                recalls(fold.weight, others, others.index[held], n_rows, self.metric)
+                for fold in (trained, rival)
+            )
+            alone = clearly_better(theirs, ours)
+            trained = rival if alone else trained
+        return trained, blocks, {"queries": len(others.index), "query_weight": 1.0 if alone else weight}
 
     def _neighbors_for(self, available: int) -> int:
         """Return the number of neighbours, given how many rows an anchor can have as such."""

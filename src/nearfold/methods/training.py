@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from nearfold.methods.measured import MeasuredBlocks
 from nearfold.methods.objective import gradient, soft_neighbors
 from nearfold.scan.scan import Blocks
 
-__all__ = ["Trained", "batches", "one_cycle", "thread_bounds", "train_on_blocks"]
+__all__ = ["Trained", "WeightedBlocks", "batches", "one_cycle", "thread_bounds", "train_on_blocks"]
 
 _PEAK_RATE, _FULL_RATE_LOSS = 4e-3, 4e-3
 
@@ -70,6 +71,21 @@ def fitting_rate(loss_before: float) -> float:
     return _PEAK_RATE * min(1.0, float(np.sqrt(max(0.0, loss_before) / _FULL_RATE_LOSS)))
 
 
+class WeightedBlocks(NamedTuple):
+    """Blocks of one kind, and the weight of their loss.
+
+    Attributes
+    ----------
+    blocks : Blocks
+        Anchors and neighbours, prepared for the metric.
+    weight : float, default=1.0
+        Factor of their mean loss in the loss that is trained.
+    """
+
+    blocks: Blocks
+    weight: float = 1.0
+
+
 class Trained(NamedTuple):
     """Encoder that training led to.
 
@@ -91,7 +107,7 @@ class Trained(NamedTuple):
 
 def train_on_blocks(
     start: Float32,
-    blocks: Blocks,
+    parts: Sequence[WeightedBlocks],
     metric: Metric,
     n_steps: int,
     learning_rate: float | None,
@@ -104,8 +120,8 @@ def train_on_blocks(
     ----------
     start : ndarray of shape (m, d), float32
         Initial W, which is not changed.
-    blocks : Blocks
-        Anchors and neighbours, prepared for the metric.
+    parts : sequence of WeightedBlocks
+        Blocks of each kind, whose weighted losses are summed.
     metric : {"cosine", "l2", "ip"}
         Metric that the folded vectors will be searched with.
     n_steps : int
@@ -113,7 +129,7 @@ def train_on_blocks(
     learning_rate : float or None
         Peak of the one-cycle schedule; None takes `fitting_rate`.
     blocks_per_step : int
-        Number of blocks in a batch.
+        Number of blocks of each kind in a batch.
     rng : numpy.random.Generator
         Shuffles the blocks.
 
@@ -127,37 +143,50 @@ def train_on_blocks(
     DataError
         The rows of every block are equal, or differ by less than float32 tells.
     """
-    vectors, index = blocks.vectors, blocks.index
-    n_blocks = len(index)
-    sample = MeasuredBlocks(blocks, index[:: max(1, n_blocks // 256)], metric)
-    tau = sample.tau
-    sample.check_told_apart("to learn")
+    samples = []
+    for blocks, _ in parts:
+        samples.append(MeasuredBlocks(blocks, blocks.index[:: max(1, len(blocks.index) // 256)], metric))
+        samples[-1].check_told_apart("to learn")
+
+    def lost(W: Float32) -> float:
+        return sum(part.weight * sample.loss(W) for part, sample in zip(parts, samples, strict=True))
+
     W = np.array(start, np.float32, order="C")
-    before = sample.loss(W)
+    before = lost(W)
     peak = fitting_rate(before) if learning_rate is None else learning_rate
     rates = one_cycle(n_steps, peak)
     adam = Adam(W)
-    order = batches(n_blocks, blocks_per_step, len(rates), rng)
-    batch = order.shape[1]
-    bounds = thread_bounds(batch)
-    n_threads = len(bounds) - 1
+    orders = [batches(len(part.blocks.index), blocks_per_step, len(rates), rng) for part in parts]
+    n_threads = max(len(thread_bounds(order.shape[1])) - 1 for order in orders)
     slopes = np.empty((n_threads, *W.shape), np.float32)
+    added = np.empty_like(slopes) if len(parts) > 1 else slopes
     with stage("NearFold", len(rates), "steps") as advance, shared_work(n_threads) as share:
-        for chosen, rate in zip(order, rates, strict=True):
+        for step, rate in enumerate(rates):
 
-            def descend(i: int, chosen: npt.NDArray[np.int64] = chosen) -> None:
-                mine = chosen[bounds[i] : bounds[i + 1]]
-                rows = vectors[index[mine]]
-                # A block is met about once: its targets cost no more here than when kept.
-                wanted = soft_neighbors(rows, metric, tau)
-                gradient(W, rows, wanted, metric, tau, anchors_only=blocks.foreign, out=slopes[i])
-                slopes[i] *= np.float32(len(mine) / batch)
+            def descend(i: int, step: int = step) -> None:
+                out, summed = slopes[i], False
+                for (blocks, weight), sample, order in zip(parts, samples, orders, strict=True):
+                    batch = order.shape[1]
+                    mine = order[step, batch * i // n_threads : batch * (i + 1) // n_threads]
+                    if not len(mine):
+                        continue
+                    rows = blocks.vectors[blocks.index[mine]]
+                    # A block is met about once: its targets cost no more here than when kept.
+                    wanted = soft_neighbors(rows, metric, sample.tau)
+                    alone = blocks.foreign
+                    gradient(W, rows, wanted, metric, sample.tau, anchors_only=alone, out=out)
+                    out *= np.float32(weight * len(mine) / batch)
+                    if summed:
+                        slopes[i] += out
+                    out, summed = added[i], True
+                if not summed:
+                    slopes[i] = 0
 
             share(descend)
             slopes.sum(axis=0, out=adam.gradient)
             adam.step(rate)
             advance(1)
-    after = sample.loss(W)
+    after = lost(W)
     if not after < before:
         return Trained(np.array(start, np.float32), peak, before, before)
     return Trained(W, peak, before, after)

@@ -154,14 +154,14 @@ class ScanCheckpoint(NamedTuple):
             arrays don't fit each other.
         """
         metadata, tensors = read_safetensors(Path(path))
-        said, request = _checked_metadata(Path(path), metadata)
+        said, request, asked = _checked_metadata(Path(path), metadata)
         inputs = checked_json(said.inputs, list[Sha256], str(path), _TODO)
         try:
-            checked = ScanArrays(tensors, request, said.k, said.rows, said.done)
+            checked = ScanArrays(tensors, request, said.k, said.rows, said.done, queries=asked)
         except DataError as error:
             raise FileError(f"{path}: not a usable scan: {error}; {_TODO}") from error
-        if checked.anchors is not None and checked.anchors.rows is None:
-            request = request._replace(queries=checked.anchors.vectors)
+        if checked.anchors is not None and asked:
+            request = request._replace(queries=checked.anchors.vectors[checked.anchors.of_queries])
         return cls(
             request, checked.anchors, said.rows, said.done, checked.scan, checked.sample, tuple(inputs)
         )
@@ -180,7 +180,7 @@ def _fingerprint(checkpoint: ScanCheckpoint) -> str:
     """Return a digest that identifies the data, from sampled rows and the digests of its files."""
     digest = hashlib.sha256(repr(checkpoint.inputs).encode())
     if (anchors := checkpoint.anchors) is not None:
-        digest.update(b"" if anchors.rows is None else anchors.rows.tobytes())
+        digest.update(anchors.rows.tobytes())
         digest.update(anchors.vectors.tobytes())
     if (sample := checkpoint.sample) is not None:
         digest.update(sample.ids.tobytes() + sample.vectors.tobytes())
@@ -191,7 +191,7 @@ def _check_continues(path: Path, checkpoint: ScanCheckpoint) -> None:
     """Refuse to overwrite a file that is not a scan, or a scan of rows that `checkpoint` lacks."""
     if not os.path.lexists(path):
         return
-    said, _ = _checked_metadata(path, read_metadata(path))
+    said, _, _ = _checked_metadata(path, read_metadata(path))
     before = checked_json(said.inputs, list[Sha256], str(path), _TODO)
     if tuple(before) != checkpoint.inputs[: len(before)]:
         raise FileError(
@@ -223,7 +223,8 @@ class _Asked(msgspec.Struct, frozen=True):
     queries: bool
 
 
-def _checked_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[_Metadata, ScanSpec]:
+def _checked_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[_Metadata, ScanSpec, bool]:
+    """Return the metadata, and the request without its queries but with whether it has any."""
     if metadata.get("format") != SCAN_FORMAT:
         held = metadata.get("format", "")
         if held.startswith("nearfold."):
@@ -235,7 +236,7 @@ def _checked_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[_Metadat
     asked = checked_json(said.request, _Asked, str(path), _TODO)
     products = np.float32 if asked.products == "float32" else np.float64
     values = {**msgspec.structs.asdict(asked), "products": products, "queries": None}
-    return said, ScanSpec(**values)
+    return said, ScanSpec(**values), asked.queries
 
 
 def input_digests(source: Source) -> tuple[str, ...]:

@@ -35,6 +35,8 @@ class ScanArrays:
         The number of neighbours of each anchor.
     rows, done : int
         The number of all rows, and of those scanned.
+    queries : bool, default=False
+        Whether some anchors are queries.
 
     Raises
     ------
@@ -42,9 +44,18 @@ class ScanArrays:
         An array is missing, unknown, of another dtype or shape, or contradicts the others.
     """
 
-    def __init__(self, tensors: Mapping[str, Array], request: ScanSpec, k: int, rows: int, done: int) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Array],
+        request: ScanSpec,
+        k: int,
+        rows: int,
+        done: int,
+        *,
+        queries: bool = False,
+    ) -> None:
         self._left = dict(tensors)
-        self._request, self._rows, self._done = request, rows, done
+        self._request, self._rows, self._done, self._queries = request, rows, done, queries
         if done > rows:
             raise DataError(f"{done} of {rows} rows are scanned")
         if not {"anchors", "sample", "total"} & tensors.keys():
@@ -92,10 +103,13 @@ class ScanArrays:
     def _read_anchors(self, k: int) -> Anchors:
         request = self._request
         vectors = self._take("anchors", np.float32, None, self._width)
-        numbers = self._numbers("anchor_rows") if "anchor_rows" in self._left else None
-        if not len(vectors) or (numbers is not None and len(numbers) != len(vectors)):
+        if self._queries and "anchor_rows" not in self._left:
+            raise DataError("its anchors are queries alone, as earlier versions scanned for; fit again")
+        numbers = self._numbers("anchor_rows")
+        n_queries = len(vectors) - len(numbers)
+        if not len(numbers) or (n_queries < 1 if self._queries else n_queries):
             raise DataError(f"it has {len(vectors)} anchors, and numbers of other ones")
-        if len(vectors) > request.n_anchors or not 1 <= k <= self._rows:
+        if max(len(numbers), n_queries) > request.n_anchors or not 1 <= k <= self._rows:
             raise DataError(
                 f"it has {len(vectors)} anchors of {k} rows each where {request.n_anchors} were asked for, "
                 f"among {self._rows} rows"

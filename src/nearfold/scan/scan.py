@@ -45,7 +45,7 @@ class ScanSpec(NamedTuple):
     products : {numpy.float64, numpy.float32}
         The dtype of products of rows; see `Moments.stream`.
     n_anchors : int, default=0
-        The number of anchors; 0 for moments alone.
+        The number of rows that are anchors; 0 for moments alone. As many queries are anchors too.
     k : int, default=0
         The number of neighbours of each anchor.
     seed : int, default=0
@@ -53,8 +53,8 @@ class ScanSpec(NamedTuple):
     stride : int, default=1
         The moments are summed over every stride-th block of rows.
     queries : ndarray of shape (q, d), float32, optional
-        A sample of queries of another kind than the rows. By default anchors are drawn from the rows,
-        otherwise from these.
+        A sample of queries of another kind than the rows. Anchors are drawn from the rows, and from these
+        if there are any.
     """
 
     metric: Metric
@@ -69,16 +69,16 @@ class ScanSpec(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Anchors:
-    """The rows, or queries of another kind, whose neighbours a scan looks for.
+    """The rows, and queries of another kind, whose neighbours a scan looks for.
 
     Parameters
     ----------
     vectors : ndarray of shape (a, d), float32
-        The anchors, prepared as the rows of the scan are.
-    rows : ndarray of shape (a,), int64, or None
-        Their row numbers in ascending order. None for queries.
+        The anchors, prepared as the rows of the scan are; first those that are rows, then the queries.
+    rows : ndarray of shape (r,), int64
+        The row numbers of the first r anchors in ascending order. The others are queries.
     k : int
-        The number of rows to find for each anchor, including itself if it is a row.
+        The number of rows to find for each anchor, which for a row includes itself.
     metric : {"cosine", "l2", "ip"}
         The metric of neighbours.
     shift : ndarray of shape (d,), float32, optional
@@ -89,51 +89,72 @@ class Anchors:
     """
 
     vectors: Float32
-    rows: Int64 | None
+    rows: Int64
     k: int
     metric: Metric
     shift: Float32 | None = None
     floor: Float32 | None = None
 
     def chosen(self, which: Int64) -> Anchors:
-        """Return some of the anchors."""
-        rows = None if self.rows is None else self.rows[which]
+        """Return the anchors of the given numbers, which are in ascending order."""
+        rows = self.rows[which[which < len(self.rows)]]
         floor = None if self.floor is None else self.floor[which]
         return replace(self, vectors=self.vectors[which], rows=rows, floor=floor)
 
+    @property
+    def of_rows(self) -> Int64:
+        """The numbers of the anchors that are rows."""
+        return np.arange(len(self.rows))
 
-def anchors_of(vectors: Float32, rows: Int64 | None, request: ScanSpec, sample: Float32) -> Anchors:
+    @property
+    def of_queries(self) -> Int64:
+        """The numbers of the anchors that are queries."""
+        return np.arange(len(self.rows), len(self.vectors))
+
+    def distinct(self) -> Int64:
+        """Return the numbers of the anchors without copies. A query may be a copy of a row."""
+        n = len(self.rows)
+        return np.concatenate([distinct_rows(self.vectors[:n]), n + distinct_rows(self.vectors[n:])])
+
+
+def anchors_of(
+    vectors: Float32, rows: Int64, request: ScanSpec, sample: Float32, queries: Float32 | None = None
+) -> Anchors:
     """Return prepared anchors, without copies.
 
     Parameters
     ----------
-    vectors : ndarray of shape (a, d), float32
-        The anchors as they are in the data.
-    rows : ndarray of shape (a,), int64, or None
-        The numbers of their rows. None for queries.
+    vectors : ndarray of shape (r, d), float32
+        The anchors that are rows, as they are in the data.
+    rows : ndarray of shape (r,), int64
+        Their row numbers.
     request : ScanSpec
         What the scan looks for.
     sample : ndarray of shape (s, d), float32
         Some of the rows that will be scanned, as they are in the data. Their k-th neighbours bound those
         among all rows, so that most rows can be dropped at once.
+    queries : ndarray of shape (q, d), float32, optional
+        The anchors that are queries.
 
     Raises
     ------
     DataError
         An anchor or a sampled row is zero under cosine, or products of anchors leave float32's range.
     """
-    k = request.k if rows is None else request.k + 1
     shift = None
     if request.metric == "l2":
         shift = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    name = "queries" if rows is None else "X"
-    anchors = prepared(vectors, request, shift, name)
-    check_products(anchors, request.metric, name)
-    once = distinct_rows(anchors)
-    anchors, rows = anchors[once], None if rows is None else rows[once]
+    parts = [prepared(vectors, request, shift)]
+    check_products(parts[0], request.metric, "X")
+    if queries is not None:
+        parts.append(prepared(queries, request, shift, "queries"))
+        check_products(parts[1], request.metric, "queries")
+    anchors = Anchors(np.concatenate(parts), rows, request.k + 1, request.metric, shift)
+    anchors = anchors.chosen(anchors.distinct())
     looked_at = prepared(sample, request, shift)
-    floor = lowest_scores(anchors, looked_at[distinct_rows(looked_at)], k, request.metric)
-    return Anchors(anchors, rows, k, request.metric, shift, floor)
+    distinct = looked_at[distinct_rows(looked_at)]
+    floor = lowest_scores(anchors.vectors, distinct, anchors.k, request.metric)
+    return replace(anchors, floor=floor)
 
 
 def prepared(vectors: Float32, request: ScanSpec, shift: Float32 | None, name: str = "X") -> Float32:
@@ -281,17 +302,20 @@ class Scan:
     def blocks(self, anchors: Anchors) -> Blocks:
         """Return the anchors' blocks of distinct rows, centred on the mean if the scan has a shift.
 
+        The blocks of rows and those of queries are made apart: see `of_anchors` and `Anchors.of_rows`.
+
         If there are fewer distinct rows than neighbours were asked for, blocks are smaller. As all blocks
         have the same size, the few that would be smaller than others are dropped.
 
         Parameters
         ----------
         anchors : Anchors
-            The anchors of the scan.
+            The anchors of the scan, which are either all rows or all queries.
         """
+        assert len(anchors.rows) in (0, len(anchors.vectors))
         assert self.neighbors is not None
         assert self.kept is not None
-        found, own = self.neighbors.sorted(), anchors.rows
+        found, own = self.neighbors.sorted(), anchors.rows if len(anchors.rows) else None
         assert found.marks is not None
         numbers, vectors = self.kept.ids, self.kept.vectors
         # An anchor may not be among its neighbours, as a copy stands for it or by the inner product.
@@ -314,7 +338,8 @@ class Scan:
         else:
             own_places = place[np.searchsorted(numbers, own)]
             wanted = known & (index != own_places[:, None])
-        index, whole = _equally_long(index, wanted, index.shape[1] - (own is not None))
+        # Among the rows found there is one more than neighbours, as an anchor that is a row finds itself.
+        index, whole = _equally_long(index, wanted, index.shape[1] - 1)
         if self.shift is not None:
             vectors = vectors - self.moments.mean.astype(np.float32)
         return Blocks(vectors, np.column_stack([own_places[whole], index]), foreign=own is None)

@@ -117,9 +117,7 @@ def _drawn(
 ) -> tuple[ScanCheckpoint, str]:
     """Return the checkpoint of a scan before its first row, with the anchors, and the data's fingerprint."""
     total = source.layout.rows
-    rows = np.empty(0, np.int64)
-    if request.queries is None:
-        rows = sampled_rows(total, request.n_anchors, request.seed)
+    rows = sampled_rows(total, request.n_anchors, request.seed)
     # The full sample is needed only for a checkpoint.
     count = _FIRST_ROWS if checkpoint is None else SAMPLED_ROWS
     sampled, marks = sampled_rows(total, count, request.seed + 1), fingerprint_rows(total)
@@ -136,11 +134,11 @@ def _drawn(
     fingerprint = fingerprint_of(taken(marks), total)
     anchors = None
     first = taken(sampled_rows(total, _FIRST_ROWS, request.seed + 1))
-    if request.queries is not None:
-        chosen = request.queries[sampled_rows(len(request.queries), request.n_anchors, request.seed)]
-        anchors = anchors_of(chosen, None, request, first)
-    elif request.n_anchors:
-        anchors = anchors_of(taken(rows), rows, request, first)
+    if request.n_anchors:
+        queries = request.queries
+        if queries is not None:
+            queries = queries[sampled_rows(len(queries), request.n_anchors, request.seed)]
+        anchors = anchors_of(taken(rows), rows, request, first, queries)
     if checkpoint is None:
         return ScanCheckpoint(request, anchors, total, 0, None), fingerprint
     sample = Kept(sampled, taken(sampled))
@@ -151,16 +149,18 @@ def _affordable(request: ScanSpec, source: Source, engine: Engine) -> ScanSpec:
     """Return a request for as many anchors as the engine's memory allows; warn if those are fewer."""
     if engine.memory is None:
         return request
-    layout, k = source.layout, request.k + (request.queries is None)
+    layout, k = source.layout, request.k + 1
     sizes = layout.rows, layout.n_features
-    n_anchors = affordable_anchors(
-        *sizes, request.n_anchors, k, blas_threads(), engine.memory, request.metric
-    )
+    asked = 0 if request.queries is None else len(request.queries)
+    wanted = request.n_anchors + min(request.n_anchors, asked)
+    held = affordable_anchors(*sizes, wanted, k, blas_threads(), engine.memory, request.metric)
+    # So many rows, and as many queries if there are so many, are no more anchors than are held.
+    n_anchors = min(request.n_anchors, max(held - asked, held // 2))
     if n_anchors == 0:
         # The scan will fail with a message that says how much memory it needs.
         return request._replace(n_anchors=min(LEAST_ANCHORS, request.n_anchors))
     if n_anchors < request.n_anchors:
-        needed = scan_bytes(*sizes, request.n_anchors, k, blas_threads(), request.metric)
+        needed = scan_bytes(*sizes, wanted, k, blas_threads(), request.metric)
         warn(
             f"memory={engine.memory / 1e6:.0f}MB holds the neighbourhoods of {n_anchors} anchors, not of "
             f"{request.n_anchors}: the fold may keep a little less; allow "
