@@ -197,7 +197,7 @@ class Rotated(JointQuantizer):
         return product_lists_index(self._codebooks, n_lists, score)
 
     def prepare_queries(self, queries: Float32) -> Float32:
-        """Return queries (q, width) as an index takes them: for l2, the factor of norms is behind each byte's."""
+        """Return queries (q, width) as an index takes them: for l2 the factor of norms follows each part."""
         if not self._norms:
             return queries
         groups, _, each = self._codebooks.shape
@@ -272,7 +272,7 @@ def _level_sums(numbers: Codes, values: Float32 | None, n_levels: int) -> npt.ND
 
 
 def _mean_levels(images: Float32, levels: Float32) -> tuple[Codes, Float32]:
-    """Return the nearest levels of images (n, m), and levels that are the means of what is nearest to them."""
+    """Return the nearest levels of images (n, m), and levels that are means of what is nearest to them."""
     numbers = _nearest(images, _bounds(levels))
     counts = _level_sums(numbers, None, levels.shape[1])
     sums = _level_sums(numbers, images, levels.shape[1])
