@@ -21,7 +21,7 @@ import numpy.typing as npt
 from nearfold._utils.arrays import Float32, Metric
 from nearfold._utils.progress import stage
 from nearfold._utils.sampling import sampled_rows
-from nearfold._utils.threads import blas_threads, in_order, shared_work
+from nearfold._utils.threads import shared_work
 from nearfold.codecs.projections import DualProjection
 from nearfold.codecs.quantizers.base import (
     CODEWORDS,
@@ -139,14 +139,10 @@ class Rotated(JointQuantizer):
         bits, m = BITS[self.name], len(self._levels)
         codes = np.empty((len(vectors), self.code_size), np.uint8)
         bounds = _bounds(self._levels)
-        starts = range(0, len(vectors), _ROWS)
-
-        def encode_rows(start: int) -> None:
+        # Starting threads takes longer than the comparisons.
+        for start in range(0, len(vectors), _ROWS):
             part = slice(start, start + _ROWS)
             codes[part] = _packed(_nearest(vectors[part, :m], bounds), bits)
-
-        for _ in in_order(encode_rows, starts, min(blas_threads(), max(1, len(starts)))):
-            pass
         return codes
 
     def decode(self, codes: Codes) -> Float32:
