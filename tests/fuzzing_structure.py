@@ -380,6 +380,7 @@ SPECS = (
     "RaBitQ2",
     "NearFold8,F16",
     "NearFold8,AQ4",
+    "NearFold8,RSQ2",
     "AQ4 l2",
 )
 

@@ -37,8 +37,8 @@ QUERIES = np.vstack([POOL[::60], _SINGLE[::40] + 0.3]).astype(np.float32)
 
 SETUPS = [
     ("flat", "SQ8"), ("flat", "NearFold8,SQ8"), ("flat", "PCA8,PQ4"), ("flat", "Binary"), ("flat", "RaBitQ1"),
-    ("flat", "AQ4"), ("ivf", "SQ8"), ("ivf", "NearFold8,PQ4"), ("ivf", "F32"), ("hnsw", "SQ8"),
-    ("hnsw", "F16"),
+    ("flat", "AQ4"), ("flat", "NearFold8,RSQ4"), ("ivf", "SQ8"), ("ivf", "NearFold8,PQ4"), ("ivf", "F32"),
+    ("hnsw", "SQ8"), ("hnsw", "F16"),
 ]  # fmt: skip
 
 Rows = st.lists(st.integers(0, len(POOL) - 1), max_size=60)

@@ -58,6 +58,9 @@ SPECS = [
     "OPQ8_32",
     "NearFold32,Binary",
     "RaBitQ1",
+    "NearFold32,RSQ1",
+    "RSQ2",
+    "NearFold32,RSQ4",
     "NearFold32,AQ8",
     "AQ8",
 ]
@@ -118,6 +121,16 @@ def test_learned_codes_keep_more_than_product_codes_by_distance(sample: Vectors)
         fitter.fit("NearFold96,AQ1")
 
 
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_learned_levels_and_query_maps_keep_more_than_signs(sample: Vectors, metric: Metric) -> None:
+    base, queries = sample[:1300], sample[1300:]
+    truth = GroundTruth.compute(base, queries, 10, metric)
+    fitter = CodecFitter(base, metric=metric, budget=0.4)
+    learned = judged(fitter.fit("NearFold96,RSQ1"), truth, 10, 0)[0]
+    signs = judged(fitter.fit("NearFold96,Binary"), truth, 10, 0)[0]
+    assert learned.recall[10].mean > signs.recall[10].mean + 0.02
+
+
 def test_the_same_seed_makes_the_same_codec(sample: Vectors) -> None:
     first, second = (CodecFitter(sample, budget=0.1).fit("NearFold24,AQ8") for _ in range(2))
     assert np.array_equal(first.encode(sample), second.encode(sample))
@@ -156,6 +169,9 @@ def test_bad_input_is_refused(sample: Vectors) -> None:
         ("NearFold16,AQ24", 300, "24 bytes are more than the 16 dimensions"),
         ("AQ65", 300, "65 bytes are more than the 64 dimensions"),
         ("NearFold20,Binary", 300, "8 divides, not 20"),
+        ("NearFold20,RSQ1", 300, "8 divides, not 20"),
+        ("NearFold18,RSQ2", 300, "4 divides, not 18"),
+        ("RAEMLP16,RSQ1", 300, "fold by a linear method"),
         ("NearFold16,OPQ8_32", 300, "can't rotate 16 dimensions to 32"),
         ("RAEMLP16,AQ8", 300, "fold by a linear method"),
         ("NearFold64,SQ8", 300, "fewer than the n_features = 64"),

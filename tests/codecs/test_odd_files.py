@@ -26,7 +26,17 @@ from nearfold.folds.origin import DIGEST, sealed
 Tensors = dict[str, Any]
 Change = Callable[[Tensors, dict[str, Any]], object]
 
-SPECS = ("NearFold8,SQ8", "NearFold8,SQ4", "PQ4", "OPQ4_8", "Binary", "RaBitQ2", "F16", "NearFold8,AQ4")
+SPECS = (
+    "NearFold8,SQ8",
+    "NearFold8,SQ4",
+    "PQ4",
+    "OPQ4_8",
+    "Binary",
+    "RaBitQ2",
+    "F16",
+    "NearFold8,RSQ2",
+    "NearFold8,AQ4",
+)
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +211,13 @@ CODECS: list[tuple[str, str, Change]] = [
     ("F16", "a tensor that it has not", add("quantizer.ranges")),
     ("F16", "another width", setting(width=12)),
     ("F16", "another name", setting(quantizer=["floats", "F8"])),
+    ("NearFold8,RSQ2", "NaN levels", put("quantizer.levels", np.nan)),
+    ("NearFold8,RSQ2", "levels that fall", shaped("quantizer.levels", lambda t: t[:, ::-1])),
+    ("NearFold8,RSQ2", "levels of fewer dimensions", shaped("quantizer.levels", lambda t: t[:4])),
+    ("NearFold8,RSQ2", "fewer levels", shaped("quantizer.levels", lambda t: t[:, :2])),
+    ("NearFold8,RSQ2", "no levels", drop("quantizer.levels")),
+    ("NearFold8,RSQ2", "the dimension of norms", shaped("quantizer.levels", lambda t: t[:7])),
+    ("NearFold8,RSQ2", "another name", setting(quantizer=["rotated", "RSQ3"])),
     ("NearFold8,AQ4", "NaN codebooks", put("quantizer.codebooks", np.nan)),
     ("NearFold8,AQ4", "fewer codebooks", shaped("quantizer.codebooks", lambda t: t[:, :-1])),
     ("NearFold8,AQ4", "a map cut", shaped("projection.query_weight", lambda t: t[:-1])),

@@ -14,6 +14,7 @@ from nearfold.codecs.quantizers.codewords import decoded, first_codes, home_slic
 from nearfold.codecs.quantizers.floats import Floats
 from nearfold.codecs.quantizers.product import Product
 from nearfold.codecs.quantizers.rabitq import RaBitQ, rabitq_bytes
+from nearfold.codecs.quantizers.rotated import Rotated
 from nearfold.codecs.quantizers.scalar import Scalar
 from nearfold.codecs.tensors import Score
 from nearfold.errors import ParameterError
@@ -41,6 +42,11 @@ def with_norms(vectors: Vectors) -> Additive:
     return Additive("AQ6", rng.standard_normal(shape).astype(np.float32), starts, norms)
 
 
+def rotated(name: str, width: int, *, norms: bool = False) -> Rotated:
+    levels = np.sort(np.random.default_rng(2).standard_normal((width, 2 ** int(name[-1]))), axis=1)
+    return Rotated(name, levels.astype(np.float32), norms=norms)
+
+
 def every(vectors: Vectors) -> list[tuple[Quantizer, int, bool]]:
     """Return quantisers, their bytes, and whether they can turn codes into vectors."""
     return [
@@ -53,6 +59,9 @@ def every(vectors: Vectors) -> list[tuple[Quantizer, int, bool]]:
         (Binary("Binary", sign_codebooks(vectors)), 2, True),
         (RaBitQ.train(QuantizerSpec("RaBitQ1"), vectors), rabitq_bytes("RaBitQ1", 16), False),
         (RaBitQ.train(QuantizerSpec("RaBitQ4"), vectors), rabitq_bytes("RaBitQ4", 16), False),
+        (rotated("RSQ1", 16), 2, True),
+        (rotated("RSQ2", 16), 4, True),
+        (rotated("RSQ4", 16), 8, True),
         (additive(vectors, 2, 2), 4, True),
         (with_norms(vectors), 6, True),
     ]
@@ -72,7 +81,7 @@ def test_codes_have_the_bytes_counted_and_survive_their_tensors(vectors: Vectors
 def test_an_index_ranks_by_what_codes_stand_for(vectors: Vectors, score: Score) -> None:
     queries = vectors[:20]
     for quantizer, _, decodes in every(vectors):
-        if not decodes or (isinstance(quantizer, Additive) and score == "l2"):
+        if not decodes or (isinstance(quantizer, Additive | Rotated) and score == "l2"):
             continue
         codes = quantizer.encode(vectors)
         index = filled(quantizer.index(score), codes)
@@ -122,6 +131,32 @@ def test_the_last_byte_says_the_norm_of_what_the_others_stand_for(vectors: Vecto
         Additive.from_tensors("AQ6", 16, tensors)
 
 
+@pytest.mark.parametrize("name", ["RSQ1", "RSQ2", "RSQ4"])
+def test_each_number_becomes_its_nearest_level_in_an_index_too(vectors: Vectors, name: str) -> None:
+    quantizer = rotated(name, 16)
+    levels = quantizer.tensors()["levels"]
+    meant = quantizer.decode(quantizer.encode(vectors))
+    nearest = np.abs(vectors[:, :, None] - levels[None]).argmin(axis=2)
+    np.testing.assert_array_equal(meant, levels[np.arange(16), nearest])
+
+
+def test_a_dimension_for_norms_ranks_levels_by_distance(vectors: Vectors) -> None:
+    quantizer = rotated("RSQ2", 16, norms=True)
+    assert (quantizer.width, quantizer.code_size) == (17, 4)
+    ones = np.ones((400, 1), np.float32)
+    codes = quantizer.encode(np.hstack([vectors, ones]))
+    meant = quantizer.decode(codes)
+    np.testing.assert_allclose(meant[:, -1], -0.5 * np.square(meant[:, :-1]).sum(axis=1), rtol=1e-5)
+    index = filled(quantizer.index("ip"), codes)
+    queries = vectors[:20]
+    scores = index.search(quantizer.prepare_queries(np.hstack([queries, ones[:20]])), 5)[0]
+    exact = np.square(queries[:, None] - meant[None, :, :-1]).sum(axis=2)
+    exact -= np.square(queries).sum(axis=1)[:, None]
+    np.testing.assert_allclose(scores, -0.5 * np.sort(exact, axis=1)[:, :5], rtol=1e-3, atol=1e-3)
+    again = Rotated.from_tensors("RSQ2", 17, quantizer.tensors())
+    np.testing.assert_array_equal(again.decode(codes), meant)
+
+
 def test_least_squares_leave_less_and_a_strong_prior_leaves_codebooks_as_they_are(vectors: Vectors) -> None:
     books = np.random.default_rng(3).standard_normal((3, 256, 16)).astype(np.float32)
     codes = np.random.default_rng(4).integers(0, 256, (400, 3)).astype(np.uint8)
@@ -157,6 +192,8 @@ def test_what_can_not_be_is_refused(vectors: Vectors) -> None:
         additive(vectors, 1, 2).index("l2")
     with pytest.raises(ParameterError, match="graph"):
         additive(vectors, 1, 2).graph_index(8, "ip")
+    with pytest.raises(ParameterError, match="inner product"):
+        rotated("RSQ1", 16).index("l2")
     with pytest.raises(ParameterError, match="graph"):
         Product.train(QuantizerSpec("PQ", 4), vectors).graph_index(8, "ip")
     with pytest.raises(ParameterError, match="graph"):
@@ -169,6 +206,7 @@ def test_what_can_not_be_is_refused(vectors: Vectors) -> None:
         (Scalar, {"ranges": np.zeros(3, np.float32)}),
         (Product, {"codebooks": np.zeros((2, 255, 2), np.float32)}),
         (RaBitQ, {"center": np.zeros(3, np.float32), "l2": np.zeros(1, np.float32)}),
+        (Rotated, {"levels": np.zeros((16, 2), np.float32)}),
         (Additive, {"codebooks": np.zeros((1, 2, 256, 3), np.float32)}),
     ):
         with pytest.raises((ValueError, KeyError)):

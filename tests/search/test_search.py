@@ -72,7 +72,9 @@ def test_reranking_everything_is_exact_search(
     assert (np.diff(found.scores, axis=1) <= 0).all()
 
 
-@pytest.mark.parametrize("spec", ["NearFold48,AQ12", "PQ12", "RaBitQ1", "SQ4", "F16", "F32", "Binary"])
+@pytest.mark.parametrize(
+    "spec", ["NearFold48,AQ12", "NearFold48,RSQ2", "PQ12", "RaBitQ1", "SQ4", "F16", "F32", "Binary"]
+)
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
 def test_every_kind_with_every_quantiser_finds_or_says_why_not(
     base: Vectors, queries: Vectors, spec: str, kind: str
@@ -83,7 +85,7 @@ def test_every_kind_with_every_quantiser_finds_or_says_why_not(
     except ParameterError as error:
         assert "use index kind flat" in str(error)  # noqa: PT017
         assert (spec.split(",")[-1][:2], kind) in {
-            ("AQ", "hnsw"), ("PQ", "hnsw"), ("Bi", "hnsw"), ("Ra", "hnsw"), ("Ra", "ivf")
+            ("AQ", "hnsw"), ("RS", "hnsw"), ("PQ", "hnsw"), ("Bi", "hnsw"), ("Ra", "hnsw"), ("Ra", "ivf")
         }  # fmt: skip
         return
     truth = exact(base, queries, 5, "cosine")
@@ -637,7 +639,7 @@ def test_odd_queries_are_answered_or_refused(codec: Codec, base: Vectors) -> Non
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
-@pytest.mark.parametrize("spec", ["SQ8", "PCA8,PQ4", "RaBitQ1", "AQ2", "OPQ4", "Binary"])
+@pytest.mark.parametrize("spec", ["SQ8", "PCA8,PQ4", "RaBitQ1", "AQ2", "RSQ1", "OPQ4", "Binary"])
 def test_numbers_that_faiss_would_end_the_process_over_are_refused(spec: str, metric: Metric) -> None:
     rows = np.random.default_rng(0).standard_normal((400, 24)).astype(np.float32)
     for scale in (1e19, 1e30):

@@ -10,6 +10,7 @@ from nearfold.codecs.quantizers.binary import Binary
 from nearfold.codecs.quantizers.floats import Floats
 from nearfold.codecs.quantizers.product import Product
 from nearfold.codecs.quantizers.rabitq import RaBitQ
+from nearfold.codecs.quantizers.rotated import Rotated
 from nearfold.codecs.quantizers.scalar import Scalar
 from nearfold.errors import ParameterError
 
@@ -18,7 +19,7 @@ __all__ = ["NAMES", "QUANTIZERS", "Family", "family_of", "parse_quantizer"]
 Family: TypeAlias = type[TrainedQuantizer] | type[JointQuantizer]
 """What a quantiser's file defines: a class, whose instances are trained."""
 
-QUANTIZERS: tuple[Family, ...] = (Floats, Scalar, Binary, RaBitQ, Product, Additive)
+QUANTIZERS: tuple[Family, ...] = (Floats, Scalar, Binary, RaBitQ, Product, Rotated, Additive)
 """The families of quantisers, in the order in which the planner tries them."""
 
 NAMES = tuple(name for family in QUANTIZERS for name in family.names)
