@@ -69,14 +69,17 @@ def vectors_of(folder: Path, name: str) -> tuple[Float32, Float32]:
 
 
 def ours(n_bytes: int, d: int) -> list[str]:
-    """Return the codecs of nearfold: additive codes at 8 and at 14 dimensions a byte."""
+    """Return the codecs of nearfold: additive codes at 8 and 14 dimensions a byte, or at 4 and at all."""
     widths = [width for width in (8 * n_bytes, 14 * n_bytes) if width < d]
-    return [f"NearFold{width},AQ{n_bytes}" for width in widths] or [f"AQ{n_bytes}"]
+    if widths:
+        return [f"NearFold{width},AQ{n_bytes}" for width in widths]
+    return [*([f"NearFold{4 * n_bytes},AQ{n_bytes}"] if 4 * n_bytes < d else []), f"AQ{n_bytes}"]
 
 
 def scalar(n_bytes: int, d: int) -> list[str]:
     """Return nearfold's own use of the field's quantisers."""
     specs = [f"NearFold{4 * n_bytes},OPQ{n_bytes}", f"NearFold{8 * n_bytes},OPQ{n_bytes}"]
+    specs += [f"NearFold{8 * n_bytes},RSQ1", f"NearFold{4 * n_bytes},RSQ2"]
     specs += [f"NearFold{8 * n_bytes},Binary", f"NearFold{2 * n_bytes},SQ4", f"NearFold{n_bytes},SQ8"]
     return [spec for spec in specs if int(spec[8:].split(",")[0]) < d]
 
