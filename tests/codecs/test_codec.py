@@ -138,13 +138,20 @@ def test_the_same_seed_makes_the_same_codec(sample: Vectors) -> None:
     assert not np.array_equal(first.encode(sample), other.encode(sample))
 
 
-def test_scale_does_not_matter_for_learning(sample: Vectors) -> None:
-    """Rates are for norm 1: data a thousand times as large learns the same codes."""
+@pytest.mark.parametrize("spec", ["NearFold24,AQ8", "NearFold24,RSQ2"])
+def test_scale_does_not_matter_for_learning(sample: Vectors, spec: str) -> None:
+    """Rates are for norm 1: data a thousand times as large learns the same codes, and the same queries."""
     base = sample[:900, :48]
-    small = CodecFitter(base, metric="l2", budget=0.1).fit("NearFold24,AQ8")
-    large = CodecFitter(base * 1000, metric="l2", budget=0.1).fit("NearFold24,AQ8")
+    small = CodecFitter(base, metric="l2", budget=0.1).fit(spec)
+    large = CodecFitter(base * 1000, metric="l2", budget=0.1).fit(spec)
     same = (small.encode(base) == large.encode(base * 1000)).mean()
     assert same > 0.95
+    asked, wide = (
+        np.delete(c.projection.project_queries(X), -1, axis=1)
+        for c, X in ((small, base), (large, base * 1000))
+    )
+    units = [part / np.linalg.norm(part, axis=1).mean() for part in (asked, wide)]
+    np.testing.assert_allclose(units[0], units[1], atol=0.05)
 
 
 def test_bad_input_is_refused(sample: Vectors) -> None:

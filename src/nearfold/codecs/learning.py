@@ -2,9 +2,7 @@
 
 Base vectors are mapped by the fold, rotated. Codebooks start as product codes of the images, then fit these
 by least squares (`nearfold.codecs.least_squares`), then are trained with the query map by NearFold's
-objective (see `nearfold.methods.objective`): in each block of an anchor and its neighbours,
-P = softmax(scores in d dimensions / tau); Q is the softmax of what a search would see, the scores of query
-images with decoded base images. The loss is the mean KL(P || Q).
+objective (`nearfold.codecs.descent`).
 
 Codes are chosen between steps and held during one, so the loss is differentiable in the query map and
 the codebooks. Training the base map too, by straight-through gradients, keeps no more neighbours.
@@ -21,7 +19,8 @@ import scipy.sparse
 
 from nearfold._utils.arrays import Float32, Metric
 from nearfold._utils.progress import stage
-from nearfold._utils.threads import blas_threads, in_order, shared_work
+from nearfold._utils.threads import blas_threads, in_order
+from nearfold.codecs.descent import block_spread, code_gradients, descents, unit_factor
 from nearfold.codecs.least_squares import codeword_sums, fitted_codebooks
 from nearfold.codecs.quantizers.base import CODEWORDS, Codes
 from nearfold.codecs.quantizers.codewords import (
@@ -35,8 +34,6 @@ from nearfold.codecs.quantizers.codewords import (
 from nearfold.codecs.quantizers.product import centroids_of
 from nearfold.codecs.rotations import balanced_rotation
 from nearfold.methods.adam import Adam
-from nearfold.methods.objective import check_told_apart, score_spread, soft_neighbors, softened
-from nearfold.methods.training import batches, one_cycle, thread_bounds
 from nearfold.scan.scan import Blocks
 
 __all__ = ["CodeLearning", "LearnedCodes", "learn_codes"]
@@ -162,8 +159,7 @@ class _Trainer:
         self.unit = np.float32(1)
         if metric != "cosine":
             # Rates are for norm 1; dividing both maps by a constant can't change an order.
-            mean = float(np.linalg.norm(sample, axis=1).mean(dtype=np.float64))
-            self.unit = np.float32(1 / max(mean, 1e-30))
+            self.unit = unit_factor(sample)
         mapped = sample @ (start * self.unit).T
         scale = 1.0
         if metric == "cosine":
@@ -221,51 +217,26 @@ class _Trainer:
 
     def train(self, blocks: Blocks, how: CodeLearning, seed: int) -> None:
         """Take the steps of Adam."""
-        vectors, index = blocks.vectors, blocks.index
-        sample = vectors[index[:: max(1, len(index) // 256)]] * self.unit
-        tau = score_spread(sample, self._metric)
-        check_told_apart(sample, tau, "to learn codes from (SQ8 learns none)")
-        images, groups = self._images(vectors), self._groups()
-        codes = _codes_of(images, groups)
-        optimizers = Adam(self.query), Adam(self.codebooks)
-        peaks = how.query_rate, how.codebook_rate
-        order = batches(len(index), how.blocks_per_step, how.n_steps, np.random.default_rng(seed))
-        batch = order.shape[1]
-        bounds = thread_bounds(batch)
-        n_threads = len(bounds) - 1
-        found: list[_Gradients | None] = [None] * n_threads
-        schedule = one_cycle(len(order), 1.0)
-        with stage("codes", len(order), "steps") as advance, shared_work(n_threads) as share:
-            for chosen, rate in zip(order, schedule, strict=True):
+        tau = block_spread(blocks, self._metric, self.unit)
+        images = self._images(blocks.vectors)
+        codes = _codes_of(images, self._groups())
+        optimizers = [(Adam(self.query), how.query_rate), (Adam(self.codebooks), how.codebook_rate)]
 
-                def descend(i: int, chosen: npt.NDArray[np.int64] = chosen) -> None:
-                    mine = Blocks(vectors, index[chosen[bounds[i] : bounds[i + 1]]], blocks.foreign)
-                    found[i] = self._gradients(mine, images, codes, tau, batch)
+        def gradients(some: Blocks, batch: int) -> _Gradients:
+            return self._gradients(some, images, codes, tau, batch)
 
-                share(descend)
-                parts = [part for part in found if part is not None]
-                for part in parts:
-                    codes[part.rows] = part.codes
-                for which, (adam, peak) in enumerate(zip(optimizers, peaks, strict=True)):
-                    np.sum([part[which] for part in parts], axis=0, out=adam.gradient)
-                    adam.step(rate * peak)
-                advance(1)
+        for parts in descents(optimizers, blocks, how.blocks_per_step, how.n_steps, seed, gradients):
+            for part in parts:
+                codes[part.rows] = part.codes
 
     def _gradients(
         self, blocks: Blocks, all_images: Float32, all_codes: Codes, tau: float, batch: int
     ) -> _Gradients:
         """Return the gradients of the loss over some blocks of a batch; images and codes are of all rows."""
-        index, foreign, m = blocks.index, blocks.foreign, self._m
+        index, m = blocks.index, self._m
         b, n = index.shape
         rows, place = np.unique(index, return_inverse=True)
         place = place.reshape(-1)
-        inside = blocks.vectors[index.reshape(-1)] * self.unit
-        wanted = soft_neighbors(inside.reshape(b, n, -1), self._metric, tau)
-        projected = inside @ self.query.T
-        norms = None
-        if self._metric == "cosine":
-            norms = np.linalg.norm(projected, axis=1, keepdims=True) + np.float32(1e-20)
-            projected /= norms
         # Equal rows are encoded once.
         images, codes, groups = all_images[rows], all_codes[rows], self._groups()
         for group in groups:
@@ -273,33 +244,21 @@ class _Trainer:
             chosen = np.ascontiguousarray(codes[:, group.books])
             images[:, group.dims] -= refine(own, group.codebooks, chosen, 1)
             codes[:, group.books] = chosen
+        inside = blocks.vectors[index] * self.unit
         meant = images[place, :m].reshape(b, n, m)
-        questions = projected.reshape(b, n, m)
-        scores = np.matmul(questions, meant.transpose(0, 2, 1))
-        if self.norms is not None:
-            scores -= 0.5 * np.einsum("bij,bij->bi", meant, meant)[:, None]
-        slope = softened(scores, tau)
-        slope -= wanted
-        slope *= np.float32(1 / (tau * batch * (1 if foreign else n)))
-        if foreign:
-            slope[:, 1:] = 0
-        d_queries = np.matmul(slope, meant).reshape(b * n, m)
-        if norms is not None:
-            d_queries -= projected * np.einsum("ij,ij->i", d_queries, projected)[:, None]
-            d_queries /= norms
-        d_meant = np.matmul(slope.transpose(0, 2, 1), questions)
-        if self.norms is not None:
-            d_meant -= slope.sum(axis=1)[:, :, None] * meant
+        d_query, d_meant = code_gradients(
+            self.query, inside, meant, self._metric, tau, batch, foreign=blocks.foreign
+        )
         ones = np.ones(b * n, np.float32)
         sums = scipy.sparse.csr_array((ones, place, np.arange(b * n + 1)), shape=(b * n, len(rows)))
         d_rows = np.zeros_like(images)
-        d_rows[:, :m] = sums.T @ d_meant.reshape(b * n, m)
+        d_rows[:, :m] = sums.T @ d_meant
         d_codebooks = np.zeros_like(self.codebooks)
         for g, group in enumerate(groups):
             books, _, each = group.codebooks.shape
             own = codeword_sums(codes[:, group.books], d_rows[:, group.dims])
             d_codebooks[g, :books, :, :each] = own.reshape(group.codebooks.shape)
-        return _Gradients(d_queries.T @ inside, d_codebooks, rows, codes)
+        return _Gradients(d_query, d_codebooks, rows, codes)
 
 
 def _codes_of(images: Float32, groups: list[CodebookGroup]) -> Codes:

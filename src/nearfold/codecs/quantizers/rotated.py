@@ -21,7 +21,7 @@ import numpy.typing as npt
 from nearfold._utils.arrays import Float32, Metric
 from nearfold._utils.progress import stage
 from nearfold._utils.sampling import sampled_rows
-from nearfold._utils.threads import shared_work
+from nearfold.codecs.descent import block_spread, code_gradients, descents, unit_factor
 from nearfold.codecs.projections import DualProjection
 from nearfold.codecs.quantizers.base import (
     CODEWORDS,
@@ -37,8 +37,6 @@ from nearfold.codecs.rotations import random_rotation
 from nearfold.codecs.tensors import Score, Tensors, exact_tensors
 from nearfold.errors import ParameterError
 from nearfold.methods.adam import Adam
-from nearfold.methods.objective import check_told_apart, score_spread, soft_neighbors, softened
-from nearfold.methods.training import batches, one_cycle, thread_bounds
 from nearfold.scan.scan import Blocks
 
 __all__ = ["BITS", "Rotated"]
@@ -117,17 +115,17 @@ class Rotated(JointQuantizer):
         if len(sample) > _ROTATION_ROWS:
             rows = sample[sampled_rows(len(sample), _ROTATION_ROWS, how.seed)]
         # Rates are for vectors of norm 1; for cosine, base images have norm 1 on average too.
-        unit = _unit(rows) if metric != "cosine" else np.float32(1)
+        unit = unit_factor(rows) if metric != "cosine" else np.float32(1)
         images = rows @ (weight * unit).T
-        scale = _unit(images) if metric == "cosine" else np.float32(1)
+        scale = unit_factor(images) if metric == "cosine" else np.float32(1)
         rotation, levels = _rotated_levels(images * scale, bits, how)
-        query = rotation @ (weight * unit)
-        base = query * scale
-        learned = _Maps(np.ascontiguousarray(query), levels)
+        query = np.ascontiguousarray(rotation @ weight)
+        base = query * (unit * scale)
+        learned = _Maps(query, levels)
         _train(learned, base, blocks, metric, unit, how)
         # Levels that have crossed are the same levels in another order.
         quantizer = cls(spec.stored, np.sort(learned.levels, axis=1), norms=metric == "l2")
-        return DualProjection(base, learned.query, metric, quantizer.width, center), quantizer
+        return DualProjection(base, learned.query * unit, metric, quantizer.width, center), quantizer
 
     @property
     def code_size(self) -> int:
@@ -204,15 +202,10 @@ class Rotated(JointQuantizer):
 
 
 class _Maps(NamedTuple):
-    """The map of queries and the levels, which are trained in place, or their gradients."""
+    """The map of queries (of vectors times `unit`) and the levels, trained in place, or their gradients."""
 
     query: Float32
     levels: Float32
-
-
-def _unit(vectors: Float32) -> np.float32:
-    """Return what vectors (n, s) are multiplied by to have norm 1 on average."""
-    return np.float32(1 / max(float(np.linalg.norm(vectors, axis=1).mean(dtype=np.float64)), 1e-30))
 
 
 def _bounds(levels: Float32) -> Float32:
@@ -304,63 +297,19 @@ def _train(
 
     Codes stay what the levels say at the start: so the loss is differentiable in both.
     """
-    vectors, index = blocks.vectors, blocks.index
-    some = vectors[index[:: max(1, len(index) // 256)]] * unit
-    tau = score_spread(some, metric)
-    check_told_apart(some, tau, "to learn codes from (SQ8 learns none)")
-    numbers = _nearest(vectors @ base.T, _bounds(maps.levels))
+    tau = block_spread(blocks, metric, unit)
+    numbers = _nearest(blocks.vectors @ base.T, _bounds(maps.levels))
     optimizers = [(Adam(maps.query), _QUERY_RATE), (Adam(maps.levels), _LEVEL_RATE)]
-    steps = max(1, round(how.budget * _STEPS))
-    order = batches(len(index), _BLOCKS_A_STEP, steps, np.random.default_rng(how.seed))
-    bounds = thread_bounds(order.shape[1])
-    n_threads = len(bounds) - 1
-    found: list[_Maps] = [maps] * n_threads
-    schedule = one_cycle(len(order), 1.0)
-    with stage("codes", len(order), "steps") as advance, shared_work(n_threads) as share:
-        for chosen, rate in zip(order, schedule, strict=True):
 
-            def descend(i: int, chosen: npt.NDArray[np.int64] = chosen) -> None:
-                mine = Blocks(vectors, index[chosen[bounds[i] : bounds[i + 1]]], blocks.foreign)
-                found[i] = _gradients(maps, mine, numbers, metric, unit, tau, len(chosen))
+    def gradients(some: Blocks, batch: int) -> _Maps:
+        has = numbers[some.index.reshape(-1)]
+        meant = _meant(has, maps.levels).reshape(*some.index.shape, -1)
+        inside = some.vectors[some.index] * unit
+        query, d_meant = code_gradients(maps.query, inside, meant, metric, tau, batch, foreign=some.foreign)
+        levels = _level_sums(has, d_meant, maps.levels.shape[1]).astype(np.float32)
+        return _Maps(query, levels)
 
-            share(descend)
-            for which, (adam, peak) in enumerate(optimizers):
-                np.sum([part[which] for part in found], axis=0, out=adam.gradient)
-                adam.step(rate * peak)
-            advance(1)
-
-
-def _gradients(
-    maps: _Maps, blocks: Blocks, numbers: Codes, metric: Metric, unit: np.float32, tau: float, batch: int
-) -> _Maps:
-    """Return the gradients of the loss over some blocks of a batch; numbers are of all rows of the blocks."""
-    index, foreign = blocks.index, blocks.foreign
-    b, n = index.shape
-    flat = index.reshape(-1)
-    inside = blocks.vectors[flat]
-    wanted = soft_neighbors((inside * unit).reshape(b, n, -1), metric, tau)
-    projected = inside @ maps.query.T
-    norms = None
-    if metric == "cosine":
-        norms = np.linalg.norm(projected, axis=1, keepdims=True) + np.float32(1e-20)
-        projected /= norms
-    has = numbers[flat]
-    meant = _meant(has, maps.levels).reshape(b, n, -1)
-    questions = projected.reshape(b, n, -1)
-    scores = np.matmul(questions, meant.transpose(0, 2, 1))
-    if metric == "l2":
-        scores -= 0.5 * np.einsum("bij,bij->bi", meant, meant)[:, None]
-    slope = softened(scores, tau)
-    slope -= wanted
-    slope *= np.float32(1 / (tau * batch * (1 if foreign else n)))
-    if foreign:
-        slope[:, 1:] = 0
-    d_queries = np.matmul(slope, meant).reshape(b * n, -1)
-    if norms is not None:
-        d_queries -= projected * np.einsum("ij,ij->i", d_queries, projected)[:, None]
-        d_queries /= norms
-    d_meant = np.matmul(slope.transpose(0, 2, 1), questions)
-    if metric == "l2":
-        d_meant -= slope.sum(axis=1)[:, :, None] * meant
-    d_levels = _level_sums(has, d_meant.reshape(b * n, -1), maps.levels.shape[1])
-    return _Maps(d_queries.T @ inside, d_levels.astype(np.float32))
+    for _ in descents(
+        optimizers, blocks, _BLOCKS_A_STEP, max(1, round(how.budget * _STEPS)), how.seed, gradients
+    ):
+        pass

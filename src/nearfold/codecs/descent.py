@@ -1,0 +1,157 @@
+"""Descent on NearFold's objective for codes: the map of queries, and what codes stand for.
+
+In each block of an anchor and its neighbours, P = softmax(scores in d dimensions / tau); Q is the softmax of
+what a search would see, the scores of query images with decoded base images. The loss is the mean KL(P || Q);
+see `nearfold.methods.objective`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfold._utils.arrays import Float32, Metric
+from nearfold._utils.progress import stage
+from nearfold._utils.threads import shared_work
+from nearfold.methods.adam import Adam
+from nearfold.methods.objective import check_told_apart, score_spread, soft_neighbors, softened
+from nearfold.methods.training import batches, one_cycle, thread_bounds
+from nearfold.scan.scan import Blocks
+
+__all__ = ["CodeGradients", "block_spread", "code_gradients", "descents", "unit_factor"]
+
+Part = TypeVar("Part", bound=tuple[Any, ...])
+
+
+class CodeGradients(NamedTuple):
+    """The gradients of the loss over some blocks.
+
+    Attributes
+    ----------
+    query : ndarray of shape (m, d), float32
+        Gradient of the map of queries.
+    meant : ndarray of shape (b * N, m), float32
+        Gradient of what the code of each row of the blocks stands for.
+    """
+
+    query: Float32
+    meant: Float32
+
+
+def unit_factor(vectors: Float32) -> np.float32:
+    """Return what vectors (n, s) are multiplied by to have norm 1 on average."""
+    return np.float32(1 / max(float(np.linalg.norm(vectors, axis=1).mean(dtype=np.float64)), 1e-30))
+
+
+def block_spread(blocks: Blocks, metric: Metric, unit: np.float32) -> float:
+    """Return tau for blocks whose vectors are multiplied by `unit`.
+
+    Raises
+    ------
+    DataError
+        The rows of every block are equal, or differ by less than float32 tells.
+    """
+    sample = blocks.vectors[blocks.index[:: max(1, len(blocks.index) // 256)]] * unit
+    tau = score_spread(sample, metric)
+    check_told_apart(sample, tau, "to learn codes from (SQ8 learns none)")
+    return tau
+
+
+def code_gradients(
+    query: Float32, inside: Float32, meant: Float32, metric: Metric, tau: float, batch: int, *, foreign: bool
+) -> CodeGradients:
+    """Return the gradients of the loss over some blocks of a batch.
+
+    Parameters
+    ----------
+    query : ndarray of shape (m, d), float32
+        The map of queries.
+    inside : ndarray of shape (b, N, d), float32
+        The rows of the blocks, each of which is a query too.
+    meant : ndarray of shape (b, N, m), float32
+        What their codes stand for.
+    metric : {"cosine", "l2", "ip"}
+        The metric that will be searched with.
+    tau : float
+        Temperature, above 0.
+    batch : int
+        Number of blocks of the whole batch.
+    foreign : bool
+        Whether the first row of each block alone is a query.
+
+    Returns
+    -------
+    CodeGradients
+    """
+    b, n, d = inside.shape
+    wanted = soft_neighbors(inside, metric, tau)
+    projected = inside.reshape(b * n, d) @ query.T
+    norms = None
+    if metric == "cosine":
+        norms = np.linalg.norm(projected, axis=1, keepdims=True) + np.float32(1e-20)
+        projected /= norms
+    questions = projected.reshape(b, n, -1)
+    scores = np.matmul(questions, meant.transpose(0, 2, 1))
+    if metric == "l2":
+        scores -= 0.5 * np.einsum("bij,bij->bi", meant, meant)[:, None]
+    slope = softened(scores, tau)
+    slope -= wanted
+    slope *= np.float32(1 / (tau * batch * (1 if foreign else n)))
+    if foreign:
+        slope[:, 1:] = 0
+    d_queries = np.matmul(slope, meant).reshape(b * n, -1)
+    if norms is not None:
+        d_queries -= projected * np.einsum("ij,ij->i", d_queries, projected)[:, None]
+        d_queries /= norms
+    d_meant = np.matmul(slope.transpose(0, 2, 1), questions)
+    if metric == "l2":
+        d_meant -= slope.sum(axis=1)[:, :, None] * meant
+    return CodeGradients(d_queries.T @ inside.reshape(b * n, d), d_meant.reshape(b * n, -1))
+
+
+def descents(
+    optimizers: Sequence[tuple[Adam, float]],
+    blocks: Blocks,
+    blocks_per_step: int,
+    n_steps: int,
+    seed: int,
+    gradients: Callable[[Blocks, int], Part],
+) -> Iterator[list[Part]]:
+    """Take steps of Adam on batches of blocks, and yield after each what its threads have returned.
+
+    Parameters
+    ----------
+    optimizers : sequence of (Adam, float)
+        The optimisers, each with the highest rate of its one-cycle schedule.
+    blocks : Blocks
+        Anchors and neighbours, prepared for the metric.
+    blocks_per_step, n_steps : int
+        Number of blocks in a batch, and of steps.
+    seed : int
+        Seed of the batches.
+    gradients : callable
+        Called in threads with some blocks of a batch and the number of blocks in all of it; returns a
+        tuple that begins with one gradient for each optimiser.
+    """
+    order = batches(len(blocks.index), blocks_per_step, n_steps, np.random.default_rng(seed))
+    batch = order.shape[1]
+    bounds = thread_bounds(batch)
+    n_threads = len(bounds) - 1
+    found: dict[int, Part] = {}
+    with stage("codes", len(order), "steps") as advance, shared_work(n_threads) as share:
+        for chosen, rate in zip(order, one_cycle(len(order), 1.0), strict=True):
+
+            def descend(i: int, chosen: npt.NDArray[np.int64] = chosen) -> None:
+                mine = blocks.index[chosen[bounds[i] : bounds[i + 1]]]
+                found[i] = gradients(Blocks(blocks.vectors, mine, blocks.foreign), batch)
+
+            share(descend)
+            parts = [found[i] for i in range(n_threads)]
+            for which, (adam, peak) in enumerate(optimizers):
+                np.sum([part[which] for part in parts], axis=0, out=adam.gradient)
+                adam.step(rate * peak)
+            yield parts
+            advance(1)
