@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,23 +22,9 @@ from nearfold.bulk.manifest import MANIFEST
 from nearfold.errors import FileError, NearfoldWarning
 from nearfold.io.held import held_rows
 from nearfold.io.vectors import open_source
-from nearfold.scan.local import LocalEngine
+from tests.bulk.test_folder import Stopping
 
 JOURNAL = ".journal.jsonl"
-
-
-class Stopping(LocalEngine):
-    """An engine that fails behind some shards, as a full disk would."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__(10**9)
-        self._after = after
-
-    def map(self, function: Callable[..., Any], items: Iterable[Any]) -> Iterator[Any]:
-        for i, item in enumerate(items):
-            if i == self._after:
-                raise FileError("disk full")
-            yield function(item)
 
 
 @pytest.fixture

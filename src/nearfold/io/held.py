@@ -65,11 +65,12 @@ def held_rows(
     NearfoldWarning
         The rows of a file would exceed the memory budget, so a smaller sample is returned.
     """
-    if n_rows is None and (isinstance(X, npy.HeldSource) or not isinstance(X, str | os.PathLike | Source)):
+    if isinstance(X, npy.HeldSource) or not isinstance(X, str | os.PathLike | Source):
         vectors = as_vectors(X.array if isinstance(X, npy.HeldSource) else X, name, min_rows=min_rows)
-        if directions is True:
-            check_directions(vectors, name)
-        return vectors
+        if n_rows is None or n_rows >= len(vectors):
+            if directions is True:
+                check_directions(vectors, name)
+            return vectors
     source = as_source(X, column, name=name)
     rows = source.layout.rows
     wanted = rows if n_rows is None else min(rows, n_rows)
