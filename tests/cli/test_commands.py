@@ -158,6 +158,25 @@ def test_methods_are_listed(run: Run) -> None:
     assert "compare only" in run("methods").stdout
 
 
+def test_truncate_keeps_first_dimensions(base: Path, run: Run, tmp_path: Path) -> None:
+    assert run("fit", base, "-d", "16", "-p", "nested=[4,8]", "-o", "whole").returncode == 0
+    ended = run("truncate", "whole", "-d", "8", "-o", "first", "--json")
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    assert told["dimensions"] == [384, 8]
+    assert told["facts"]["nested"] == [4]
+    whole, first = Encoder.load(tmp_path / "whole"), Encoder.load(tmp_path / "first")
+    assert np.array_equal(first.weight, whole.weight[:8])
+    for command, said in (
+        (("truncate", "whole", "-d", "17", "-o", "x"), "more than the 16 dimensions"),
+        (("truncate", "whole", "-d", "8", "-o", "whole"), "whole"),
+    ):
+        ended = run(*command)
+        assert ended.returncode == 2
+        assert said in ended.stderr
+        assert ended.stderr.count("\n") == 1
+
+
 def test_fit_with_queries(base: Path, run: Run, tmp_path: Path, sample: np.ndarray) -> None:
     np.save(tmp_path / "q.npy", sample[600:700])
     done = run(

@@ -64,11 +64,12 @@ def test_the_rate_is_the_root_of_the_loss_up_to_its_peak() -> None:
     d=st.integers(2, 7),
     m=st.integers(1, 4),
     anchors_only=st.booleans(),
+    nested=st.booleans(),
     seed=st.integers(0, 10_000),
 )
 @settings(deadline=None)
 def test_gradient_against_finite_differences(
-    metric: Metric, b: int, n: int, d: int, m: int, anchors_only: bool, seed: int
+    metric: Metric, b: int, n: int, d: int, m: int, anchors_only: bool, nested: bool, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     # In float64 the same code leaves only the truncation error of the differences.
@@ -78,13 +79,20 @@ def test_gradient_against_finite_differences(
     W = 0.5 * rng.standard_normal((min(m, d), d))
     tau = 0.7
     P = soft_neighbors(B, metric, tau)
-    analytic = gradient(W, B, P, metric, tau, anchors_only=anchors_only)
+    widths = {1: 0.3, len(W): 0.7} if nested and len(W) > 1 else {len(W): 1.0}
+    analytic = gradient(W, B, P, metric, tau, anchors_only=anchors_only, widths=widths if nested else None)
     numeric = np.zeros_like(W)
     for where in np.ndindex(*W.shape):
         up, down = W.copy(), W.copy()
         up[where] += 1e-5
         down[where] -= 1e-5
-        ends = [loss(end, B, P, metric, tau, anchors_only=anchors_only) for end in (up, down)]
+        ends = [
+            sum(
+                share * loss(end[:width], B, P, metric, tau, anchors_only=anchors_only)
+                for width, share in widths.items()
+            )
+            for end in (up, down)
+        ]
         numeric[where] = (ends[0] - ends[1]) / 2e-5
     scale = max(1e-3, np.abs(numeric).max())
     np.testing.assert_allclose(analytic, numeric, atol=2e-5 * scale)
@@ -146,6 +154,43 @@ def test_it_beats_principal_components_on_real_vectors(metric: Metric, sample: n
     for center in (True, False):
         rival = PCA(48, center=center).fit(base).encoder_
         assert kept > evaluate(rival, base, queries, metric=metric).recall[10].mean + 0.01
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_first_dimensions_of_a_nested_fold_are_folds(metric: Metric, sample: np.ndarray) -> None:
+    base, asked = sample[150:1150], sample[:150]
+    widths = [8, 16]
+
+    def kept(fold: Encoder) -> float:
+        return evaluate(fold, base, asked, metric=metric).recall[10].mean
+
+    nested = NearFold(32, metric=metric, nested=widths).fit(base).encoder_
+    plain = NearFold(32, metric=metric).fit(base).encoder_
+    assert kept(nested) > kept(plain) - 0.02
+    for width in widths:
+        first = nested.truncate(width)
+        own = NearFold(width, metric=metric).fit(base).encoder_
+        assert kept(first) > kept(plain.truncate(width)) + 0.01
+        assert kept(first) > kept(own) - 0.05
+        np.testing.assert_allclose(first.transform(asked), nested.transform(asked)[:, :width], atol=1e-5)
+
+
+def test_widths_of_a_nested_fold(clusters: np.ndarray) -> None:
+    d = clusters.shape[1]
+    fold = NearFold(6, metric="l2", nested=True, n_steps=5).fit(clusters).encoder_
+    assert fold.facts["nested"] == [1, 2, 3, 4]
+    assert fold.truncate(3).facts["nested"] == [1, 2]
+    assert fold.truncate(3).facts["truncated_from"] == 6
+    assert "loss_after" not in fold.truncate(3).facts
+    assert fold.truncate(6).bias is not None
+    assert "nested" not in NearFold(1, nested=True, n_steps=5).fit(clusters).encoder_.facts
+    for nested, wrong in (([6], "below the 6"), ([0], "positive"), ("2,3", "list of widths"), (2, "list of")):
+        with pytest.raises(NearfoldError, match=wrong):
+            NearFold(6, nested=nested, n_steps=5).fit(clusters)  # type: ignore[arg-type]
+    for wanted in (0, 7, 2.5):
+        with pytest.raises(NearfoldError, match="n_components"):
+            fold.truncate(wanted)  # type: ignore[arg-type]
+    assert d > 6
 
 
 def test_copies_take_nothing_from_what_is_learned(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from nearfold.cli import (
     plan,
     search,
     sweep,
+    truncate,
     update,
     verify,
 )
@@ -69,6 +70,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect.inspect,
     "export": export.export,
     "migrate": migrate.migrate,
+    "truncate": truncate.truncate,
     "update": update.update,
     "verify": verify.verify,
     "methods": methods.methods,

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from nearfold._utils.arrays import Float32, Metric, as_rows
-from nearfold.errors import DataError, FileError
+from nearfold._utils.arrays import Float32, Metric, as_rows, check_positive
+from nearfold.errors import DataError, FileError, ParameterError
 from nearfold.folds.fold import FORMAT_VERSION, Fold, FoldFile, frozen_array, other_kind, read_fold_file
 
 __all__ = ["FORMAT_VERSION", "Encoder"]
+
+
+# What a fold's first dimensions share with the whole.
+_FACTS_OF_DATA = ("rows", "anchors", "neighbors", "queries", "query_weight", "fingerprint")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -98,6 +102,52 @@ class Encoder(Fold):
         if self.bias is not None:
             tensors["bias"] = self.bias
         return tensors
+
+    def truncate(self, n_components: int) -> Encoder:
+        """Return the fold to the first dimensions of this one.
+
+        It keeps most where the dimensions are in order of what they matter: after
+        ``NearFold(96, nested=True)``, whose first dimensions are learned to be folds themselves, after PCA,
+        whitening and the exact RAE. Vectors that are folded already are truncated alike, by
+        ``Z[:, :n_components]``. By cosine the norms of what is left differ, so normalise it for an engine
+        that doesn't.
+
+        Parameters
+        ----------
+        n_components : int
+            The number of dimensions to keep, at most all.
+
+        Returns
+        -------
+        Encoder
+            Without the facts that hold for all dimensions alone.
+
+        Raises
+        ------
+        ParameterError
+            There are fewer dimensions than that, or less than one is wanted.
+
+        References
+        ----------
+        Kusupati et al., "Matryoshka representation learning" (arXiv 2205.13147).
+        """
+        check_positive("n_components", n_components)
+        if n_components > self.n_components:
+            raise ParameterError(
+                f"n_components={n_components} is more than the {self.n_components} dimensions of the fold"
+            )
+        kept = {name: value for name, value in self.facts.items() if name in _FACTS_OF_DATA}
+        nested = [width for width in self.known_facts.nested if width < n_components]
+        return replace(
+            self,
+            weight=self.weight[:n_components],
+            bias=None if self.bias is None else self.bias[:n_components],
+            facts={
+                **kept,
+                **({"nested": nested} if nested else {}),
+                "truncated_from": self.n_components,
+            },
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Encoder:

@@ -70,12 +70,15 @@ class Facts(msgspec.Struct, frozen=True):
         The statistics on samples of its data, which `drift` compares new vectors with.
     new_rows : str, optional
         How rows that were not learned from are mapped, if the method has a separate step for them.
+    nested : list of int, default=[]
+        The numbers of first dimensions that are folds learned for their own sake.
     """
 
     rows: Count | None = None
     fingerprint: Annotated[str, msgspec.Meta(max_length=_NAME)] | None = None
     drift_stats: Annotated[list[Sampled], msgspec.Meta(max_length=100)] = []
     new_rows: str | None = None
+    nested: Annotated[list[Positive], msgspec.Meta(max_length=1000)] = []
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Facts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -35,6 +36,12 @@ _DEFAULT_NEIGHBORS = 64
 # Rows whose moments are enough to start from, evenly spread over more. Summing those of all rows
 # would be a quarter of a long scan.
 _MOMENT_ROWS = 1 << 15
+
+_STEPS, _MANY_STEPS = 200, 600
+
+# The first dimensions of a nested fold that count, as shares of all, and the weight of the loss of all: with
+# as much, all keep within .005 of the recall of a fold for its own sake, and half of them within .01.
+_NESTED, _WHOLE = ((1, 4), (1, 3), (1, 2), (2, 3)), 0.7
 
 _MAX_ANCHORS, _MIN_ANCHORS = 3000, 1024
 # Scores of anchors with rows that are cheap beside the rest of a fit.
@@ -85,12 +92,17 @@ class NearFold(ScanFold):
         for their neighbours would be most of the time.
     n_steps : int or None, default=None
         Number of steps of Adam. None takes 200, or 600 for 32 dimensions or fewer, where they are cheap and
-        help.
+        help, and 600 for a nested fold, which has more to fit.
     blocks_per_step : int, default=24
         Number of blocks in a step, and as many more of queries where `fit` is given some.
     learning_rate : float or None, default=None
         Peak of the one-cycle schedule. None takes one that fits what the start has lost: at most 4e-3, and
         less where a fold starts out nearly lossless.
+    nested : bool or sequence of int, default=False
+        Whether the first dimensions of the fold are to be good folds themselves, so that one fold serves
+        several widths; see `Encoder.truncate`. True takes the first quarter, third, half and two thirds of
+        the dimensions; a sequence names the widths. The loss of all dimensions then has the weight 0.7, and
+        those of the widths share 0.3.
     random_state : int, RandomState or None, default=0
         Seed of the anchors and the batches.
 
@@ -100,7 +112,8 @@ class NearFold(ScanFold):
         The learned fold, without a bias by "cosine" and "ip"; by "l2" the bias moves the mean of the rows to
         zero. Its facts are `rows`, `anchors`, `neighbors`, `learning_rate`, and the losses on a sample of the
         blocks before and after training, `loss_before` and `loss_after`; and where `fit` was given queries,
-        `queries`, the number of those that are anchors, and `query_weight`, the weight of their blocks.
+        `queries`, the number of those that are anchors, and `query_weight`, the weight of their blocks. A
+        nested fold has `nested`, its widths, and its losses are the weighted sums over these.
     components_ : ndarray of shape (m, d), float32
         Weight of the encoder.
     mean_ : ndarray of shape (d,), float64, or None
@@ -130,6 +143,9 @@ class NearFold(ScanFold):
 
     Smith, Topin, "Super-convergence" (arXiv 1708.07120), for the one-cycle schedule.
 
+    Kusupati et al., "Matryoshka representation learning" (arXiv 2205.13147), for the sum of losses over
+    first dimensions.
+
     Examples
     --------
     >>> import numpy as np
@@ -148,6 +164,7 @@ class NearFold(ScanFold):
         n_steps: int | None = None,
         blocks_per_step: int = 24,
         learning_rate: float | None = None,
+        nested: bool | Sequence[int] = False,
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
         self.n_components = n_components
@@ -157,6 +174,7 @@ class NearFold(ScanFold):
         self.n_steps = n_steps
         self.blocks_per_step = blocks_per_step
         self.learning_rate = learning_rate
+        self.nested = nested
         self.random_state = random_state
 
     def fit(
@@ -253,6 +271,7 @@ class NearFold(ScanFold):
             check_positive("n_anchors", self.n_anchors)
         check_positive("blocks_per_step", self.blocks_per_step)
         check_rows_for_components(rows, n_components)
+        self._widths(n_components)
         return ScanSpec(
             metric=self.metric,
             normalize=self.metric == "cosine",
@@ -314,14 +333,18 @@ class NearFold(ScanFold):
             loss_before=trained.loss_before,
             loss_after=trained.loss_after,
             **facts,
+            **({"nested": sorted(widths)[:-1]} if (widths := self._widths(n_components)) else {}),
         )
 
     def _trained(self, start: Float32, parts: list[WeightedBlocks], request: ScanSpec) -> Trained:
         """Return what training on blocks leads to, with the parameters of this estimator."""
-        n_steps = (600 if len(start) <= 32 else 200) if self.n_steps is None else self.n_steps
+        widths = self._widths(len(start))
+        n_steps = self.n_steps
+        if n_steps is None:
+            n_steps = _MANY_STEPS if widths or len(start) <= 32 else _STEPS
         rng = np.random.default_rng(request.seed)
         return train_on_blocks(
-            start, parts, self.metric, n_steps, self.learning_rate, self.blocks_per_step, rng
+            start, parts, self.metric, n_steps, self.learning_rate, self.blocks_per_step, rng, widths
         )
 
     def _trained_for_queries(
@@ -352,6 +375,26 @@ class NearFold(ScanFold):
             alone = clearly_better(theirs, ours)
             trained = rival if alone else trained
         return trained, blocks, {"queries": len(others.index), "query_weight": 1.0 if alone else weight}
+
+    def _widths(self, n_components: int) -> dict[int, float] | None:
+        """Return the weight of the loss of the first so many dimensions, by their number."""
+        if isinstance(self.nested, bool | np.bool_):
+            widths = {n_components * over // under for over, under in _NESTED} if self.nested else set()
+            widths.discard(0)
+        elif not isinstance(self.nested, list | tuple | range):
+            raise ParameterError(f"nested={self.nested!r} must be True, False or a list of widths")
+        else:
+            for width in self.nested:
+                check_positive("nested", width)
+            widths = {int(width) for width in self.nested}
+            if widths and max(widths) >= n_components:
+                raise ParameterError(
+                    f"nested={max(widths)} must be below the {n_components} dimensions of the whole fold"
+                )
+        if not widths:
+            return None
+        share = (1 - _WHOLE) / len(widths)
+        return {**dict.fromkeys(sorted(widths), share), n_components: _WHOLE}
 
     def _neighbors_for(self, available: int) -> int:
         """Return the number of neighbours, given how many rows an anchor can have as such."""

@@ -7,12 +7,16 @@ score is the one that the folded vectors will be searched with.
 Where a block is a query of another kind with its base rows, only the query's row counts (`anchors_only`):
 nobody searches base rows with base rows there.
 
+Where a fold is nested, the loss is a weighted sum over folds of the first dimensions, each scored by itself.
+
 The gradient is analytic. With G = (Q - P) / (tau times the number of rows) for the scores and Z = B W^T,
 dZ is (G + G^T) Z for "ip" and (G + G^T) Z - colsum(G) Z for "l2". For "cosine" dY is as for "ip" on
 Y = Z / |Z|, and dZ = (dY - Y <dY, Y>) / |Z|. In the end dW = dZ^T B.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -130,24 +134,24 @@ def softened(scores: Float32, tau: float) -> Float32:
     return scores
 
 
-def _folded(W: Float32, B: Float32, metric: Metric) -> tuple[Float32, Float32 | None]:
-    """Return the folded rows as they are scored, shape (b, N, m), and their norms for "cosine"."""
-    b, n, d = B.shape
-    Z = np.matmul(B.reshape(b * n, d), W.T)
-    norms = None
-    if metric == "cosine":
-        norms = np.sqrt(np.einsum("ij,ij->i", Z, Z))[:, None]
-        norms += _TINY
-        Z /= norms
-    return Z.reshape(b, n, len(W)), norms
+def _to_scored(Z: Float32, metric: Metric) -> Float32 | None:
+    """Bring folded rows, in place, to what is scored, and return their norms before for "cosine"."""
+    if metric != "cosine":
+        return None
+    norms: Float32 = np.sqrt(np.einsum("ij,ij->i", Z, Z))[:, None]
+    norms += _TINY
+    Z /= norms
+    return norms
 
 
 def loss(
     W: Float32, B: Float32, P: Float32, metric: Metric, tau: float, *, anchors_only: bool = False
 ) -> float:
     """Return the mean KL(P || Q) of an encoder over blocks; the parameters are those of `gradient`."""
-    Y, _ = _folded(W, B, metric)
-    Q = soft_neighbors(Y, metric, tau)
+    b, n, d = B.shape
+    Z = np.matmul(B.reshape(b * n, d), W.T)
+    _to_scored(Z, metric)
+    Q = soft_neighbors(Z.reshape(b, n, -1), metric, tau)
     tiny = np.finfo(np.float32).tiny
     terms = P * (np.log(np.maximum(P, tiny)) - np.log(np.maximum(Q, tiny)))
     if anchors_only:
@@ -248,9 +252,10 @@ def gradient(
     tau: float,
     *,
     anchors_only: bool = False,
+    widths: Mapping[int, float] | None = None,
     out: Float32 | None = None,
 ) -> Float32:
-    """Return the gradient of `loss` with respect to the encoder.
+    """Return the gradient of `loss`, or of a weighted sum over first dimensions, with respect to the encoder.
 
     Parameters
     ----------
@@ -266,6 +271,9 @@ def gradient(
         Temperature, above 0.
     anchors_only : bool, default=False
         Whether the first row of each block alone counts.
+    widths : mapping of int to float, optional
+        The weight of the loss of the first so many rows of W, by their number. By default the loss of all
+        of W counts alone.
     out : ndarray of shape (m, d), float32, optional
         Array to write the gradient into. By default a new one is made.
 
@@ -274,18 +282,35 @@ def gradient(
     ndarray of shape (m, d), float32
     """
     b, n, d = B.shape
-    Y, norms = _folded(W, B, metric)
+    flat = B.reshape(b * n, d)
+    Z = np.matmul(flat, W.T)
+    if widths is None:
+        dZ = _slopes(Z, P, metric, tau, 1.0, anchors_only=anchors_only)
+    else:
+        dZ = np.zeros_like(Z)
+        for width, weight in widths.items():
+            first = Z[:, :width].copy()
+            dZ[:, :width] += _slopes(first, P, metric, tau, weight, anchors_only=anchors_only)
+    return np.matmul(dZ.T, flat, out=out)
+
+
+def _slopes(
+    Z: Float32, P: Float32, metric: Metric, tau: float, weight: float, *, anchors_only: bool
+) -> Float32:
+    """Return dZ of the weighted loss; Z, the folded rows of all blocks, is written over."""
+    b, n, _ = P.shape
+    norms = _to_scored(Z, metric)
+    Y = Z.reshape(b, n, -1)
     G = soft_neighbors(Y, metric, tau)
     G -= P
-    G *= np.float32(1 / (tau * b * (1 if anchors_only else n)))
+    G *= np.float32(weight / (tau * b * (1 if anchors_only else n)))
     if anchors_only:
         G[:, 1:] = 0
-    dZ = np.matmul(G + G.transpose(0, 2, 1), Y)
+    dY = np.matmul(G + G.transpose(0, 2, 1), Y)
     if metric == "l2":
-        dZ -= G.sum(axis=1)[:, :, None] * Y
-    dZ = dZ.reshape(b * n, -1)
+        dY -= G.sum(axis=1)[:, :, None] * Y
+    dZ: Float32 = dY.reshape(b * n, -1)
     if norms is not None:
-        flat = Y.reshape(b * n, -1)
-        dZ -= flat * np.einsum("ij,ij->i", dZ, flat)[:, None]
+        dZ -= Z * np.einsum("ij,ij->i", dZ, Z)[:, None]
         dZ /= norms
-    return np.matmul(dZ.T, B.reshape(b * n, d), out=out)
+    return dZ

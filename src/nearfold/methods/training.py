@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -113,6 +113,7 @@ def train_on_blocks(
     learning_rate: float | None,
     blocks_per_step: int,
     rng: np.random.Generator,
+    widths: Mapping[int, float] | None = None,
 ) -> Trained:
     """Train an encoder on blocks by Adam.
 
@@ -132,6 +133,9 @@ def train_on_blocks(
         Number of blocks of each kind in a batch.
     rng : numpy.random.Generator
         Shuffles the blocks.
+    widths : mapping of int to float, optional
+        The weight of the loss of the first so many rows of W, by their number. By default the loss of all
+        of W counts alone.
 
     Returns
     -------
@@ -149,7 +153,11 @@ def train_on_blocks(
         samples[-1].check_told_apart("to learn")
 
     def lost(W: Float32) -> float:
-        return sum(part.weight * sample.loss(W) for part, sample in zip(parts, samples, strict=True))
+        return sum(
+            part.weight * share * sample.loss(W[:width])
+            for width, share in (widths or {len(W): 1.0}).items()
+            for part, sample in zip(parts, samples, strict=True)
+        )
 
     W = np.array(start, np.float32, order="C")
     before = lost(W)
@@ -174,7 +182,7 @@ def train_on_blocks(
                     # A block is met about once: its targets cost no more here than when kept.
                     wanted = soft_neighbors(rows, metric, sample.tau)
                     alone = blocks.foreign
-                    gradient(W, rows, wanted, metric, sample.tau, anchors_only=alone, out=out)
+                    gradient(W, rows, wanted, metric, sample.tau, anchors_only=alone, widths=widths, out=out)
                     out *= np.float32(weight * len(mine) / batch)
                     if summed:
                         slopes[i] += out
