@@ -131,6 +131,28 @@ def test_learned_levels_and_query_maps_keep_more_than_signs(sample: Vectors, met
     assert learned.recall[10].mean > signs.recall[10].mean + 0.02
 
 
+@pytest.mark.parametrize("spec", ["NearFold32,AQ8", "NearFold32,RSQ2", "NearFold16,SQ8"])
+def test_codes_learned_with_queries_keep_more_of_their_neighbours(spec: str, rng: np.random.Generator) -> None:
+    # Queries look along a few directions, in which rows hardly differ.
+    base = rng.standard_normal((3000, 48)).astype(np.float32)
+    base[:, :32] *= 3
+    asked = rng.standard_normal((1300, 48)).astype(np.float32)
+    asked[:, :32] *= 0.1
+    given, held = asked[:1000], asked[1000:]
+    truth = GroundTruth.compute(base, held, 10, "ip")
+
+    def recall(codec: Codec) -> float:
+        return judged(codec, truth, 10, 0)[0].recall[10].mean
+
+    alone = recall(fit_codec(base, spec, metric="ip"))
+    assert recall(fit_codec(base, spec, metric="ip", queries=given)) > alone + 0.05
+
+
+def test_queries_of_other_dimensions_are_refused(sample: Vectors) -> None:
+    with pytest.raises(DataError, match="queries has 8 dimensions"):
+        fit_codec(sample, "NearFold32,AQ8", queries=sample[:50, :8])
+
+
 def test_the_same_seed_makes_the_same_codec(sample: Vectors) -> None:
     first, second = (CodecFitter(sample, budget=0.1).fit("NearFold24,AQ8") for _ in range(2))
     assert np.array_equal(first.encode(sample), second.encode(sample))

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from nearfold._utils.arrays import Float32, Metric
 from nearfold._utils.progress import stage
 from nearfold._utils.threads import shared_work
 from nearfold.methods.adam import Adam
 from nearfold.methods.objective import check_told_apart, score_spread, soft_neighbors, softened
-from nearfold.methods.training import batches, one_cycle, thread_bounds
+from nearfold.methods.training import WeightedBlocks, batches, one_cycle, thread_bounds
 from nearfold.scan.scan import Blocks
 
 __all__ = ["CodeGradients", "block_spread", "code_gradients", "descents", "unit_factor"]
@@ -114,44 +113,55 @@ def code_gradients(
 
 def descents(
     optimizers: Sequence[tuple[Adam, float]],
-    blocks: Blocks,
+    parts: Sequence[WeightedBlocks],
+    gradients: Sequence[Callable[[Blocks, int], Part]],
     blocks_per_step: int,
     n_steps: int,
     seed: int,
-    gradients: Callable[[Blocks, int], Part],
-) -> Iterator[list[Part]]:
+) -> Iterator[list[list[Part]]]:
     """Take steps of Adam on batches of blocks, and yield after each what its threads have returned.
 
     Parameters
     ----------
     optimizers : sequence of (Adam, float)
         The optimisers, each with the highest rate of its one-cycle schedule.
-    blocks : Blocks
-        Anchors and neighbours, prepared for the metric.
+    parts : sequence of WeightedBlocks
+        Blocks of each kind, whose weighted losses are summed.
+    gradients : sequence of callable
+        One for each kind. Called in threads with some blocks of a batch and the number of blocks in all of
+        it; returns a tuple that begins with one gradient for each optimiser.
     blocks_per_step, n_steps : int
-        Number of blocks in a batch, and of steps.
+        Number of blocks of each kind in a batch, and of steps.
     seed : int
         Seed of the batches.
-    gradients : callable
-        Called in threads with some blocks of a batch and the number of blocks in all of it; returns a
-        tuple that begins with one gradient for each optimiser.
-    """
-    order = batches(len(blocks.index), blocks_per_step, n_steps, np.random.default_rng(seed))
-    batch = order.shape[1]
-    bounds = thread_bounds(batch)
-    n_threads = len(bounds) - 1
-    found: dict[int, Part] = {}
-    with stage("codes", len(order), "steps") as advance, shared_work(n_threads) as share:
-        for chosen, rate in zip(order, one_cycle(len(order), 1.0), strict=True):
 
-            def descend(i: int, chosen: npt.NDArray[np.int64] = chosen) -> None:
-                mine = blocks.index[chosen[bounds[i] : bounds[i + 1]]]
-                found[i] = gradients(Blocks(blocks.vectors, mine, blocks.foreign), batch)
+    Yields
+    ------
+    list of list of tuple
+        What each thread has returned, for each kind of blocks.
+    """
+    rng = np.random.default_rng(seed)
+    orders = [batches(len(part.blocks.index), blocks_per_step, n_steps, rng) for part in parts]
+    bounds = [thread_bounds(order.shape[1]) for order in orders]
+    n_threads = max(map(len, bounds)) - 1
+    found: list[dict[int, Part]] = [{} for _ in parts]
+    with stage("codes", n_steps, "steps") as advance, shared_work(n_threads) as share:
+        for step, rate in enumerate(one_cycle(n_steps, 1.0)):
+
+            def descend(i: int, step: int = step) -> None:
+                for part, order, own, seek, into in zip(parts, orders, bounds, gradients, found, strict=True):
+                    if i + 1 < len(own):
+                        mine = part.blocks.index[order[step, own[i] : own[i + 1]]]
+                        some = Blocks(part.blocks.vectors, mine, part.blocks.foreign)
+                        into[i] = seek(some, order.shape[1])
 
             share(descend)
-            parts = [found[i] for i in range(n_threads)]
             for which, (adam, peak) in enumerate(optimizers):
-                np.sum([part[which] for part in parts], axis=0, out=adam.gradient)
+                adam.gradient[:] = 0
+                for part, into in zip(parts, found, strict=True):
+                    summed = np.sum([into[i][which] for i in sorted(into)], axis=0)
+                    summed *= np.float32(part.weight)
+                    adam.gradient[:] += summed
                 adam.step(rate * peak)
-            yield parts
+            yield [[into[i] for i in sorted(into)] for into in found]
             advance(1)

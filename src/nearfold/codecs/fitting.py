@@ -30,8 +30,9 @@ from nearfold.io.npy import HeldSource
 from nearfold.io.vectors import as_source
 from nearfold.methods.base import sample_rows
 from nearfold.methods.nearfold import NearFold
+from nearfold.methods.queries import sample_of_queries, weighted_blocks
 from nearfold.methods.registry import METHODS, make
-from nearfold.scan.scan import Blocks
+from nearfold.methods.training import WeightedBlocks
 from nearfold.scan.scanning import scan_source
 
 __all__ = ["CodecFitter", "fit_codec"]
@@ -49,7 +50,9 @@ _CHEAP_SCORES = 2_000_000_000
 _CARRIED_BYTES, _BLOCK_ROWS = 400_000_000, 65
 
 
-def fit_codec(X: Any, spec: str | CodecSpec, *, metric: Metric = "cosine", seed: int = 0) -> Codec:
+def fit_codec(
+    X: Any, spec: str | CodecSpec, *, metric: Metric = "cosine", queries: Any = None, seed: int = 0
+) -> Codec:
     """Learn a codec: a fold, a quantiser, or both.
 
     Parameters
@@ -61,6 +64,9 @@ def fit_codec(X: Any, spec: str | CodecSpec, *, metric: Metric = "cosine", seed:
         The name of the codec, such as "NearFold192,AQ24" or "SQ8"; see `parse_spec`.
     metric : {"cosine", "l2", "ip"}, default="cosine"
         The metric that the vectors are searched with.
+    queries : as X, of shape (q, d), optional
+        A sample of queries, where they differ from the base in kind. The fold and the codes are learned
+        from both; see `NearFold.fit`. By default all is learned from the base.
     seed : int, default=0
         The seed of everything drawn at random.
 
@@ -71,7 +77,8 @@ def fit_codec(X: Any, spec: str | CodecSpec, *, metric: Metric = "cosine", seed:
     Raises
     ------
     DataError
-        X is not a finite table of at least two vectors, or has a zero row under cosine.
+        X is not a finite table of at least two vectors, or has a zero row under cosine; or queries are no
+        such table of as many dimensions.
     FileError
         A file can't be read.
     ParameterError
@@ -84,7 +91,7 @@ def fit_codec(X: Any, spec: str | CodecSpec, *, metric: Metric = "cosine", seed:
     >>> codec.bytes_per_vector
     64
     """
-    return CodecFitter(X, metric=metric, seed=seed).fit(spec)
+    return CodecFitter(X, metric=metric, queries=queries, seed=seed).fit(spec)
 
 
 class CodecFitter:
@@ -96,6 +103,8 @@ class CodecFitter:
         The base vectors, as for `fit_codec`.
     metric : {"cosine", "l2", "ip"}, default="cosine"
         The metric that the vectors are searched with.
+    queries : as X, of shape (q, d), optional
+        A sample of queries, as for `fit_codec`.
     seed : int, default=0
         The seed of everything drawn at random.
     budget : float, default=1.0
@@ -108,13 +117,16 @@ class CodecFitter:
         As for `fit_codec`.
     """
 
-    def __init__(self, X: Any, *, metric: Metric = "cosine", seed: int = 0, budget: float = 1.0) -> None:
+    def __init__(
+        self, X: Any, *, metric: Metric = "cosine", queries: Any = None, seed: int = 0, budget: float = 1.0
+    ) -> None:
         self._metric, self._seed, self._budget = check_metric(metric), seed, budget
         self._source = as_source(X)
         check_row_count(self._source.layout.rows, 2, self._source.path)
         if isinstance(self._source, HeldSource):
             rows = held_rows(self._source, directions=metric == "cosine", min_rows=2)
             check_products(rows, self._metric, "X")
+        self._queries = sample_of_queries(queries, self._source)
         self._folds: dict[tuple[str, int | str], Fold] = {}
 
     def fit(self, spec: str | CodecSpec) -> Codec:
@@ -132,7 +144,9 @@ class CodecFitter:
         key = method, n_components
         if key not in self._folds:
             estimator = make(method, n_components, metric=self._metric, random_state=self._seed)
-            self._folds[key] = estimator.fit(self._source).encoder_
+            asked = self._queries is not None and isinstance(estimator, NearFold)
+            learned_from = {"queries": self._queries} if asked else {}
+            self._folds[key] = estimator.fit(self._source, **learned_from).encoder_
         return self._folds[key]
 
     def _check(self, wanted: CodecSpec) -> None:
@@ -151,8 +165,8 @@ class CodecFitter:
             raise ParameterError(f"{wanted}: {error}") from None
 
     @cached_property
-    def _neighborhoods(self) -> tuple[Blocks, Float32 | None]:
-        """Blocks, and what they are centred on."""
+    def _neighborhoods(self) -> tuple[list[WeightedBlocks], Float32 | None]:
+        """Blocks of rows, and of queries if there are some, and what they are centred on."""
         layout = self._source.layout
         learner = NearFold(
             1,
@@ -160,11 +174,11 @@ class CodecFitter:
             n_anchors=_code_anchors(layout.rows, layout.n_features),
             random_state=self._seed,
         )
-        request = learner.scan_spec(layout.rows, 1)
+        request = learner.scan_spec(layout.rows, 1, self._queries)
         scan, anchors, *_ = scan_source(self._source, request, fewer_anchors=True)
         assert anchors is not None
         centered = self._metric == "l2"
-        return scan.blocks(anchors), scan.mean.astype(np.float32) if centered else None
+        return weighted_blocks(scan, anchors), scan.mean.astype(np.float32) if centered else None
 
     @cached_property
     def _sample(self) -> Float32:
@@ -176,14 +190,14 @@ class CodecFitter:
         if issubclass(family, JointQuantizer):
             assert fold is None or isinstance(fold, Encoder)
             weight = np.eye(d, dtype=np.float32) if fold is None else fold.weight
-            blocks, center = self._neighborhoods
+            parts, center = self._neighborhoods
             sample = self._sample
             if self._metric == "cosine":
                 sample = normalize_rows(sample)
             elif center is not None:
                 sample = sample - center
             how = Training(seed=self._seed, budget=self._budget)
-            return family.learn(spec, weight, sample, blocks, self._metric, center, how)
+            return family.learn(spec, weight, sample, parts, self._metric, center, how)
         unrotated = SharedProjection(fold, None, self._metric, d)
         rows = sample_rows(self._sample, _TRAINING_ROWS, np.random.default_rng(self._seed))
         vectors = unrotated.project(rows)

@@ -10,7 +10,9 @@ the codebooks. Training the base map too, by straight-through gradients, keeps n
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +36,7 @@ from nearfold.codecs.quantizers.codewords import (
 from nearfold.codecs.quantizers.product import centroids_of
 from nearfold.codecs.rotations import balanced_rotation
 from nearfold.methods.adam import Adam
+from nearfold.methods.training import WeightedBlocks
 from nearfold.scan.scan import Blocks
 
 __all__ = ["CodeLearning", "LearnedCodes", "learn_codes"]
@@ -104,7 +107,7 @@ class _Gradients(NamedTuple):
 def learn_codes(
     start: Float32,
     sample: Float32,
-    blocks: Blocks,
+    parts: Sequence[WeightedBlocks],
     metric: Metric,
     n_bytes: int,
     seed: int,
@@ -118,8 +121,8 @@ def learn_codes(
         The weight W of the fold.
     sample : ndarray of shape (n, d), float32
         Rows to fit codebooks to, prepared for the metric; at least 256.
-    blocks : Blocks
-        Anchors and neighbours, prepared for the metric.
+    parts : sequence of WeightedBlocks
+        Blocks of each kind, prepared for the metric, whose weighted losses are summed.
     metric : {"cosine", "l2", "ip"}
         The metric that will be searched with.
     n_bytes : int
@@ -140,7 +143,7 @@ def learn_codes(
     """
     how = CodeLearning() if how is None else how
     trainer = _Trainer(start, sample, metric, n_bytes, seed, how)
-    trainer.train(blocks, how, seed)
+    trainer.train(parts, how, seed)
     base, query = trainer.base * trainer.unit, trainer.query * trainer.unit
     return LearnedCodes(base, query, trainer.codebooks, trainer.starts, trainer.norms)
 
@@ -215,22 +218,23 @@ class _Trainer:
                 books, _, each = codebooks.shape
                 self.codebooks[g, :books, :, :each] = codebooks
 
-    def train(self, blocks: Blocks, how: CodeLearning, seed: int) -> None:
+    def train(self, parts: Sequence[WeightedBlocks], how: CodeLearning, seed: int) -> None:
         """Take the steps of Adam."""
-        tau = block_spread(blocks, self._metric, self.unit)
-        images = self._images(blocks.vectors)
-        codes = _codes_of(images, self._groups())
         optimizers = [(Adam(self.query), how.query_rate), (Adam(self.codebooks), how.codebook_rate)]
-
-        def gradients(some: Blocks, batch: int) -> _Gradients:
-            return self._gradients(some, images, codes, tau, batch)
-
-        for parts in descents(optimizers, blocks, how.blocks_per_step, how.n_steps, seed, gradients):
-            for part in parts:
-                codes[part.rows] = part.codes
+        codes: list[Codes] = []
+        gradients: list[Callable[[Blocks, int], _Gradients]] = []
+        for blocks, _ in parts:
+            tau = block_spread(blocks, self._metric, self.unit)
+            images = self._images(blocks.vectors)
+            codes.append(_codes_of(images, self._groups()))
+            gradients.append(partial(self._gradients, all_images=images, all_codes=codes[-1], tau=tau))
+        for found in descents(optimizers, parts, gradients, how.blocks_per_step, how.n_steps, seed):
+            for known, threads in zip(codes, found, strict=True):
+                for part in threads:
+                    known[part.rows] = part.codes
 
     def _gradients(
-        self, blocks: Blocks, all_images: Float32, all_codes: Codes, tau: float, batch: int
+        self, blocks: Blocks, batch: int, *, all_images: Float32, all_codes: Codes, tau: float
     ) -> _Gradients:
         """Return the gradients of the loss over some blocks of a batch; images and codes are of all rows."""
         index, m = blocks.index, self._m

@@ -18,12 +18,18 @@ from nearfold._utils.arrays import (
     check_positive,
     check_products,
 )
-from nearfold.errors import DataError, ParameterError
+from nearfold.errors import ParameterError
 from nearfold.folds.encoder import Encoder
-from nearfold.io.held import held_rows
 from nearfold.methods.base import check_rows_for_components
 from nearfold.methods.pca import leading_axes
-from nearfold.methods.queries import clearly_better, held_out, query_weight, recalls
+from nearfold.methods.queries import (
+    clearly_better,
+    held_out,
+    query_weight,
+    recalls,
+    sample_of_queries,
+    separate_blocks,
+)
 from nearfold.methods.scanned import ScanFold
 from nearfold.methods.training import Trained, WeightedBlocks, train_on_blocks
 from nearfold.scan.moments import Moments
@@ -229,11 +235,7 @@ class NearFold(ScanFold):
             The memory budget holds the neighbourhoods of fewer anchors than usual.
         """
         source = self._opened(X)
-        held = None if queries is None else held_rows(queries, name="queries")
-        width = source.layout.n_features
-        if held is not None and held.shape[1] != width:
-            raise DataError(f"queries has {held.shape[1]} dimensions where {source.path} has {width}")
-        return self._fit_source(source, held, checkpoint)
+        return self._fit_source(source, sample_of_queries(queries, source), checkpoint)
 
     def _request(self, rows: int, n_components: int, queries: Float32 | None) -> ScanSpec:
         return self.scan_spec(rows, n_components, queries)
@@ -351,10 +353,7 @@ class NearFold(ScanFold):
         self, scan: Scan, anchors: Anchors, second: Float64, n_components: int, request: ScanSpec
     ) -> tuple[Trained, Blocks, dict[str, Any]]:
         """Return what training with queries leads to, the blocks of rows, and the facts of the queries."""
-        blocks, others = (
-            scan.of_anchors(which).blocks(anchors.chosen(which))
-            for which in (anchors.of_rows, anchors.of_queries)
-        )
+        blocks, others = separate_blocks(scan, anchors)
         held = held_out(len(others.index))
         learned = replace(others, index=others.index[~held])
         weight = query_weight(len(learned.index))

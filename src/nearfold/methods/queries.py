@@ -9,15 +9,28 @@ on queries that neither fold has learned from.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nearfold._utils.arrays import Float32, Float64, Int64, Metric
+from nearfold.errors import DataError
+from nearfold.io.base import Source
+from nearfold.io.held import held_rows
+from nearfold.methods.training import WeightedBlocks
 from nearfold.scan.neighbors import nearest
-from nearfold.scan.scan import Blocks
+from nearfold.scan.scan import Anchors, Blocks, Scan
 
-__all__ = ["clearly_better", "held_out", "query_weight", "recalls"]
+__all__ = [
+    "clearly_better",
+    "held_out",
+    "query_weight",
+    "recalls",
+    "sample_of_queries",
+    "separate_blocks",
+    "weighted_blocks",
+]
 
 # The most that the loss on queries' blocks weighs, and the number of queries that gives half of it. A fold
 # learns few queries by heart, which costs other queries recall.
@@ -61,6 +74,77 @@ def held_out(queries: int) -> npt.NDArray[np.bool_]:
     """
     held = np.arange(queries) % max(_SHARE, -(-queries // _MOST_HELD)) == 0
     return held if held.sum() >= _LEAST_HELD else np.zeros(queries, bool)
+
+
+def sample_of_queries(queries: Any, source: Source) -> Float32 | None:
+    """Return a sample of queries to learn from with a base, or None if there is none.
+
+    Parameters
+    ----------
+    queries : array-like, path, URL or Source, optional
+        The sample, shape (q, d).
+    source : Source
+        The base.
+
+    Returns
+    -------
+    ndarray of shape (q, d), float32, or None
+
+    Raises
+    ------
+    DataError
+        The queries are not a finite table of vectors of as many dimensions as the base's.
+    FileError
+        A file can't be read.
+    """
+    if queries is None:
+        return None
+    held, width = held_rows(queries, name="queries"), source.layout.n_features
+    if held.shape[1] != width:
+        raise DataError(f"queries has {held.shape[1]} dimensions where {source.path} has {width}")
+    return held
+
+
+def separate_blocks(scan: Scan, anchors: Anchors) -> tuple[Blocks, Blocks]:
+    """Return the blocks of anchors that are rows, and of those that are queries.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan that found their neighbours.
+    anchors : Anchors
+        Anchors of both kinds.
+
+    Returns
+    -------
+    rows, queries : Blocks
+    """
+    rows, queries = (
+        scan.of_anchors(which).blocks(anchors.chosen(which))
+        for which in (anchors.of_rows, anchors.of_queries)
+    )
+    return rows, queries
+
+
+def weighted_blocks(scan: Scan, anchors: Anchors) -> list[WeightedBlocks]:
+    """Return the blocks of all anchors, with the weight of each kind.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan that found their neighbours.
+    anchors : Anchors
+        Anchors that are rows, and queries if there are some.
+
+    Returns
+    -------
+    list of WeightedBlocks
+    """
+    if not len(anchors.of_queries):
+        return [WeightedBlocks(scan.blocks(anchors))]
+    rows, queries = separate_blocks(scan, anchors)
+    weight = query_weight(len(queries.index))
+    return [WeightedBlocks(rows, 1 - weight), WeightedBlocks(queries, weight)]
 
 
 def recalls(W: Float32, blocks: Blocks, index: Int64, n_rows: int, metric: Metric) -> Float64:

@@ -7,7 +7,7 @@ spends the same bytes better. Inner products with a query cost the same: one tab
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -37,7 +37,7 @@ from nearfold.codecs.quantizers.codewords import (
 from nearfold.codecs.quantizers.product import product_index, product_lists_index, widths_for
 from nearfold.codecs.tensors import Score, Tensors, exact_tensors
 from nearfold.errors import ParameterError
-from nearfold.scan.scan import Blocks
+from nearfold.methods.training import WeightedBlocks
 
 __all__ = ["Additive"]
 
@@ -105,7 +105,7 @@ class Additive(JointQuantizer):
         spec: QuantizerSpec,
         weight: Float32,
         sample: Float32,
-        blocks: Blocks,
+        parts: Sequence[WeightedBlocks],
         metric: Metric,
         center: Float32 | None,
         how: Training,
@@ -116,7 +116,7 @@ class Additive(JointQuantizer):
         usual = CodeLearning()
         steps, rounds = (max(1, round(how.budget * full)) for full in (usual.n_steps, usual.n_rounds))
         learning = CodeLearning(n_rounds=rounds, n_steps=steps)
-        learned = learn_codes(weight, sample, blocks, metric, spec.n_bytes, how.seed, learning)
+        learned = learn_codes(weight, sample, parts, metric, spec.n_bytes, how.seed, learning)
         quantizer = cls(spec.stored, learned.codebooks, learned.starts, learned.norms)
         maps = learned.base_weight, learned.query_weight
         return DualProjection(*maps, metric, quantizer.width, center), quantizer

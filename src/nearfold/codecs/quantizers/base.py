@@ -22,7 +22,7 @@ from nearfold.errors import ParameterError
 
 if TYPE_CHECKING:
     from nearfold.codecs.projections import Projection
-    from nearfold.scan.scan import Blocks
+    from nearfold.methods.training import WeightedBlocks
 
 __all__ = [
     "CODEWORDS",
@@ -346,7 +346,7 @@ class JointQuantizer(Quantizer):
         spec: QuantizerSpec,
         weight: Float32,
         sample: Float32,
-        blocks: Blocks,
+        parts: Sequence[WeightedBlocks],
         metric: Metric,
         center: Float32 | None,
         how: Training,
@@ -361,8 +361,9 @@ class JointQuantizer(Quantizer):
             The linear fold to start from.
         sample : ndarray of shape (n, d), float32
             Rows drawn at random, prepared for the metric.
-        blocks : Blocks
-            Anchors and their neighbours, prepared for the metric.
+        parts : sequence of WeightedBlocks
+            Anchors and their neighbours, prepared for the metric: those of rows, and those of queries if
+            there are some.
         metric : {"cosine", "l2", "ip"}
             The metric that will be searched with.
         center : ndarray of shape (d,), optional

@@ -12,7 +12,7 @@ Encoding takes a product of matrices and some comparisons, so it is many times f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -37,6 +37,7 @@ from nearfold.codecs.rotations import random_rotation
 from nearfold.codecs.tensors import Score, Tensors, exact_tensors
 from nearfold.errors import ParameterError
 from nearfold.methods.adam import Adam
+from nearfold.methods.training import WeightedBlocks
 from nearfold.scan.scan import Blocks
 
 __all__ = ["BITS", "Rotated"]
@@ -105,7 +106,7 @@ class Rotated(JointQuantizer):
         spec: QuantizerSpec,
         weight: Float32,
         sample: Float32,
-        blocks: Blocks,
+        parts: Sequence[WeightedBlocks],
         metric: Metric,
         center: Float32 | None,
         how: Training,
@@ -122,7 +123,7 @@ class Rotated(JointQuantizer):
         query = np.ascontiguousarray(rotation @ weight)
         base = query * (unit * scale)
         learned = _Maps(query, levels)
-        _train(learned, base, blocks, metric, unit, how)
+        _train(learned, base, parts, metric, unit, how)
         # Levels that have crossed are the same levels in another order.
         quantizer = cls(spec.stored, np.sort(learned.levels, axis=1), norms=metric == "l2")
         return DualProjection(base, learned.query * unit, metric, quantizer.width, center), quantizer
@@ -291,25 +292,37 @@ def _rotated_levels(images: Float32, bits: int, how: Training) -> tuple[Float32,
 
 
 def _train(
-    maps: _Maps, base: Float32, blocks: Blocks, metric: Metric, unit: np.float32, how: Training
+    maps: _Maps,
+    base: Float32,
+    parts: Sequence[WeightedBlocks],
+    metric: Metric,
+    unit: np.float32,
+    how: Training,
 ) -> None:
     """Train the map of queries and the levels in place; `base` is the map (m, d) of base vectors.
 
     Codes stay what the levels say at the start: so the loss is differentiable in both.
     """
-    tau = block_spread(blocks, metric, unit)
-    numbers = _nearest(blocks.vectors @ base.T, _bounds(maps.levels))
     optimizers = [(Adam(maps.query), _QUERY_RATE), (Adam(maps.levels), _LEVEL_RATE)]
+    at_start = _bounds(maps.levels)
 
-    def gradients(some: Blocks, batch: int) -> _Maps:
-        has = numbers[some.index.reshape(-1)]
-        meant = _meant(has, maps.levels).reshape(*some.index.shape, -1)
-        inside = some.vectors[some.index] * unit
-        query, d_meant = code_gradients(maps.query, inside, meant, metric, tau, batch, foreign=some.foreign)
-        levels = _level_sums(has, d_meant, maps.levels.shape[1]).astype(np.float32)
-        return _Maps(query, levels)
+    def gradients_on(blocks: Blocks) -> Callable[[Blocks, int], _Maps]:
+        tau = block_spread(blocks, metric, unit)
+        numbers = _nearest(blocks.vectors @ base.T, at_start)
 
-    for _ in descents(
-        optimizers, blocks, _BLOCKS_A_STEP, max(1, round(how.budget * _STEPS)), how.seed, gradients
-    ):
+        def gradients(some: Blocks, batch: int) -> _Maps:
+            has = numbers[some.index.reshape(-1)]
+            meant = _meant(has, maps.levels).reshape(*some.index.shape, -1)
+            inside = some.vectors[some.index] * unit
+            query, d_meant = code_gradients(
+                maps.query, inside, meant, metric, tau, batch, foreign=some.foreign
+            )
+            levels = _level_sums(has, d_meant, maps.levels.shape[1]).astype(np.float32)
+            return _Maps(query, levels)
+
+        return gradients
+
+    steps = max(1, round(how.budget * _STEPS))
+    gradients = [gradients_on(part.blocks) for part in parts]
+    for _ in descents(optimizers, parts, gradients, _BLOCKS_A_STEP, steps, how.seed):
         pass
