@@ -132,7 +132,9 @@ def test_learned_levels_and_query_maps_keep_more_than_signs(sample: Vectors, met
 
 
 @pytest.mark.parametrize("spec", ["NearFold32,AQ8", "NearFold32,RSQ2", "NearFold16,SQ8"])
-def test_codes_learned_with_queries_keep_more_of_their_neighbours(spec: str, rng: np.random.Generator) -> None:
+def test_codes_learned_with_queries_keep_more_of_their_neighbours(
+    spec: str, rng: np.random.Generator
+) -> None:
     # Queries look along a few directions, in which rows hardly differ.
     base = rng.standard_normal((3000, 48)).astype(np.float32)
     base[:, :32] *= 3
