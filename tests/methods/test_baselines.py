@@ -35,7 +35,7 @@ def test_random_projections_keep_lengths_on_average(kind: str, rng: np.random.Ge
 def test_a_rotation_keeps_all_that_it_does_not_drop(rng: np.random.Generator) -> None:
     weight = RandomProjection(6, kind="rotation").fit(np.ones((3, 24))).components_
     np.testing.assert_allclose(weight @ weight.T, 4 * np.eye(6), atol=1e-5)
-    # Drawn uniformly, no direction is favoured: the mean of many is 0, and that of projections a multiple of 1.
+    # Drawn uniformly, no direction is favoured.
     drawn = np.stack(
         [
             RandomProjection(1, kind="rotation", random_state=s).fit(np.ones((3, 3))).components_[0]

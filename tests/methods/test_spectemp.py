@@ -14,7 +14,7 @@ from nearfold.methods.spectemp import SpectralTempering, knee, tempering
 from nearfold.methods.whitening import Whitening
 
 SPECTRA = arrays.arrays(
-    np.float64, st.integers(1, 60), elements=st.floats(0, 1e6, allow_subnormal=False)
+    np.float64, st.integers(2, 60), elements=st.floats(0, 1e6, allow_subnormal=False)
 ).map(lambda values: np.sort(values)[::-1])
 
 

@@ -59,9 +59,9 @@ class Isometric(LinearFold):
     principal axes, with new pairs in each step. Under cosine (after rows are scaled to norm 1) and inner
     product the sums of the two rows count as much as their differences: keeping both keeps inner products.
 
-    Over all pairs and for inner products alone, the least squared error is that of uncentred PCA. What differs
-    here is that distances are compared and not their squares, so that near pairs count for more, and that a
-    map may lengthen what it keeps to make up for what it drops.
+    The least squared error of inner products, over all pairs, is uncentred PCA's. Here lengths are compared
+    and not their squares, and the map may lengthen what it keeps to make up for what it drops. A bound on the
+    worst pair instead of the mean, as other near-isometric maps have it, needs a semidefinite program.
 
     Parameters
     ----------
@@ -104,6 +104,9 @@ class Isometric(LinearFold):
     ----------
     De Leeuw, Heiser, "Multidimensional scaling with restrictions on the configuration" (Multivariate Analysis
     V, 1980), for places that are linear in given variables.
+
+    Hegde, Sankaranarayanan, Yin, Baraniuk, "NuMax: a convex approach for learning near-isometric linear
+    embeddings" (IEEE Transactions on Signal Processing 2015), for the worst pair.
 
     Webb, "Multidimensional scaling by iterative majorization using radial basis functions" (Pattern
     Recognition 1995), for learning a map of new rows by the stress.
@@ -179,9 +182,10 @@ class Isometric(LinearFold):
         first = rng.integers(len(X), size=int(self.pairs_per_step))
         second = (first + rng.integers(1, len(X), size=len(first))) % len(X)
         these, those = X[first] / scale, X[second] / scale
-        if self.metric == "l2":
-            return these - those
-        return np.concatenate([these - those, these + those])
+        pairs: Float32 = (
+            these - those if self.metric == "l2" else np.concatenate([these - those, these + those])
+        )
+        return pairs
 
     @property
     def _method_name(self) -> str:

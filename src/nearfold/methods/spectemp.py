@@ -58,7 +58,7 @@ def tempering(values: Float64, n_components: int) -> float:
     Parameters
     ----------
     values : ndarray of shape (d,), float64
-        All eigenvalues, largest first, none negative.
+        All eigenvalues, two or more, largest first, none negative.
     n_components : int
         Number of axes that are kept, at most d.
 
@@ -75,7 +75,7 @@ def tempering(values: Float64, n_components: int) -> float:
     >>> tempering(spectrum, 3), round(tempering(spectrum, 8), 3)
     (1.0, 0.125)
     """
-    n_signal = min(int(len(values) * (1 - _TAIL)), len(values) - 1) or 1
+    n_signal = int(len(values) * (1 - _TAIL))
     # Dividing all by the noise changes neither the knee nor a ratio of two, and fails where there is none.
     excess = np.maximum(values[:n_signal] - values[n_signal:].mean(), 0.0)
     at_knee = excess[knee(excess)]
