@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -19,23 +20,28 @@ _TAIL = 0.1
 """Share of the eigenvalues, the smallest, whose mean is taken for noise."""
 
 
-def knee(curve: Float64) -> int:
-    """Return the index at which a falling, convex curve bends: where it is farthest below its chord.
+def knee(curve: Float64, sensitivity: float = 0.5) -> int:
+    """Return the index at which a falling, convex curve bends, by the Kneedle algorithm.
+
+    That is the first place that is farther below the curve's chord than its neighbours, and after which the
+    distance falls clearly before it rises again.
 
     Parameters
     ----------
     curve : ndarray of shape (n,), float64
         Values that don't rise, at least one.
+    sensitivity : float, default=0.5
+        By how much the distance must fall: as a share of the chord's fall between two neighbours.
 
     Returns
     -------
     int
-        The first of such indices; 0 where the curve is straight or flat.
+        0 where the curve is flat.
 
     References
     ----------
     Satopaa et al., "Finding a 'kneedle' in a haystack: detecting knee points in system behavior" (ICDCS
-    Workshops 2011), of which this is the part for smooth curves.
+    Workshops 2011).
 
     Examples
     --------
@@ -43,8 +49,17 @@ def knee(curve: Float64) -> int:
     >>> knee(np.array([9.0, 4.0, 1.0, 0.5, 0.2]))
     2
     """
-    chord = np.linspace(curve[0], curve[-1], len(curve))
-    return int(np.argmax(chord - curve))
+    n, span = len(curve), curve[0] - curve[-1]
+    if span <= 0:
+        return 0
+    below = np.linspace(1, 0, n) - (curve - curve[-1]) / span
+    beside = np.pad(below, 1, constant_values=-np.inf)
+    peaks = np.flatnonzero((below >= beside[:-2]) & (below >= beside[2:]))
+    for peak, following in pairwise([*peaks, n]):
+        valley = below[peak + 1 : following].min(initial=np.inf)
+        if valley < below[peak] - sensitivity / (n - 1):
+            return int(peak)
+    return int(np.argmax(below))
 
 
 def tempering(values: Float64, n_components: int) -> float:
@@ -132,10 +147,10 @@ class SpectralTempering(MomentFold):
 
     Notes
     -----
-    The exponent, its noise, its knee and the centring are the paper's, as its abstract and the descriptions
-    of it give them. Ours are three details: the knee is where the curve is farthest below its chord, without
-    the sensitivity of the published detector; the scales are divided by that of the first axis, which changes
-    no search; and axes without variance are zeroed, where the authors add a small constant to all variances.
+    The exponent, its noise, its knee (with its sensitivity) and the centring are the paper's, as its abstract
+    and the authors' public code give them; none of that code is used. Ours are two details: the scales are
+    divided by that of the first axis, which changes no search; and axes without variance are zeroed, where
+    they add a small constant to all variances. So is the variant without centring.
 
     References
     ----------
