@@ -33,6 +33,7 @@ from .folds.mlp import MLPEncoder as MLPEncoder
 from .folds.origin import Facts as Facts
 from .io.vectors import open_source as open_source
 from .loading import load as load
+from .methods.isometric import Isometric as Isometric
 from .methods.lpp import LPP as LPP
 from .methods.manifold import UMAP as UMAP
 from .methods.manifold import Isomap as Isomap
@@ -43,6 +44,7 @@ from .methods.pca import PCA as PCA
 from .methods.rae.estimator import RAE as RAE
 from .methods.rae.network import MLPRAE as MLPRAE
 from .methods.random import RandomProjection as RandomProjection
+from .methods.spectemp import SpectralTempering as SpectralTempering
 from .methods.truncation import Truncation as Truncation
 from .methods.whitening import Whitening as Whitening
 from .planning.plan import Plan as Plan
@@ -77,6 +79,7 @@ __all__ = [
     "Fold",
     "Inspection",
     "Isomap",
+    "Isometric",
     "MLPEncoder",
     "Moments",
     "NearFold",
@@ -88,6 +91,7 @@ __all__ = [
     "ScanCheckpoint",
     "SearchIndex",
     "SearchResult",
+    "SpectralTempering",
     "Spectrum",
     "Sweep",
     "SweepPoint",

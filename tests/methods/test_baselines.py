@@ -22,7 +22,7 @@ def test_truncation_keeps_the_first(clusters: np.ndarray) -> None:
     np.testing.assert_array_equal(Truncation(5).fit_transform(clusters), clusters[:, :5])
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "sparse"])
+@pytest.mark.parametrize("kind", ["gaussian", "sparse", "rotation"])
 def test_random_projections_keep_lengths_on_average(kind: str, rng: np.random.Generator) -> None:
     X = rng.standard_normal((200, 400)).astype(np.float32)
     folded = RandomProjection(100, kind=kind).fit_transform(X)  # type: ignore[arg-type]
@@ -30,6 +30,20 @@ def test_random_projections_keep_lengths_on_average(kind: str, rng: np.random.Ge
     assert abs(ratios.mean() - 1) < 0.05
     first, second = (RandomProjection(4, random_state=s).fit(X).encoder_.weight for s in (0, 1))
     assert (first != second).any()
+
+
+def test_a_rotation_keeps_all_that_it_does_not_drop(rng: np.random.Generator) -> None:
+    weight = RandomProjection(6, kind="rotation").fit(np.ones((3, 24))).components_
+    np.testing.assert_allclose(weight @ weight.T, 4 * np.eye(6), atol=1e-5)
+    # Drawn uniformly, no direction is favoured.
+    drawn = np.stack(
+        [
+            RandomProjection(1, kind="rotation", random_state=s).fit(np.ones((3, 3))).components_[0]
+            for s in range(600)
+        ]
+    )
+    np.testing.assert_allclose(drawn.mean(axis=0), 0, atol=0.2)
+    np.testing.assert_allclose(drawn.T @ drawn / len(drawn), np.eye(3), atol=0.2)
 
 
 def test_lpp_solves_its_eigenproblem(clusters: np.ndarray) -> None:

@@ -20,12 +20,14 @@ from nearfold import PCA, RAE, NearFold
 from nearfold._utils.arrays import METRICS
 from nearfold.errors import MissingExtraError, NearfoldError, ParameterError
 from nearfold.methods.base import FoldEstimator
+from nearfold.methods.isometric import Isometric
 from nearfold.methods.lpp import LPP
 from nearfold.methods.manifold import Isomap
 from nearfold.methods.mds import MDS
 from nearfold.methods.mpad import MPAD
 from nearfold.methods.random import RandomProjection
 from nearfold.methods.registry import LINEAR, METHODS, make, resolve_methods
+from nearfold.methods.spectemp import SpectralTempering
 from nearfold.methods.truncation import Truncation
 from nearfold.methods.whitening import Whitening
 
@@ -35,6 +37,7 @@ FAST: dict[str, dict[str, Any]] = {
     "rae-mlp": {"n_steps": 40},
     "mpad": {"n_steps": 5, "n_samples": 100},
     "mds": {"n_steps": 10},
+    "isometric": {"n_steps": 20},
     # Fewer neighbours leave the clusters' graph in pieces, which Isomap warns of.
     "isomap": {"n_neighbors": 60},
 }
@@ -69,9 +72,13 @@ ZERO_VECTOR = {"check_estimators_dtypes": "a zero vector is refused under cosine
         Truncation(),
         RandomProjection(),
         RandomProjection(kind="sparse"),
+        RandomProjection(kind="rotation"),
         LPP(n_neighbors=2),
         MPAD(n_steps=3, n_samples=50),
         MDS(n_steps=5),
+        *[Isometric(metric=m, n_steps=5) for m in METRICS],
+        SpectralTempering(),
+        SpectralTempering(center=False),
         Isomap(n_neighbors=2, metric="l2"),
         *[NearFold(metric=m, n_steps=20) for m in METRICS],
     ],

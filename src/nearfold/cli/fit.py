@@ -67,8 +67,9 @@ def fit(
 ) -> None:
     """Learn an encoder from vectors and save it.
 
-    nearfold, pca, whitening and rae-exact learn from one scan, in bounded memory, here or on a cluster. Other
-    methods hold their rows in memory: of a file that needs more than --memory they draw a sample.
+    nearfold, pca, whitening, spectemp and rae-exact learn from one scan, in bounded memory, here or on a
+    cluster. Other methods hold their rows in memory: of a file that needs more than --memory they draw a
+    sample.
     """
     from nearfold.cli.console import showing_progress
     from nearfold.cli.inputs import read_queries

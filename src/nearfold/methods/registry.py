@@ -8,6 +8,7 @@ from typing import Any
 from nearfold._utils.extras import require_extra
 from nearfold.errors import ParameterError
 from nearfold.methods.base import FoldEstimator
+from nearfold.methods.isometric import Isometric
 from nearfold.methods.lpp import LPP
 from nearfold.methods.manifold import UMAP, Isomap
 from nearfold.methods.mds import MDS
@@ -17,6 +18,7 @@ from nearfold.methods.pca import PCA
 from nearfold.methods.rae.estimator import RAE
 from nearfold.methods.rae.network import MLPRAE
 from nearfold.methods.random import RandomProjection
+from nearfold.methods.spectemp import SpectralTempering
 from nearfold.methods.truncation import Truncation
 from nearfold.methods.whitening import Whitening
 
@@ -55,12 +57,18 @@ METHODS: dict[str, Method] = {
     "truncation": Method(Truncation, "the first dimensions, as Matryoshka models allow"),
     "random-gaussian": Method(RandomProjection, "random directions"),
     "random-sparse": Method(RandomProjection, "random sparse directions", {"kind": "sparse"}),
+    "random-rotation": Method(RandomProjection, "a random rotation, then truncation", {"kind": "rotation"}),
     "lpp": Method(LPP, "locality preserving projections"),
     "mpad": Method(MPAD, "largest differences of the nearest pairs (arXiv 2504.16335)"),
     "mds": Method(MDS, "multidimensional scaling of a sample, then ridge regression"),
+    "isometric": Method(Isometric, "least change of distances by a linear map"),
     "pca": Method(PCA, "centred principal components"),
     "pca-uncentred": Method(PCA, "principal components without centring", {"center": False}),
     "whitening": Method(Whitening, "centred principal components of equal variance"),
+    "spectemp": Method(SpectralTempering, "centred principal components, tempered (arXiv 2603.19339)"),
+    "spectemp-uncentred": Method(
+        SpectralTempering, "principal components without centring, tempered", {"center": False}
+    ),
     "rae": Method(RAE, "regularised autoencoder by Adam, as published"),
     "rae-exact": Method(RAE, "the same objective's exact optimum", {"solver": "exact"}),
     "nearfold": Method(NearFold, "learned from neighbourhoods, in the metric searched"),
