@@ -8,6 +8,7 @@ scalar codes have a map for each (`DualProjection`): their indexes have that of 
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import faiss
@@ -18,7 +19,8 @@ from nearfold._utils.files import replacing
 from nearfold._utils.progress import stage
 from nearfold.codecs.codec import Codec
 from nearfold.codecs.projections import DualProjection, Projection, SharedProjection, linear_transform
-from nearfold.codecs.quantizers.base import Codes
+from nearfold.codecs.quantizers.base import Codes, faiss_ready
+from nearfold.codecs.quantizers.product import Product
 from nearfold.errors import DataError, ParameterError
 from nearfold.integrations.faiss import transformed_index
 from nearfold.integrations.linear import linear_only
@@ -27,6 +29,8 @@ from nearfold.io.npy import ArraySource
 from nearfold.io.vectors import as_source, located_chunks, open_source
 
 __all__ = ["add_base", "add_codes", "codec_index", "takes_vectors", "write_codec_faiss"]
+
+_MOST_LINKS = 1024
 
 
 def takes_vectors(codec: Codec) -> bool:
@@ -45,13 +49,15 @@ def takes_vectors(codec: Codec) -> bool:
     return not isinstance(codec.projection, DualProjection)
 
 
-def codec_index(codec: Codec) -> Any:
+def codec_index(codec: Codec, factory: str = "Flat") -> Any:
     """Return an empty faiss index that takes queries as they are, and searches codes as the codec does.
 
     Parameters
     ----------
     codec : Codec
         A codec whose fold, if any, is linear.
+    factory : str, default="Flat"
+        "Flat" to look at every code, or such as "HNSW32" for a graph of so many links (F32, F16 and SQ).
 
     Returns
     -------
@@ -63,7 +69,8 @@ def codec_index(codec: Codec) -> Any:
     Raises
     ------
     ParameterError
-        The codec's fold is a network.
+        The codec's fold is a network, the factory string is another, or codes of this kind can't be linked in
+        a graph.
 
     Notes
     -----
@@ -80,7 +87,26 @@ def codec_index(codec: Codec) -> Any:
     moved = codec.quantizer.prepare_queries(np.arange(width, dtype=np.float32)[None])[0].astype(np.int32)
     if not np.array_equal(moved, np.arange(width)):
         transforms.append(faiss.RemapDimensionsTransform(width, len(moved), faiss.swig_ptr(moved)))
-    return transformed_index(transforms, codec.index())
+    return transformed_index(transforms, _inner(codec, factory))
+
+
+def _inner(codec: Codec, factory: str) -> Any:
+    """Return the empty index of projected vectors."""
+    if factory == "Flat":
+        return codec.index()
+    links = re.fullmatch("HNSW([1-9][0-9]{0,3})", factory)
+    if links is None or not 2 <= int(links[1]) <= _MOST_LINKS:
+        raise ParameterError(
+            f"index={factory!r} is none that codes are exported in; use Flat, or HNSW and a number of links "
+            f"from 2 to {_MOST_LINKS}"
+        )
+    if isinstance(codec.quantizer, Product):
+        # faiss ends the process when it then adds to the index that it has read.
+        raise ParameterError(
+            f"{codec.quantizer.name} codes are linked by a table that faiss's file of a graph doesn't hold; "
+            f"use Flat"
+        )
+    return codec.quantizer.graph_index(int(links[1]), codec.projection.score)
 
 
 def _query_transforms(projection: Projection) -> list[Any]:
@@ -102,11 +128,10 @@ def _query_transforms(projection: Projection) -> list[Any]:
         raise ParameterError(f"a {type(projection).__name__} can't be exported to faiss")
     weight = np.zeros((projection.width, projection.n_features), np.float32)
     weight[: len(projection.query_weight)] = projection.query_weight
+    if projection.metric == "cosine":
+        return [faiss.NormalizationTransform(projection.n_features, 2.0), linear_transform(weight)]
     if projection.center is None:
-        linear = linear_transform(weight)
-        if projection.metric != "cosine":
-            return [linear]
-        return [faiss.NormalizationTransform(projection.n_features, 2.0), linear]
+        return [linear_transform(weight)]
     centering = faiss.CenteringTransform(projection.n_features)
     faiss.copy_array_to_vector(projection.center, centering.mean)
     centering.is_trained = True
@@ -136,11 +161,15 @@ def add_base(index: Any, codec: Codec, X: Any) -> None:
     """
     source = as_source(X, name="base")
     check_width(source.path, source.layout.n_features, codec.n_features)
+    graph = isinstance(faiss.downcast_index(index.index), faiss.IndexHNSW)
     with stage("encode", source.layout.rows) as advance:
         for chunk, path, row in located_chunks(source):
             if codec.metric == "cosine":
                 check_directions(chunk.vectors, path, row)
-            _add(index, codec.encode(chunk.vectors))
+            if graph:
+                index.add(faiss_ready(chunk.vectors, path))
+            else:
+                _add(index, codec.encode(chunk.vectors))
             advance(len(chunk.vectors))
 
 
@@ -158,11 +187,15 @@ def add_codes(index: Any, codec: Codec, codes: Any) -> None:
 
     Raises
     ------
+    ParameterError
+        The index is a graph, which is made of vectors.
     DataError
         They are not bytes, not as many as a code has, or stand for no vector.
     FileError
         A file can't be read.
     """
+    if isinstance(faiss.downcast_index(index.index), faiss.IndexHNSW):
+        raise ParameterError("codes alone can't be linked in a graph; give the vectors as base, or use Flat")
     source: Source
     if isinstance(codes, Source):
         source = codes
@@ -193,7 +226,12 @@ def _add(index: Any, codes: Codes) -> None:
 
 
 def write_codec_faiss(
-    codec: Codec, path: str | os.PathLike[str], *, base: Any = None, codes: Any = None
+    codec: Codec,
+    path: str | os.PathLike[str],
+    factory: str = "Flat",
+    *,
+    base: Any = None,
+    codes: Any = None,
 ) -> Any:
     """Write the index of `codec_index` to a file that `faiss.read_index` reads, atomically.
 
@@ -203,6 +241,8 @@ def write_codec_faiss(
         A codec whose fold, if any, is linear.
     path : path
         The file to write.
+    factory : str, default="Flat"
+        As for `codec_index`.
     base : array-like, data frame, path, URL or Source, optional
         Vectors (n, d) to encode into the index; see `add_base`. Without base and codes the index is empty.
     codes : array-like, path, URL or Source, optional
@@ -216,13 +256,13 @@ def write_codec_faiss(
     Raises
     ------
     ParameterError
-        The codec's fold is a network, or both base and codes are given.
+        Both base and codes are given, or as `codec_index` and `add_codes` raise it.
     DataError, FileError
         As `add_base` and `add_codes` raise them, or the file can't be written.
     """
     if base is not None and codes is not None:
         raise ParameterError("base and codes are both given; give the vectors, or the codes made of them")
-    index = codec_index(codec)
+    index = codec_index(codec, factory)
     if base is not None:
         add_base(index, codec, base)
     if codes is not None:

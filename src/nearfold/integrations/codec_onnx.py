@@ -218,9 +218,7 @@ class _Nodes:
         found = [self._group(images, group) for group in quantizer.groups]
         codes = [code for codes, _ in found for code in codes]
         if quantizer.norms is not None:
-            squares = [
-                graph.node("ReduceSumSquare", meant, self._columns, keepdims=1) for _, meant in found
-            ]
+            squares = [graph.node("ReduceSumSquare", meant, self._columns, keepdims=1) for _, meant in found]
             total = self._total(squares)
             halves = graph.node("Mul", total, graph.constant(np.array(-0.5, np.float32)))
             between = (quantizer.norms[1:] + quantizer.norms[:-1]) / 2
@@ -230,7 +228,7 @@ class _Nodes:
         return graph.node("Concat", *codes, axis=1)
 
     def _group(self, images: str, group: CodebookGroup) -> tuple[list[str], str]:
-        """Add the choice of a group's codewords: a code (n, 1) a codebook, and the sum (n, s) that they name."""
+        """Add the choice of a group's codewords: their numbers, (n, 1) each, and their sum (n, s)."""
         graph = self._graph
         rows = self._sliced(images, group.dims)
         books = [graph.constant(book) for book in group.codebooks]

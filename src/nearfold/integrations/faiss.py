@@ -78,7 +78,7 @@ def faiss_index(fold: Fold, factory: str = "Flat", *, normalize: bool | None = N
 
 
 def transformed_index(transforms: Sequence[Any], inner: Any) -> Any:
-    """Return a faiss index that keeps transforms alive, and applies them in order before it searches `inner`."""
+    """Return a faiss index that applies transforms in order, and then adds to or searches `inner`."""
     index = faiss.IndexPreTransform(inner)
     index.referenced_objects = [inner, *transforms]
     for transform in reversed(transforms):

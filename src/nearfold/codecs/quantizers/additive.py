@@ -20,8 +20,8 @@ from nearfold.codecs.projections import DualProjection
 from nearfold.codecs.quantizers.base import (
     CODEWORDS,
     Candidate,
-    CodeTables,
     Codes,
+    CodeTables,
     JointQuantizer,
     QuantizerSpec,
     Training,

@@ -26,8 +26,8 @@ from nearfold.codecs.projections import DualProjection
 from nearfold.codecs.quantizers.base import (
     CODEWORDS,
     Candidate,
-    CodeTables,
     Codes,
+    CodeTables,
     JointQuantizer,
     QuantizerSpec,
     Training,
