@@ -67,8 +67,8 @@ def export(
     index: Annotated[
         str | None,
         typer.Option(
-            help="Index that holds the folded vectors, as faiss names it (faiss): Flat, HNSW32; codes go into "
-            "these two alone."
+            help="Index that holds the folded vectors, as faiss names it (faiss): Flat, HNSW32; codes go "
+            "into these two alone."
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the function (sql).")] = None,
