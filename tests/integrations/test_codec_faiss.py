@@ -78,7 +78,6 @@ def test_plain_faiss_encodes_as_codecs_with_one_map_do(
     wanted = own_search(codec, base[:900], base[900:], 10)
     # A number at the border between two steps may be rounded to either: few codes, by one step each.
     assert (ids == wanted[1]).mean() > 0.97
-    # SQ4's steps are the coarsest.
     np.testing.assert_allclose(np.median(np.abs(scores - wanted[0])), 0, atol=1e-5)
 
 
@@ -102,8 +101,9 @@ def test_codes_are_added_where_queries_have_their_own_map(
 
 
 def test_the_length_of_a_query_changes_no_ranking_under_cosine(base: Vectors, codec_of: CodecOf) -> None:
-    index = codec_index(codec_of("NearFold32,AQ6", "cosine"))
-    add_codes(index, codec_of("NearFold32,AQ6", "cosine"), codec_of("NearFold32,AQ6", "cosine").encode(base))
+    codec = codec_of("NearFold32,AQ6", "cosine")
+    index = codec_index(codec)
+    add_codes(index, codec, codec.encode(base))
     check_alike(index.search(100 * base[:50], 5), index.search(base[:50], 5))
 
 

@@ -43,17 +43,20 @@ def run(path: Path, vectors: Vectors) -> Codes:
 
 
 def check_alike(codec: Codec, codes: Codes, vectors: Vectors) -> None:
-    """Nearly all codes are the same, and those that are not are as near to their vectors."""
+    """Nearly all bytes are the same, and codes that are not are as near to their vectors."""
     wanted = codec.encode(vectors)
     assert codes.dtype == np.uint8
     assert codes.shape == wanted.shape
-    odd = np.flatnonzero((codes != wanted).any(axis=1))
-    assert len(odd) <= 0.01 * len(wanted)
-    if not len(odd):
-        return
-    images = codec.projection.project(vectors[odd])
-    errors = [np.square(codec.decode(each[odd]) - images).sum(axis=1) for each in (codes, wanted)]
-    np.testing.assert_allclose(*errors, rtol=1e-3, atol=1e-5)
+    assert (codes != wanted).mean() < 0.002
+    odd = (codes != wanted).any(axis=1)
+    images = codec.projection.project(vectors)
+    errors, own = (np.square(codec.decode(each) - images).sum(axis=1) for each in (codes, wanted))
+    if isinstance(codec.quantizer, Additive):
+        # From a tie on, the choice of the other bytes may end elsewhere.
+        assert odd.mean() <= 0.01
+        np.testing.assert_allclose(errors.mean(), own.mean(), rtol=1e-3)
+    else:
+        np.testing.assert_allclose(errors, own, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -64,8 +67,8 @@ def test_the_runtime_encodes_as_the_codec_does(
     codec = codec_of(spec, metric)
     write_codec_onnx(codec, tmp_path / "codec.onnx")
     assert run(tmp_path / "codec.onnx", base[:0]).shape == (0, codec.bytes_per_vector)
-    for batch in (1, 7, len(base)):
-        check_alike(codec, run(tmp_path / "codec.onnx", base[:batch]), base[:batch])
+    parts = [run(tmp_path / "codec.onnx", part) for part in np.split(base, [1, 8])]
+    check_alike(codec, np.concatenate(parts), base)
 
 
 def test_numbers_beyond_the_ranges_get_the_outer_steps(
