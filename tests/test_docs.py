@@ -18,7 +18,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "```" in page.read_text(encoding="utf-8")]
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$(\n\{: \.(\w+) \})?", re.DOTALL | re.MULTILINE)
-LANGUAGES = {"python", "sh", "text"}
+# tests/integrations/test_codec_arrays.py runs the JavaScript.
+LANGUAGES = {"python", "sh", "text", "js"}
 
 # Pages that need more than the tests of the documentation install.
 NEEDS = {"how-to/databases.md": pytest.mark.databases}

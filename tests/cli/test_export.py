@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
-from nearfold import Encoder
+from nearfold import Codec, Encoder, fit_codec
+from nearfold.codecs.quantizers.base import filled
 
 from .conftest import Run
 
@@ -61,6 +62,10 @@ def test_bad_input_is_one_line(encoder: str, run: Run, tmp_path: Path) -> None:
         ((encoder, "f.json", "--no-normalize"), "--normalize"),
         ((encoder, "f.onnx", "--index", "Flat"), "--index"),
         ((encoder, "f.faiss", "--index", "Nonsense"), "Nonsense"),
+        ((encoder, "f.npz"), "npz"),
+        ((encoder, "f.faiss", "--base", "base.npy"), "--base"),
+        ((encoder, "f.faiss", "--codes", "base.npy"), "--codes"),
+        ((encoder, "f.faiss", "--column", "a"), "--column"),
         ((encoder, "f", "--to", "model2vec"), "--model"),
         ((encoder, "f", "--to", "sentence-transformers", "--model", "nowhere"), "modules.json"),
         (("none.safetensors", "f.onnx"), "none.safetensors"),
@@ -73,3 +78,68 @@ def test_bad_input_is_one_line(encoder: str, run: Run, tmp_path: Path) -> None:
         assert said in ended.stderr
     written = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("f"))
     assert written == ["fold.card.md", "fold.safetensors"]
+
+
+@pytest.fixture
+def codec(base: Path, tmp_path: Path) -> str:
+    fit_codec(np.load(base), "PCA16,SQ8").save(tmp_path / "codec.safetensors")
+    return "codec.safetensors"
+
+
+def test_codecs_have_their_formats(codec: str, base: Path, run: Run, tmp_path: Path) -> None:
+    loaded, vectors = Codec.load(tmp_path / codec), np.load(base)
+    for out, target in (("c.onnx", "onnx"), ("c.faiss", "faiss"), ("c.json", "json"), ("c.npz", "npz")):
+        ended = run("export", codec, out, "--json")
+        assert ended.returncode == 0, ended.stderr
+        assert json.loads(ended.stdout)["to"] == target
+    assert onnx.load(tmp_path / "c.onnx").graph.output[0].name == "codes"
+    with np.load(tmp_path / "c.npz") as arrays:
+        assert arrays["codebooks"].shape == (16, 256, 1)
+        assert np.array_equal(
+            np.array(json.loads((tmp_path / "c.json").read_text())["codebooks"], np.float32),
+            arrays["codebooks"],
+        )
+    assert faiss.read_index(str(tmp_path / "c.faiss")).ntotal == 0
+    assert run("apply", codec, base, "-o", "codes.npy").returncode == 0
+    wanted = filled(loaded.index(), loaded.encode(vectors)).search(loaded.prepare_queries(vectors[:5]), 3)[1]
+    for options in (("--base", base), ("--codes", "codes.npy"), ("--base", base, "--index", "HNSW16")):
+        ended = run("export", codec, "c.faiss", *options)
+        assert ended.returncode == 0, ended.stderr
+        assert f"{len(vectors):,} vectors" in ended.stdout
+        assert "takes codes" not in ended.stdout
+        index = faiss.read_index(str(tmp_path / "c.faiss"))
+        assert (index.search(vectors[:5], 3)[1] == wanted).mean() > 0.9
+
+
+def test_that_an_index_takes_codes_alone_is_said(base: Path, run: Run, tmp_path: Path) -> None:
+    fit_codec(np.load(base), "PCA16,RSQ2").save(tmp_path / "codec.safetensors")
+    ended = run("export", "codec.safetensors", "c.faiss", "--base", base)
+    assert ended.returncode == 0, ended.stderr
+    assert "takes codes, not vectors" in ended.stdout
+    ended = run("export", "codec.safetensors", "c.faiss", "--json")
+    assert json.loads(ended.stdout)["takes_vectors"] is False
+
+
+def test_bad_input_for_codecs_is_one_line(codec: str, base: Path, run: Run, tmp_path: Path) -> None:
+    np.save(tmp_path / "codes.npy", np.zeros((3, 5), np.uint8))
+    for command, said in (
+        ((codec, "c.npy"), "npy"),
+        ((codec, "c.sql"), "sql"),
+        ((codec, "c", "--to", "model2vec", "--model", "m"), "--model"),
+        ((codec, "c.onnx", "--half"), "--half"),
+        ((codec, "c.faiss", "--normalize"), "--normalize"),
+        ((codec, "c.onnx", "--base", base), "--base"),
+        ((codec, "c.faiss", "--column", "a"), "--column"),
+        ((codec, "c.faiss", "--index", "IVF8"), "IVF8"),
+        ((codec, "c.faiss", "--base", "none.npy"), "none.npy"),
+        ((codec, "c.faiss", "--codes", "codes.npy"), "codes.npy"),
+        ((codec, "c.faiss", "--codes", base), "uint8"),
+        ((codec, "c.faiss", "--codes", "codes.npy", "--base", base), "both"),
+        ((codec, "c.faiss", "--codes", "c.faiss"), "c.faiss"),
+    ):
+        ended = run("export", *command)
+        assert ended.returncode == 2, command
+        assert ended.stdout == ""
+        assert len(ended.stderr.splitlines()) == 1, ended.stderr
+        assert said in ended.stderr
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("c.")]

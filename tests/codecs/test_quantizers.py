@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nearfold.codecs.least_squares import fitted_codebooks
 from nearfold.codecs.quantizers.additive import Additive
@@ -211,3 +213,27 @@ def test_what_can_not_be_is_refused(vectors: Vectors) -> None:
     ):
         with pytest.raises((ValueError, KeyError)):
             kind.from_tensors("SQ8" if kind is Scalar else "RaBitQ1", 16, tensors)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None)
+def test_tables_decode_any_code_as_the_quantiser_does(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((300, 16)).astype(np.float32)
+    quantizers = [each for each, _, _ in every(vectors)]
+    quantizers += [rotated(name, 16, norms=True) for name in ("RSQ1", "RSQ2", "RSQ4")]
+    quantizers.append(Scalar.train(QuantizerSpec("SQ6"), vectors[:, :15]))
+    for quantizer in quantizers:
+        if isinstance(quantizer, Floats | RaBitQ):
+            with pytest.raises(ParameterError, match=quantizer.name):
+                quantizer.tables()
+            continue
+        codes = rng.integers(0, 256, (20, quantizer.code_size)).astype(np.uint8)
+        tables = quantizer.tables()
+        assert tables.codebooks.shape == (len(tables.dims), 2**tables.bits, tables.dims.shape[1])
+        stream = np.unpackbits(codes, axis=1, bitorder="little")[:, : tables.bits * len(tables.dims)]
+        words = stream.reshape(len(codes), -1, tables.bits) @ (1 << np.arange(tables.bits))
+        found = np.zeros((len(codes), quantizer.width), np.float32)
+        for book, dims, chosen in zip(tables.codebooks, tables.dims, words.T, strict=True):
+            found[:, dims] += book[chosen]
+        np.testing.assert_allclose(found, quantizer.decode(codes), rtol=1e-5, atol=1e-4)

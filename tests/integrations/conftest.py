@@ -1,12 +1,20 @@
-"""Folds of each kind, to be exported."""
+"""Folds and codecs of each kind, to be exported."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from nearfold import Encoder, MLPEncoder, NearFold
+from nearfold import Codec, Encoder, MLPEncoder, NearFold
+from nearfold._utils.arrays import Metric
+from nearfold.codecs.fitting import CodecFitter
+from nearfold.codecs.projections import SharedProjection
+from nearfold.codecs.quantizers.base import QuantizerSpec
+from nearfold.codecs.quantizers.scalar import Scalar
 
 Vectors = npt.NDArray[np.float32]
 
@@ -36,3 +44,27 @@ def network() -> MLPEncoder:
         for s in shapes
     ]
     return MLPEncoder(layers, skip=rng.standard_normal((16, 64)).astype(np.float32) / 8)
+
+
+CodecOf = Callable[[str, Metric], Codec]
+
+
+@pytest.fixture(scope="session")
+def codec_of(base: Vectors) -> CodecOf:
+    """Return a function that fits a codec of a spec to `base` once, in few steps."""
+
+    @cache
+    def fitter(metric: Metric) -> CodecFitter:
+        return CodecFitter(base, metric=metric, budget=0.1)
+
+    @cache
+    def fitted(spec: str, metric: Metric) -> Codec:
+        return fitter(metric).fit(spec)
+
+    return fitted
+
+
+@pytest.fixture(scope="session")
+def network_codec(network: MLPEncoder, base: Vectors) -> Codec:
+    quantizer = Scalar.train(QuantizerSpec("SQ8"), network.transform(base))
+    return Codec("MLPRAE16,SQ8", SharedProjection(network, None, network.metric, 64), quantizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import faiss
@@ -13,7 +14,7 @@ from nearfold.errors import ParameterError
 from nearfold.folds.fold import Fold
 from nearfold.integrations.linear import linear_only, normalized
 
-__all__ = ["faiss_index", "faiss_transforms", "write_faiss"]
+__all__ = ["faiss_index", "faiss_transforms", "transformed_index", "write_faiss"]
 
 
 def faiss_transforms(fold: Fold, *, normalize: bool | None = None) -> list[Any]:
@@ -73,11 +74,15 @@ def faiss_index(fold: Fold, factory: str = "Flat", *, normalize: bool | None = N
         inner = faiss.index_factory(fold.n_components, factory, metric)
     except RuntimeError as error:
         raise ParameterError(f"index={factory!r} is not known to faiss: {error}") from error
+    return transformed_index(faiss_transforms(fold, normalize=normalize), inner)
+
+
+def transformed_index(transforms: Sequence[Any], inner: Any) -> Any:
+    """Return a faiss index that applies transforms in order, and then adds to or searches `inner`."""
     index = faiss.IndexPreTransform(inner)
-    index.referenced_objects = [inner]
-    for transform in reversed(faiss_transforms(fold, normalize=normalize)):
+    index.referenced_objects = [inner, *transforms]
+    for transform in reversed(transforms):
         index.prepend_transform(transform)
-        index.referenced_objects.append(transform)
     return index
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from nearfold._utils.files import replacing
 from nearfold.errors import ParameterError
 from nearfold.folds.fold import Fold
 from nearfold.integrations.linear import linear_only
 
-__all__ = ["write_json", "write_npy"]
+__all__ = ["numbers", "write_json", "write_npy"]
 
 
 def write_json(fold: Fold, path: str | os.PathLike[str]) -> None:
@@ -43,8 +45,8 @@ def write_json(fold: Fold, path: str | os.PathLike[str]) -> None:
         "n_features": encoder.n_features,
         "n_components": encoder.n_components,
     }
-    bias = "null" if encoder.bias is None else _numbers(encoder.bias)
-    rows = ",\n  ".join(_numbers(row) for row in encoder.weight)
+    bias = "null" if encoder.bias is None else numbers(encoder.bias)
+    rows = ",\n  ".join(numbers(row) for row in encoder.weight)
     with replacing(path) as file:
         file.write(f'{json.dumps(head)[:-1]},\n "bias": {bias},\n "weight": [\n  {rows}\n]}}\n'.encode())
 
@@ -73,6 +75,7 @@ def write_npy(fold: Fold, path: str | os.PathLike[str]) -> None:
         np.save(file, encoder.weight, allow_pickle=False)
 
 
-def _numbers(values: np.typing.NDArray[np.float32]) -> str:
+def numbers(values: npt.NDArray[Any]) -> str:
+    """Return numbers (n,) as a JSON list that reads back as the same float32 or integers."""
     # str of a float32 scalar is the shortest decimal that reads back as the same float32.
     return "[" + ", ".join(map(str, values)) + "]"

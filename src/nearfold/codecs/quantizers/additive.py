@@ -21,6 +21,7 @@ from nearfold.codecs.quantizers.base import (
     CODEWORDS,
     Candidate,
     Codes,
+    CodeTables,
     JointQuantizer,
     QuantizerSpec,
     Training,
@@ -39,12 +40,12 @@ from nearfold.codecs.tensors import Score, Tensors, exact_tensors
 from nearfold.errors import ParameterError
 from nearfold.methods.training import WeightedBlocks
 
-__all__ = ["Additive"]
+__all__ = ["SWEEPS", "Additive"]
 
 _ROWS = 1024
 
-# Sweeps over a vector's codes when it is encoded: two more keep .002 more neighbours, in twice the time.
-_SWEEPS = 2
+SWEEPS = 2
+"""Sweeps over a vector's codes when it is encoded: two more keep .002 more neighbours, in twice the time."""
 
 # Dimensions a byte that the planner tries; bytes share dimensions, so they are more than product codes have.
 _DIMENSIONS = (8, 14)
@@ -69,6 +70,13 @@ class Additive(JointQuantizer):
         What the last codebook has in the last dimension, rising: -1/2 of the squared norm of what the other
         bytes stand for, so that inner products rank as Euclidean distances do. Needs `starts`. None where
         all codebooks stand for vectors.
+
+    Attributes
+    ----------
+    groups : list of CodebookGroup
+        The codebooks as encoding takes them, without that of norms.
+    norms : ndarray of shape (256,), float32, or None
+        The parameter.
     """
 
     names: ClassVar = {"AQ<bytes>": "additive codes learned with the fold, from neighbourhoods"}
@@ -77,7 +85,7 @@ class Additive(JointQuantizer):
     def __init__(
         self, name: str, codebooks: Float32, starts: Float32 | None = None, norms: Float32 | None = None
     ) -> None:
-        self.name, self._codebooks, self._norms = name, codebooks, norms
+        self.name, self._codebooks, self.norms = name, codebooks, norms
         self._starts = starts
         self.width = codebooks.shape[0] * codebooks.shape[3]
         if norms is not None:
@@ -85,7 +93,7 @@ class Additive(JointQuantizer):
             self._codebooks[-1, -1], self._codebooks[-1, :-1, :, -1] = 0, 0
             self._codebooks[-1, -1, :, -1] = norms
         begin = _home_codewords(codebooks) if starts is None else starts
-        self._groups = groups_of(self._codebooks, begin, norms=norms is not None)
+        self.groups = groups_of(self._codebooks, begin, norms=norms is not None)
 
     @classmethod
     def check(cls, spec: QuantizerSpec, width: int, n_rows: int) -> None:
@@ -134,16 +142,16 @@ class Additive(JointQuantizer):
         def encode_rows(start: int) -> int:
             part = slice(start, start + _ROWS)
             halves = np.zeros(len(codes[part]), np.float32)
-            for group in self._groups:
+            for group in self.groups:
                 rows = np.ascontiguousarray(vectors[part, group.dims])
                 found = first_codes(rows, group.starts, len(group.codebooks))
-                left = refine(rows, group.codebooks, found, _SWEEPS)
+                left = refine(rows, group.codebooks, found, SWEEPS)
                 codes[part, group.books] = found
-                if self._norms is not None:
+                if self.norms is not None:
                     rows -= left
                     halves -= 0.5 * np.einsum("ij,ij->i", rows, rows)
-            if self._norms is not None:
-                codes[part, -1] = nearest_values(halves, self._norms)
+            if self.norms is not None:
+                codes[part, -1] = nearest_values(halves, self.norms)
             return len(halves)
 
         with stage("encode", len(vectors)) as advance:
@@ -154,20 +162,26 @@ class Additive(JointQuantizer):
     def decode(self, codes: Codes) -> Float32:
         """Return the vectors that codes stand for: shape (n, width)."""
         vectors = np.zeros((len(codes), self.width), np.float32)
-        for group in self._groups:
+        for group in self.groups:
             vectors[:, group.dims] = decoded(codes[:, group.books], group.codebooks)
-        if self._norms is not None:
-            vectors[:, -1] = self._norms[codes[:, -1]]
+        if self.norms is not None:
+            vectors[:, -1] = self.norms[codes[:, -1]]
         return vectors
 
     def tensors(self) -> Tensors:
         """Return the codebooks, what choosing codes starts from, and the values of norms."""
-        tensors = {"codebooks": self._codebooks, "starts": self._starts, "norms": self._norms}
+        tensors = {"codebooks": self._codebooks, "starts": self._starts, "norms": self.norms}
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     def indexed_tensors(self) -> Tensors:
         """Return the codebooks, which hold the norms: choosing a code needs more than searching does."""
         return {"codebooks": self._codebooks}
+
+    def tables(self) -> CodeTables:
+        """Return the codebooks; those of a group share its dimensions."""
+        groups, books, _, each = self._codebooks.shape
+        dims = np.arange(self.width, dtype=np.int32).reshape(groups, each)
+        return CodeTables(8, self._as_product(), np.repeat(dims, books, axis=0))
 
     @classmethod
     def from_tensors(cls, name: str, width: int, tensors: Tensors) -> Self:

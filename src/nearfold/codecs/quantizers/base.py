@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CODEWORDS",
     "Candidate",
+    "CodeTables",
     "Codes",
     "FaissQuantizer",
     "JointQuantizer",
@@ -95,6 +96,27 @@ class Candidate(NamedTuple):
     spec: QuantizerSpec
     n_components: int | None = None
     by_variance: bool = False
+
+
+class CodeTables(NamedTuple):
+    """What codes stand for: sums of codewords, each of which some bits of a code name.
+
+    A code is read as one string of bits, the lowest bit of each byte first. Its first `bits` bits name a
+    codeword of the first codebook, the next ones a codeword of the second, and so on.
+
+    Attributes
+    ----------
+    bits : int
+        The bits that name a codeword.
+    codebooks : ndarray of shape (books, 2**bits, s), float32
+        The codewords.
+    dims : ndarray of shape (books, s), int32
+        The dimensions to which the numbers of each codebook's words are added.
+    """
+
+    bits: int
+    codebooks: Float32
+    dims: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -266,6 +288,16 @@ class Quantizer(ABC):
     def indexed_tensors(self) -> Tensors:
         """Return those of the learned arrays that an index of the codes holds too: all, by default."""
         return self.tensors()
+
+    def tables(self) -> CodeTables:
+        """Return what codes stand for, as plain arrays.
+
+        Raises
+        ------
+        ParameterError
+            Codes of this kind are not sums of codewords.
+        """
+        raise ParameterError(f"{self.name} codes are not sums of codewords")
 
     @classmethod
     @abstractmethod

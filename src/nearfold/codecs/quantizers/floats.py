@@ -60,7 +60,7 @@ class Floats(FaissQuantizer):
     def check_codes(self, codes: Codes) -> None:
         """Refuse codes (n, code_size) of numbers that are not finite."""
         if not np.isfinite(np.ascontiguousarray(codes).view(FLOATS[self.name])).all():
-            raise ValueError("the faiss file holds vectors that are not finite")
+            raise ValueError("there are codes of vectors that are not finite")
 
     def tensors(self) -> Tensors:
         """Return nothing."""

@@ -16,6 +16,7 @@ from nearfold._utils.sampling import sampled_rows
 from nearfold.codecs.quantizers.base import (
     CODEWORDS,
     Candidate,
+    CodeTables,
     FaissQuantizer,
     QuantizerSpec,
     Training,
@@ -188,6 +189,11 @@ class Product(FaissQuantizer):
     def tensors(self) -> Tensors:
         """Return the codebooks."""
         return {"codebooks": self._codebooks}
+
+    def tables(self) -> CodeTables:
+        """Return the codebooks, each for dimensions of its own."""
+        dims = np.arange(self.width, dtype=np.int32).reshape(len(self._codebooks), -1)
+        return CodeTables(8, self._codebooks, dims)
 
     @classmethod
     def from_tensors(cls, name: str, width: int, tensors: Tensors) -> Self:

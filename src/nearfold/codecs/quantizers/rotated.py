@@ -27,6 +27,7 @@ from nearfold.codecs.quantizers.base import (
     CODEWORDS,
     Candidate,
     Codes,
+    CodeTables,
     JointQuantizer,
     QuantizerSpec,
     Training,
@@ -161,6 +162,15 @@ class Rotated(JointQuantizer):
     def indexed_tensors(self) -> Tensors:
         """Return the codebooks that an index has: all combinations of the levels that share a byte."""
         return {"codebooks": self._codebooks}
+
+    def tables(self) -> CodeTables:
+        """Return the levels; with norms, all combinations of those that share a byte."""
+        dims = np.arange(len(self._levels), dtype=np.int32)
+        if not self._norms:
+            return CodeTables(BITS[self.name], self._levels[:, :, None], dims[:, None])
+        last = np.full((self.code_size, 1), self.width - 1, np.int32)
+        shared = np.concatenate([dims.reshape(self.code_size, -1), last], axis=1)
+        return CodeTables(8, self._codebooks, shared)
 
     @classmethod
     def from_tensors(cls, name: str, width: int, tensors: Tensors) -> Self:

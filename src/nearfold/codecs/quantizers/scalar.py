@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
 import faiss
+import numpy as np
 
 from nearfold._utils.arrays import Float32
 from nearfold.codecs.quantizers.base import (
     Candidate,
+    CodeTables,
     FaissQuantizer,
     QuantizerSpec,
     Training,
@@ -87,6 +89,15 @@ class Scalar(FaissQuantizer):
     def tensors(self) -> Tensors:
         """Return the ranges."""
         return {"ranges": self._ranges}
+
+    def tables(self) -> CodeTables:
+        """Return what each number of steps stands for in each dimension."""
+        bits = SCALARS[self.name]
+        # Decoded, so that a version of faiss that places its levels otherwise is followed.
+        each = (np.arange(2**bits)[:, None] >> np.arange(bits)) & 1
+        levels = self.decode(np.packbits(np.tile(each, (1, self.width)), axis=1, bitorder="little"))
+        dims = np.arange(self.width, dtype=np.int32)[:, None]
+        return CodeTables(bits, np.ascontiguousarray(levels.T)[:, :, None], dims)
 
     @classmethod
     def from_tensors(cls, name: str, width: int, tensors: Tensors) -> Self:
