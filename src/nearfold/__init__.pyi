@@ -22,6 +22,8 @@ from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.inspection import Inspection as Inspection
 from .evaluation.inspection import inspect as inspect
 from .evaluation.intervals import Estimate as Estimate
+from .evaluation.labels import LabelResult as LabelResult
+from .evaluation.qrels import Qrels as Qrels
 from .evaluation.recall import EvaluationResult as EvaluationResult
 from .evaluation.spectrum import Spectrum as Spectrum
 from .evaluation.sweep import Sweep as Sweep
@@ -80,6 +82,7 @@ __all__ = [
     "Inspection",
     "Isomap",
     "Isometric",
+    "LabelResult",
     "MLPEncoder",
     "Moments",
     "NearFold",
@@ -87,6 +90,7 @@ __all__ = [
     "NearfoldWarning",
     "NeighborBounds",
     "Plan",
+    "Qrels",
     "RandomProjection",
     "ScanCheckpoint",
     "SearchIndex",

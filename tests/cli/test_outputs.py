@@ -27,7 +27,7 @@ MARKS = {name: marks(callback) for name, callback in CALLBACKS.items()}
 NO_FILES = {
     *("candidates", "column", "dimensions", "index", "k", "key", "lambdas", "memory", "method", "methods"),
     *("metric", "name", "param", "codecs", "query_column", "regularizer", "scheduler", "shard_format"),
-    *("table",),
+    *("table", "ids", "query_ids"),
 }
 NEEDED = {"migrate": ["--table", "t"], "plan": ["--bytes", "8"], "export": ["--to", "json"]}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nearfold.evaluation.intervals import estimate, paired_estimate
+from nearfold.evaluation.intervals import estimate, paired_estimate, ratio_estimate
 
 _TRIALS = 400
 
@@ -44,6 +44,45 @@ def test_an_interval_holds_the_true_difference(
         given = paired_estimate((luck < first).mean(axis=1), (other < second).mean(axis=1))
         held.append(given.low <= first - second + 1e-12 and first - second - 1e-12 <= given.high)
     assert np.mean(held) >= 0.917
+
+
+@pytest.mark.parametrize("lost", [0.3, 0.05, 0.005])
+@pytest.mark.parametrize("q", [50, 300, 1500])
+def test_an_interval_holds_the_true_ratio(rng: np.random.Generator, lost: float, q: int) -> None:
+    # Values as nDCG has them, of which a part changes to those of a worse ranking.
+    values, chances = np.array([0, 0.39, 0.5, 0.63, 1]), np.array([0.4, 0.1, 0.1, 0.1, 0.3])
+    worse = values[[0, 0, 1, 3]]
+    true = 1 - lost + lost * worse.mean() / (values @ chances)
+    held = []
+    for _ in range(_TRIALS):
+        full = rng.choice(values, q, p=chances)
+        given = ratio_estimate(np.where(rng.random(q) < lost, rng.choice(worse, q), full), full)
+        assert given.low <= given.mean <= given.high
+        held.append(given.low <= true <= given.high)
+    assert np.mean(held) >= 0.917
+
+
+def test_a_ratio_at_the_edges() -> None:
+    zeros, ones, one = np.zeros(50), np.ones(50), np.eye(50)[0]
+    assert np.isnan(ratio_estimate(ones, zeros)).all()
+    assert ratio_estimate(zeros, ones)[:2] == (0, 0)
+    assert ratio_estimate(zeros, ones).high < 0.2
+    assert ratio_estimate(ones, ones).mean == 1
+    assert 0.8 < ratio_estimate(ones, ones).low < 1
+    wide = ratio_estimate(ones, one)
+    assert wide.mean == pytest.approx(50)
+    assert 0 <= wide.low < 50 < wide.high
+    alone = ratio_estimate(one[:1], ones[:1])
+    assert alone.low == 0
+    assert alone.high >= 2
+
+
+def test_a_ratio_of_equal_means_is_the_difference(rng: np.random.Generator) -> None:
+    full = rng.beta(2, 1, 3000)
+    folded = np.clip(full + 0.05 * rng.standard_normal(3000) - 0.02, 0, 1)
+    ratio, difference = ratio_estimate(folded, full), paired_estimate(folded, full)
+    for of, wanted in zip(ratio, difference, strict=True):
+        assert of == pytest.approx(1 + wanted / full.mean(), abs=3e-3)
 
 
 def test_away_from_the_edges_it_is_the_usual_one(rng: np.random.Generator) -> None:

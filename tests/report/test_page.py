@@ -16,6 +16,7 @@ from nearfold.report.page import Cell, Chart, Page, Table, Text
 from nearfold.report.plan import plan_page
 from nearfold.report.provenance import fingerprint, provenance
 from nearfold.report.sweep import sweep_page
+from nearfold.scan.exact import search
 
 EVIL = "<script>alert('x')</script>&\"'</"
 
@@ -66,10 +67,20 @@ def pages(sample: np.ndarray) -> dict[str, Page]:
     base, queries = sample[:500], sample[500:560]
     facts = provenance(base, queries)
     methods = ["pca", "rae-exact", "mds", "isomap"]
-    compared = compare(base, queries=queries, n_components=[8, 16], methods=methods, metrics=["cosine", "l2"])
+    found = search(base, queries, 5, "cosine").tolist()
+    qrels = {q: {row: grade for grade, row in enumerate(rows)} for q, rows in enumerate(found)}
+    compared = compare(
+        base,
+        queries=queries,
+        n_components=[8, 16],
+        methods=methods,
+        metrics=["cosine", "l2"],
+        qrels=qrels,
+    )
     swept = sweep(base, queries=queries, n_components=8, methods=["rae-exact"])
     seen = inspect(NearFold(16, n_steps=20).fit(base).encoder_, base, queries)
-    planned = plan(sample, recall=0.999, codecs=["PCA8,SQ8", "PCA9,SQ8", "PQ7"], n_queries=100)
+    codecs = ["PCA8,SQ8", "PCA9,SQ8", "PQ7"]
+    planned = plan(base, recall=0.999, codecs=codecs, queries=queries, qrels=qrels)
     return {
         "plan": plan_page(planned, "A plan", facts, "nearfold plan x.npy"),
         "compare": comparison_page(compared, "A comparison", facts, "nearfold compare x.npy"),
@@ -88,9 +99,13 @@ def test_every_page_says_how_it_was_measured(sample: np.ndarray) -> None:
         assert html.count('class="chart"') >= (1 if name == "plan" else 2)
         # Whole in itself: nothing names another place to load from.
         assert not re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=", html.split("<script>")[0])
+        # Neighbours and labels side by side, where there are labels.
+        assert ('class="beside"' in html) == (name in ("compare", "plan"))
+        assert ("nDCG@10 kept" in html) == (name in ("compare", "plan"))
+    assert "full vectors" in made["compare"].render()
     html = made["plan"].render()
     for said in (
-        "No codec reaches the wanted recall",
+        "No codec reaches the wanted share",
         "Not tried",
         "PQ7: 7 bytes don&#x27;t divide 384",
     ):

@@ -30,6 +30,9 @@ def compare(
     metric: Annotated[str, typer.Option(help="Metrics, comma-separated: cosine, l2, ip, or all.")] = "cosine",
     queries: opt.Queries = None,
     n_queries: opt.NQueries = None,
+    qrels: opt.Qrels = None,
+    ids: opt.Ids = None,
+    query_ids: opt.QueryIds = None,
     k: opt.Ks = "1,5,10",
     candidates: opt.Candidates = "20,50,100",
     rows: opt.SampleRows = None,
@@ -45,15 +48,23 @@ def compare(
     from nearfold._utils.arrays import METRICS, check_metric
     from nearfold.cli.console import print_json, showing_progress
     from nearfold.cli.encoders import save_encoders
-    from nearfold.cli.inputs import read_base_and_queries
+    from nearfold.cli.inputs import read_base_and_queries, read_labels
     from nearfold.evaluation.compare import compare as run
     from nearfold.methods.registry import resolve_methods
 
     names = resolve_methods(methods)
     wanted = METRICS if metric == "all" else [check_metric(name.strip()) for name in metric.split(",")]
+    labels = read_labels(qrels, base, queries, column, ids=ids, query_ids=query_ids)
     with showing_progress(quiet or as_json):
         vectors, asked = read_base_and_queries(
-            base, queries, column, "cosine" in wanted, n_queries=n_queries, rows=rows, seed=seed
+            base,
+            queries,
+            column,
+            "cosine" in wanted,
+            n_queries=n_queries,
+            rows=rows,
+            seed=seed,
+            whole=labels is not None,
         )
         comparison = run(
             vectors,
@@ -65,6 +76,7 @@ def compare(
             n_candidates=opt.parse_numbers("--candidates", candidates),
             seed=seed,
             n_seeds=seeds,
+            qrels=labels,
         )
     saved = [] if save is None else save_encoders(comparison, save)
     if report is not None:

@@ -23,6 +23,9 @@ def evaluate(
     ] = None,
     k: opt.Ks = "1,5,10",
     candidates: opt.Candidates = "20,50,100",
+    qrels: opt.Qrels = None,
+    ids: opt.Ids = None,
+    query_ids: opt.QueryIds = None,
     column: opt.Column = None,
     seed: opt.Seed = 0,
     as_json: opt.AsJson = False,
@@ -30,19 +33,24 @@ def evaluate(
 ) -> None:
     """Measure what an encoder keeps of queries' neighbours: recall@k and k-recall@R, by exact search.
 
+    With --qrels also what the queries find of what they look for, beside what the full vectors find: nDCG,
+    recall, MRR and MAP.
+
     BASE may be of any size: it is read once, and nothing of it is held.
 
     Without --queries rows of BASE are held out as queries. If the encoder was fitted to all of
     BASE it has seen them, so the shares may flatter it: `compare` never lets that happen.
     """
     from nearfold.cli.console import interval, joined, output, print_json, print_mapping, showing_progress
-    from nearfold.cli.inputs import read_queries
+    from nearfold.cli.inputs import read_labels, read_queries
+    from nearfold.cli.tables import print_labels
     from nearfold.evaluation.evaluate import evaluate as run
     from nearfold.folds.loading import load_fold
     from nearfold.io.vectors import open_source
 
     loaded = load_fold(encoder)
     near = loaded.metric if metric is None else metric.value
+    labels = read_labels(qrels, base, queries, column, query_column, ids=ids, query_ids=query_ids)
     with showing_progress(quiet or as_json):
         source = open_source(base, column)
         asked = (
@@ -59,6 +67,7 @@ def evaluate(
             metric=near,
             k=opt.parse_numbers("-k", k),
             n_candidates=opt.parse_numbers("--candidates", candidates),
+            qrels=labels,
         )
     results: dict[str, Any] = {
         "encoder": str(encoder),
@@ -73,3 +82,5 @@ def evaluate(
     print_mapping({name: value for name, value in results.items() if not isinstance(value, dict)})
     for name, value in result.columns.items():
         output().print(joined(f"{name:<14} ", interval(value)))
+    if result.labels is not None:
+        print_labels(result.labels, result.n_queries)

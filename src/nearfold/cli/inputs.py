@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nearfold._utils.arrays import Float32
+    from nearfold.evaluation.qrels import Qrels
+    from nearfold.io.base import Source
 
-__all__ = ["read_base_and_queries", "read_queries"]
+__all__ = ["read_base_and_queries", "read_labels", "read_queries"]
 
 
 def read_queries(
@@ -36,12 +38,77 @@ def read_queries(
     DataError, FileError
         The queries can't be read, or a row is not finite, or is zero if that is refused.
     """
-    from nearfold.io.vectors import open_source, read_source
+    from nearfold.io.vectors import read_source
+
+    return read_source(_queries_source(path, column, query_column), directions=directions)
+
+
+def _queries_source(path: str, column: str | None, query_column: str | None) -> Source:
+    from nearfold.io.vectors import open_source
 
     source = open_source(path, query_column or column)
     if query_column is None and source.query_column is not None:
         source = open_source(path, source.query_column)
-    return read_source(source, directions=directions)
+    return source
+
+
+def read_labels(
+    qrels: str | None,
+    base: str,
+    queries: str | None,
+    column: str | None,
+    query_column: str | None = None,
+    *,
+    ids: str | None,
+    query_ids: str | None,
+) -> Qrels | None:
+    """Return the labels that a command line names, with the ids of the base and the queries.
+
+    Parameters
+    ----------
+    qrels : str or None
+        The file or URL of the labels, if there is one.
+    base : str
+        The file, folder or URL of the base.
+    queries : str or None
+        The file, folder or URL of the queries.
+    column, query_column : str or None
+        The columns of the vectors; see `read_queries`.
+    ids, query_ids : str or None
+        The columns of the ids; None stands for row numbers.
+
+    Returns
+    -------
+    Qrels or None
+
+    Raises
+    ------
+    ParameterError
+        Labels are named without queries, or ids without labels.
+    FileError
+        A file can't be read or has no such column.
+    MissingExtraError
+        Labels need the extra `labels`.
+    """
+    from nearfold.errors import ParameterError
+    from nearfold.evaluation.labels import check_labels_extra
+    from nearfold.evaluation.qrels import Qrels, ids_of_column
+    from nearfold.io.vectors import open_source
+
+    if qrels is None:
+        if ids is not None or query_ids is not None:
+            raise ParameterError("--ids and --query-ids say what --qrels names; give that file of labels too")
+        return None
+    if queries is None:
+        raise ParameterError("--qrels labels queries; name their file by --queries")
+    check_labels_extra()
+    return Qrels(
+        qrels,
+        document_ids=None if ids is None else ids_of_column(open_source(base, column), ids),
+        query_ids=None
+        if query_ids is None
+        else ids_of_column(_queries_source(queries, column, query_column), query_ids),
+    )
 
 
 def read_base_and_queries(
@@ -53,6 +120,7 @@ def read_base_and_queries(
     n_queries: int | None,
     rows: int | None = None,
     seed: int,
+    whole: bool = False,
 ) -> tuple[Float32, Float32]:
     """Return the base and the queries, which are held out of the base if no file of queries is named.
 
@@ -72,6 +140,8 @@ def read_base_and_queries(
         The number of rows of the base to draw. By default all are read, as far as the memory budget allows.
     seed : int
         The seed of what is drawn.
+    whole : bool, default=False
+        Whether a sample of the base is refused, as labels may name any row.
 
     Returns
     -------
@@ -80,11 +150,18 @@ def read_base_and_queries(
     Raises
     ------
     DataError, FileError, ParameterError
-        As `read_queries` and `base_and_queries` raise them.
+        As `read_queries` and `base_and_queries` raise them, or a refused sample would be drawn.
     """
+    from nearfold.errors import ParameterError
     from nearfold.evaluation.split import base_and_queries
     from nearfold.io.held import held_rows
+    from nearfold.io.vectors import open_source
 
     given = None if queries is None else read_queries(queries, column, directions=directions)
     vectors = held_rows(base, rows, seed=seed, directions=directions, column=column)
+    if whole and len(vectors) < (total := open_source(base, column).layout.rows):
+        raise ParameterError(
+            f"--qrels needs all {total:,} rows of the base, and {len(vectors):,} were drawn; leave out "
+            f"--rows, or allow more memory"
+        )
     return base_and_queries(vectors, given, n_queries, seed)

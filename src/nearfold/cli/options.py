@@ -22,13 +22,16 @@ __all__ = [
     "Column",
     "Dimensions",
     "EncoderFile",
+    "Ids",
     "Ks",
     "Memory",
     "MetricName",
     "NQueries",
     "Params",
+    "Qrels",
     "Queries",
     "QueryColumn",
+    "QueryIds",
     "Quiet",
     "Report",
     "SampleRows",
@@ -90,6 +93,21 @@ QueryColumn = Annotated[
         help="Column of --queries; that of BASE unless given, but test in HDF5 files with train and test.",
         show_default=False,
     ),
+]
+Qrels = Annotated[
+    str | None,
+    typer.Option(
+        help="Relevance labels of --queries: TREC lines, BEIR's tsv or jsonl, or Parquet (extra labels).",
+    ),
+    Mark.reads,
+]
+Ids = Annotated[
+    str | None,
+    typer.Option(help="Column of BASE with the ids that --qrels names; row numbers unless given."),
+]
+QueryIds = Annotated[
+    str | None,
+    typer.Option(help="Column of --queries with the ids that --qrels names; row numbers unless given."),
 ]
 Memory = Annotated[
     str | None,

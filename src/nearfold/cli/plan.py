@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["plan"]
 
 
+_ROWS = 100_000
+
+
 class StorageName(StrEnum):
     """Where the vectors are kept."""
 
@@ -33,6 +36,10 @@ def plan(
     recall: Annotated[
         float | None,
         typer.Option(help="Share of the true top k to keep, such as .95, in place of --bytes."),
+    ] = None,
+    ndcg: Annotated[
+        float | None,
+        typer.Option(help="Share of the full vectors' nDCG@k to keep, such as .98; with --qrels."),
     ] = None,
     n_candidates: Annotated[
         int | None,
@@ -56,8 +63,13 @@ def plan(
         ),
     ] = None,
     rows: Annotated[
-        int, typer.Option(help="Number of rows to plan on, drawn at random where there are more.", min=4)
-    ] = 100_000,
+        int | None,
+        typer.Option(
+            help="Number of rows to plan on, drawn at random where there are more; 100,000 unless given, and "
+            "all with --qrels.",
+            min=4,
+        ),
+    ] = None,
     minutes: Annotated[
         float | None,
         typer.Option("--minutes", help="Number of seconds after which no further fit begins.", min=0),
@@ -69,6 +81,9 @@ def plan(
     ] = None,
     queries: opt.Queries = None,
     n_queries: opt.NQueries = None,
+    qrels: opt.Qrels = None,
+    ids: opt.Ids = None,
+    query_ids: opt.QueryIds = None,
     report: opt.Report = None,
     column: opt.Column = None,
     seed: opt.Seed = 0,
@@ -78,25 +93,37 @@ def plan(
     """Find the fold and quantiser that keep most in so many bytes, or the fewest bytes that keep enough.
 
     Many codecs are tried on few rows and the best of them on more, "do not fold" among them, each measured
-    on queries that it hasn't seen. The best is saved for `apply`, `index` and `search`.
+    on queries that it hasn't seen. With --qrels, what the queries find of what they look for is measured
+    too. The best is saved for `apply`, `index` and `search`.
     """
     from nearfold.cli.console import print_json, showing_progress
-    from nearfold.cli.inputs import read_base_and_queries
+    from nearfold.cli.inputs import read_base_and_queries, read_labels
     from nearfold.errors import ParameterError
     from nearfold.planning.plan import plan as run
 
-    if (n_bytes is None) == (recall is None):
+    if sum(each is not None for each in (n_bytes, recall, ndcg)) != 1:
         raise ParameterError(
-            "give either --bytes or --recall: how small vectors must be, or how much to keep"
+            "give one of --bytes, --recall and --ndcg: how small vectors must be, or how much to keep"
         )
+    if ndcg is not None and qrels is None:
+        raise ParameterError("--ndcg needs --qrels: which documents answer which queries")
+    labels = read_labels(qrels, base, queries, column, ids=ids, query_ids=query_ids)
     with showing_progress(quiet or as_json):
         vectors, validation = read_base_and_queries(
-            base, queries, column, metric == "cosine", n_queries=n_queries, rows=rows, seed=seed
+            base,
+            queries,
+            column,
+            metric == "cosine",
+            n_queries=n_queries,
+            rows=_ROWS if rows is None and labels is None else rows,
+            seed=seed,
+            whole=labels is not None,
         )
         result = run(
             vectors,
             n_bytes=n_bytes,
             recall=recall,
+            ndcg=ndcg,
             metric=metric.value,
             k=k,
             n_candidates=n_candidates,
@@ -105,6 +132,7 @@ def plan(
             codecs=None if codecs is None else codecs.split(";"),
             seconds=None if minutes is None else 60 * minutes,
             seed=seed,
+            qrels=labels,
         )
     if out is not None:
         result.codec.save(out)
@@ -125,12 +153,14 @@ def _print_plan(result: Plan, out: Path | None) -> None:
     from rich.table import Table
 
     from nearfold.cli.console import interval, joined, output, short
+    from nearfold.cli.tables import LABELS
 
     console = output()
     front = set(map(id, result.front()))
     table = Table(box=None, pad_edge=False)
     table.add_column("codec", no_wrap=True)
-    for heading in ("bytes", "shared", result.column, "rows", "fit s"):
+    labels, measures = result.chosen.evaluation.labels, result.measures
+    for heading in ("bytes", "shared", *measures.values(), "rows", "fit s"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
     order = sorted(result.trials, key=lambda t: (-t.rung, -t.quality(result.column)))
@@ -140,7 +170,7 @@ def _print_plan(result: Plan, out: Path | None) -> None:
             str(trial.spec),
             str(trial.codec.bytes_per_vector),
             f"{trial.codec.shared_bytes / 1e6:.1f} MB",
-            interval(result.kept(trial)),
+            *(interval(trial.evaluation.kept(name)) for name in measures),
             f"{trial.rows:,}",
             f"{trial.fit_seconds:.1f}",
             said,
@@ -155,12 +185,12 @@ def _print_plan(result: Plan, out: Path | None) -> None:
     console.print(
         joined(
             (str(chosen.spec), "bold"),
-            f": {before} -> {chosen.codec.bytes_per_vector} bytes a vector, {result.column} ",
+            f": {before} -> {chosen.codec.bytes_per_vector} bytes a vector, {measures[result.column]} ",
             interval(result.kept(chosen)),
         )
     )
     if result.reached is False:
-        console.print("No codec reaches that recall for certain; this one keeps most.")
+        console.print("No codec reaches that share for certain; this one keeps most.")
     if error is not None:
         assert result.runner_up is not None
         assert result.against is not None
@@ -169,7 +199,7 @@ def _print_plan(result: Plan, out: Path | None) -> None:
         console.print(
             joined(
                 f"If {result.runner_up.spec} is the better one after all, at most "
-                f"{short(max(0.0, error.high))} is lost (its difference{on}: ",
+                f"{short(max(0.0, error.high))} of {result.column} is lost (its difference{on}: ",
                 interval(error),
                 ").",
             )
@@ -184,5 +214,7 @@ def _print_plan(result: Plan, out: Path | None) -> None:
         f"codec was tried on; only figures of the same number can be compared. Shared: stored once.",
         style="dim",
     )
+    if labels is not None:
+        console.print(LABELS.format(judged=labels.n_judged, queries=result.n_queries), style="dim")
     if out is not None:
         console.print(f"saved: {out}")

@@ -34,6 +34,9 @@ def sweep(
     ] = "frobenius",
     queries: opt.Queries = None,
     n_queries: opt.NQueries = None,
+    qrels: opt.Qrels = None,
+    ids: opt.Ids = None,
+    query_ids: opt.QueryIds = None,
     k: opt.Ks = "1,5,10",
     rows: opt.SampleRows = None,
     save: Annotated[
@@ -49,13 +52,21 @@ def sweep(
 ) -> None:
     """Fit RAE at each lambda, choose the best on rows held back, and evaluate it on other rows."""
     from nearfold.cli.console import print_json, showing_progress
-    from nearfold.cli.inputs import read_base_and_queries
+    from nearfold.cli.inputs import read_base_and_queries, read_labels
     from nearfold.evaluation.sweep import sweep as run
     from nearfold.methods.rae.estimator import LAMBDA_GRID
 
+    labels = read_labels(qrels, base, queries, column, ids=ids, query_ids=query_ids)
     with showing_progress(quiet or as_json):
         vectors, asked = read_base_and_queries(
-            base, queries, column, metric == "cosine", n_queries=n_queries, rows=rows, seed=seed
+            base,
+            queries,
+            column,
+            metric == "cosine",
+            n_queries=n_queries,
+            rows=rows,
+            seed=seed,
+            whole=labels is not None,
         )
         result = run(
             vectors,
@@ -68,6 +79,7 @@ def sweep(
             n_queries=n_queries,
             k=opt.parse_numbers("-k", k),
             seed=seed,
+            qrels=labels,
         )
     if save is not None:
         best = max(result.chosen, key=lambda name: max(p.recall for p in result.of(name)))

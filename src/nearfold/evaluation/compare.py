@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from nearfold._utils.arrays import Float32, Metric, check_metric, check_positive, resolve_components
+from nearfold._utils.arrays import Float32, Float64, Metric, check_metric, check_positive, resolve_components
 from nearfold._utils.progress import track
 from nearfold.errors import NearfoldWarning
 from nearfold.evaluation.ground_truth import GroundTruth, warn_of_copies
 from nearfold.evaluation.intervals import Estimate
+from nearfold.evaluation.labels import LabelledQueries, LabelResult, check_labels_extra, search_depth
+from nearfold.evaluation.qrels import labels_of
 from nearfold.evaluation.recall import (
     DEFAULT_KS,
     DEFAULT_N_CANDIDATES,
@@ -111,7 +113,7 @@ class Comparison:
         first, second : ComparisonEntry
             The entries; the difference is first - second.
         column : str
-            The name of the column, such as "recall@10" or "10-recall@100".
+            The name of the column, such as "recall@10", "10-recall@100" or "nDCG@10".
 
         Returns
         -------
@@ -193,6 +195,7 @@ def compare(
     seed: int = 0,
     n_seeds: int = 1,
     parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    qrels: Any = None,
 ) -> Comparison:
     """Fit several methods to a base and evaluate each on queries that none of them has seen.
 
@@ -223,6 +226,8 @@ def compare(
         on the same split. Its shares are averaged query by query.
     parameters : dict of str to dict, optional
         Parameters other than the defaults, by method, such as {"rae": {"weight_decay": 1e-5}}.
+    qrels : Qrels, mapping, str or path-like, optional
+        Relevance labels of the queries, as for `evaluate`: evaluations then have `labels`.
 
     Returns
     -------
@@ -230,7 +235,7 @@ def compare(
 
     Raises
     ------
-    DataError, FileError, ParameterError
+    DataError, FileError, ParameterError, MissingExtraError
         As the methods' `fit` and `evaluate` raise them.
 
     Examples
@@ -253,12 +258,21 @@ def compare(
         make(name, dims[0], **settings.get(name, {}))
     plan = [(m, c, n) for m in metrics for c in dims for n in dict.fromkeys(methods)]
 
+    labels = None
+    if qrels is not None:
+        check_labels_extra()
+        labels = labels_of(qrels, X, queries, len(base), len(asked))
+    depth = max(k) if labels is None else search_depth(k, len(base))
+
     ground_truths: dict[Metric, GroundTruth] = {}
+    labelled: dict[Metric, LabelledQueries] = {}
     shared: dict[tuple[str, int, int], _Run] = {}
     entries = []
     for metric, components, name in track(plan, "compare", len(plan), "entries"):
         if metric not in ground_truths:
-            ground_truths[metric] = GroundTruth.compute(base, asked, max(k), metric)
+            ground_truths[metric] = GroundTruth.compute(base, asked, depth, metric)
+            if labels is not None:
+                labelled[metric] = LabelledQueries.of(labels, ground_truths[metric], k)
             if len(ground_truths) == 1:
                 warn_of_copies(ground_truths[metric])
         runs, results = [], []
@@ -270,7 +284,15 @@ def compare(
                 shared[known] = run
             searched = run.encoder.metric if estimator.learns_metric else metric
             results.append(
-                recall_of_vectors(ground_truths[metric], run.base, run.queries, k, n_candidates, searched)
+                recall_of_vectors(
+                    ground_truths[metric],
+                    run.base,
+                    run.queries,
+                    k,
+                    n_candidates,
+                    searched,
+                    labelled.get(metric),
+                )
             )
             runs.append(run)
             if "random_state" not in estimator.get_params():
@@ -323,10 +345,19 @@ def _mean(results: Sequence[EvaluationResult]) -> EvaluationResult:
     first = results[0]
     if len(results) == 1:
         return first
-    per_query = {
-        column: np.mean([one.per_query[column] for one in results], axis=0) for column in first.per_query
-    }
-    return EvaluationResult.of(first.metric, list(first.recall), list(first.candidate_recall), per_query)
+
+    def mean(columns: Iterable[str]) -> dict[str, Float64]:
+        return {name: np.mean([one.values_of(name) for one in results], axis=0) for name in columns}
+
+    result = EvaluationResult.of(
+        first.metric, list(first.recall), list(first.candidate_recall), mean(first.per_query)
+    )
+    if first.labels is None:
+        return result
+    labels = LabelResult.of(
+        first.labels.query_rows, mean(first.labels.per_query), first.labels.full_per_query
+    )
+    return replace(result, labels=labels)
 
 
 def _fit(estimator: FoldEstimator, base: Float32) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,8 @@ from nearfold._utils.sampling import sampled_rows
 from nearfold._utils.threads import blas_threads, dealt_work
 from nearfold.errors import DataError
 from nearfold.evaluation.ground_truth import GroundTruth, candidates, warn_of_copies
+from nearfold.evaluation.labels import LabelledQueries, check_labels_extra, search_depth
+from nearfold.evaluation.qrels import labels_of
 from nearfold.evaluation.recall import (
     DEFAULT_KS,
     DEFAULT_N_CANDIDATES,
@@ -56,6 +59,7 @@ def evaluate(
     metric: Metric | None = None,
     k: Sequence[int] = DEFAULT_KS,
     n_candidates: Sequence[int] = DEFAULT_N_CANDIDATES,
+    qrels: Any = None,
 ) -> EvaluationResult:
     """Measure how well a fold keeps the nearest neighbours of queries.
 
@@ -85,6 +89,11 @@ def evaluate(
         The R of k-recall@R for the largest k: the share of the true top k among the reduced top R, which
         an exact re-rank of R candidates recovers. Those that are not above k, or above the number of base
         rows, are left out.
+    qrels : Qrels, mapping, str or path-like, optional
+        Relevance labels of the queries, which must be given: a mapping {query: {document: grade}} or a file,
+        by row numbers; or a `Qrels`, which may name other ids. The result's `labels` then say what the
+        queries find of what they look for, after folding and before: nDCG, recall, MRR and MAP. This needs
+        the extra `labels`.
 
     Returns
     -------
@@ -93,12 +102,15 @@ def evaluate(
     Raises
     ------
     DataError
-        Vectors are not finite or not as wide as the fold expects, a row is zero under cosine, or there are
-        too few rows to hold queries out.
+        Vectors are not finite or not as wide as the fold expects, a row is zero under cosine, there are
+        too few rows to hold queries out, or a labelled query or document doesn't exist.
     FileError
         A file can't be read.
     ParameterError
-        A k is larger than the base, a count is not positive, or the metric is unknown.
+        A k is larger than the base, a count is not positive, the metric is unknown, or qrels are given
+        without queries.
+    MissingExtraError
+        `qrels` need the extra `labels`.
 
     Warns
     -----
@@ -127,20 +139,32 @@ def evaluate(
         check_width("queries", asked.shape[1], fold.n_features)
     rows = _Base(source, held, directions=directions)
     check_counts(k, n_candidates, len(rows))
+    labels = None
+    if qrels is not None:
+        check_labels_extra()
+        labels = labels_of(qrels, source, queries, len(rows), len(asked))
     ks, k_max = sorted(set(k)), max(k)
     deep = candidate_counts(n_candidates, k_max, len(rows))
-    exact, folded = _search_both(fold, rows, asked, candidates(k_max, len(rows)), max([k_max, *deep]), near)
+    k_exact = k_max if labels is None else search_depth(ks, len(rows))
+    exact, folded = _search_both(
+        fold, rows, asked, candidates(k_exact, len(rows)), max([k_exact, *deep]), near
+    )
     ground_truth = GroundTruth.of_candidates(
         rows,
         asked,
         exact,
-        k_max,
+        k_exact,
         near,
         lambda: ((vectors, first) for vectors, first, _, _ in rows.chunks()),
         asked.mean(axis=0, dtype=np.float64) if near == "l2" else None,
     )
     warn_of_copies(ground_truth)
-    return recall_of_neighbors(ground_truth, folded, ks, deep)
+    result = recall_of_neighbors(ground_truth, folded, ks, deep)
+    if labels is None:
+        return result
+    labelled = LabelledQueries.of(labels, ground_truth, ks)
+    small = _Folded(fold, rows, near), images(fold, asked, near)
+    return replace(result, labels=labelled.result_of_found(folded, *small, near))
 
 
 def _held_out(source: Source, n_queries: int | None, seed: int, *, directions: bool) -> tuple[Float32, Int64]:
@@ -191,6 +215,30 @@ class _Base:
             if len(vectors):
                 yield vectors, first - int(low), path, row
             first += len(chunk.vectors)
+
+
+class _Folded:
+    """The rows of a base, folded where they are fetched.
+
+    Parameters
+    ----------
+    fold
+        The fold.
+    base
+        The base.
+    metric
+        The metric that folded vectors are compared by.
+    """
+
+    def __init__(self, fold: Fold, base: _Base, metric: Metric) -> None:
+        self._fold, self._base, self._metric = fold, base, metric
+
+    def __len__(self) -> int:
+        return len(self._base)
+
+    def __getitem__(self, rows: Int64, /) -> npt.NDArray[Any]:
+        own, place = np.unique(rows, return_inverse=True)
+        return images(self._fold, self._base[own], self._metric)[place.reshape(rows.shape)]
 
 
 def _not_tiny(

@@ -13,7 +13,7 @@ from scipy.special import betaincinv, ndtri, stdtrit
 
 from nearfold._utils.arrays import Float64
 
-__all__ = ["Estimate", "estimate", "paired_estimate"]
+__all__ = ["Estimate", "estimate", "paired_estimate", "ratio_estimate"]
 
 
 _TAIL = 0.025
@@ -22,12 +22,12 @@ _DOUBT = 4.0
 
 
 class Estimate(NamedTuple):
-    """A mean over queries, or a difference of two such means, with its 95% confidence interval.
+    """A mean over queries, or a difference or ratio of two such means, with its 95% confidence interval.
 
     Attributes
     ----------
     mean : float
-        The mean, or the difference.
+        The mean, the difference or the ratio.
     low, high : float
         The ends of the interval.
     """
@@ -77,13 +77,51 @@ def paired_estimate(first: Float64, second: Float64) -> Estimate:
     both = np.column_stack([first, second])
     means = both.mean(axis=0)
     (low_1, low_2), (high_1, high_2) = np.abs(np.array(_limits(both)) - means)
-    centred = both - means
-    spread = float(np.sqrt((centred**2).sum(axis=0).prod()))
-    correlation = float(centred.prod(axis=1).sum() / spread) if spread > 0 else 0.0
+    correlation = _correlation(both)
     difference = float(means[0] - means[1])
     below = _root(low_1**2 - 2 * correlation * low_1 * high_2 + high_2**2)
     above = _root(high_1**2 - 2 * correlation * high_1 * low_2 + low_2**2)
     return Estimate(difference, difference - below, difference + above)
+
+
+def ratio_estimate(first: Float64, second: Float64) -> Estimate:
+    """Return the mean of first divided by the mean of second, over the same queries, with its interval.
+
+    The ratio is 1 + (gains - losses) / second. Gains and losses, query by query, are shares whose intervals
+    hold also where few queries gain or lose; they are combined with that of the second mean by their
+    correlation, as in `paired_estimate`.
+
+    Parameters
+    ----------
+    first, second : ndarray of shape (n_queries,), float64
+        The shares of the same queries, from 0 to 1.
+
+    Returns
+    -------
+    Estimate
+        All is NaN if the second mean is 0.
+    """
+    whole = float(second.mean())
+    if not whole > 0:
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    gained = paired_estimate(np.maximum(first - second, 0), np.maximum(second - first, 0))
+    lows, highs = _limits(second[:, None])
+    beneath, beyond = whole - float(lows[0]), float(highs[0]) - whole
+    change = gained.mean / whole
+    # How far the second mean's interval moves the change, down and up, and how it goes with the gains.
+    down, up = (change * beyond, change * beneath) if change > 0 else (-change * beneath, -change * beyond)
+    correlation = np.sign(change) * _correlation(np.column_stack([first - second, second]))
+    low, high = gained.mean - gained.low, gained.high - gained.mean
+    below = _root(low**2 - 2 * correlation * low * down + down**2) / whole
+    above = _root(high**2 - 2 * correlation * high * up + up**2) / whole
+    return Estimate(1 + change, max(0.0, 1 + change - below), 1 + change + above)
+
+
+def _correlation(both: Float64) -> float:
+    """Return the correlation of two columns, 0 if one of them doesn't vary."""
+    centred = both - both.mean(axis=0)
+    spread = float(np.sqrt((centred**2).sum(axis=0).prod()))
+    return float(centred.prod(axis=1).sum() / spread) if spread > 0 else 0.0
 
 
 def _root(value: float) -> float:

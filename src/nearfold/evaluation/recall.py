@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from nearfold._utils.arrays import Float32, Float64, Int64, Metric, check_positi
 from nearfold.errors import ParameterError
 from nearfold.evaluation.ground_truth import GroundTruth
 from nearfold.evaluation.intervals import Estimate, estimate, paired_estimate
+from nearfold.evaluation.labels import LabelledQueries, LabelResult, search_depth
 from nearfold.folds.fold import Fold
 from nearfold.scan.exact import check_enough, search
 
@@ -51,12 +52,15 @@ class EvaluationResult:
         the reduced top R, which an exact re-rank of R candidates recovers.
     per_query : dict of str to ndarray of shape (n_queries,), float64
         The shares that the estimates are means of, by column: "recall@10", "10-recall@100".
+    labels : LabelResult, optional
+        What labelled queries find after folding and before; None if no qrels were given.
     """
 
     metric: Metric
     recall: dict[int, Estimate]
     candidate_recall: dict[int, Estimate]
     per_query: dict[str, Float64] = field(repr=False)
+    labels: LabelResult | None = None
 
     @classmethod
     def of(
@@ -103,16 +107,62 @@ class EvaluationResult:
         estimates = [*self.recall.values(), *self.candidate_recall.values()]
         return dict(zip(self.per_query, estimates, strict=True))
 
+    def values_of(self, column: str) -> Float64:
+        """Return what the estimate of a column is the mean of.
+
+        Parameters
+        ----------
+        column : str
+            The name of a column, of neighbours such as "recall@10" or of labels such as "nDCG@10".
+
+        Returns
+        -------
+        ndarray of shape (n_queries,) or (n_judged,), float64
+
+        Raises
+        ------
+        KeyError
+            There is no such column.
+        """
+        if self.labels is not None and column in self.labels.per_query:
+            return self.labels.per_query[column]
+        return self.per_query[column]
+
+    def kept(self, column: str) -> Estimate:
+        """Return the share that is kept in a column.
+
+        Parameters
+        ----------
+        column : str
+            The name of a column. Of neighbours, such as "recall@10", the share is the column's mean itself;
+            of labels, such as "nDCG@10", it is the mean divided by that of the full vectors.
+
+        Returns
+        -------
+        Estimate
+            The share with its 95% confidence interval.
+
+        Raises
+        ------
+        KeyError
+            There is no such column.
+        """
+        if self.labels is not None and column in self.labels.kept:
+            return self.labels.kept[column]
+        return self.columns[column]
+
     def as_dict(self) -> dict[str, Any]:
         """Return the estimates as values of JSON.
 
         Returns
         -------
         dict of str to object
-            The metric, the number of queries, and by column the mean and its interval.
+            The metric, the number of queries, and by column the mean and its interval; and "labels", if there
+            are any: see `LabelResult.as_dict`.
         """
-        columns = {name: value._asdict() for name, value in self.columns.items()}
-        return {"metric": self.metric, "queries": self.n_queries, **columns}
+        columns: dict[str, Any] = {name: value._asdict() for name, value in self.columns.items()}
+        labels = {} if self.labels is None else {"labels": self.labels.as_dict()}
+        return {"metric": self.metric, "queries": self.n_queries, **columns, **labels}
 
 
 def recall_of_fold(
@@ -173,6 +223,7 @@ def recall_of_vectors(
     ks: Sequence[int],
     n_candidates: Sequence[int],
     metric: Metric | None = None,
+    labelled: LabelledQueries | None = None,
 ) -> EvaluationResult:
     """Return what folded vectors keep of the true neighbours, by an exact search among them.
 
@@ -188,6 +239,8 @@ def recall_of_vectors(
         The R of k-recall@R for the largest k. Those that are not above k, or above n, are left out.
     metric : {"cosine", "l2", "ip"}, optional
         The metric that folded vectors are searched by. The default is that of the ground truth.
+    labelled : LabelledQueries, optional
+        The labels of the queries, if there are any.
 
     Returns
     -------
@@ -195,8 +248,13 @@ def recall_of_vectors(
     """
     ks, k_max = sorted(set(ks)), max(ks)
     deep = candidate_counts(n_candidates, k_max, len(ground_truth.base))
-    found = search(base, queries, max([k_max, *deep]), metric or ground_truth.metric, folded=True)
-    return recall_of_neighbors(ground_truth, found, ks, deep)
+    near = metric or ground_truth.metric
+    depth = 0 if labelled is None else search_depth(labelled.ks, len(base))
+    found = search(base, queries, max([k_max, *deep, depth]), near, folded=True)
+    result = recall_of_neighbors(ground_truth, found, ks, deep)
+    if labelled is None:
+        return result
+    return replace(result, labels=labelled.result_of_found(found, base, queries, near))
 
 
 def candidate_counts(n_candidates: Iterable[int], k_max: int, rows: int) -> list[int]:
@@ -256,14 +314,19 @@ def paired_difference(first: EvaluationResult, second: EvaluationResult, column:
     first, second : EvaluationResult
         The evaluations; the difference is first - second.
     column : str
-        The name of the column, such as "recall@10" or "10-recall@100".
+        The name of the column, such as "recall@10", "10-recall@100" or "nDCG@10".
 
     Returns
     -------
     Estimate
         The mean and its 95% confidence interval.
+
+    Raises
+    ------
+    KeyError
+        One of them has no such column.
     """
-    return paired_estimate(first.per_query[column], second.per_query[column])
+    return paired_estimate(first.values_of(column), second.values_of(column))
 
 
 def check_counts(ks: Iterable[int], n_candidates: Iterable[int], rows: int) -> None:

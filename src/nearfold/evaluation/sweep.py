@@ -15,6 +15,8 @@ from nearfold._utils.progress import track
 from nearfold.errors import NearfoldWarning, ParameterError
 from nearfold.evaluation.compare import Comparison, compare
 from nearfold.evaluation.ground_truth import GroundTruth
+from nearfold.evaluation.labels import check_labels_extra
+from nearfold.evaluation.qrels import labels_of
 from nearfold.evaluation.recall import DEFAULT_KS, EvaluationResult, check_counts, recall_of_fold
 from nearfold.evaluation.spectrum import Spectrum, spectrum_of
 from nearfold.evaluation.split import base_and_queries, hold_out, rows_and_queries
@@ -157,6 +159,7 @@ def sweep(
     n_queries: int | None = None,
     k: Sequence[int] = DEFAULT_KS,
     seed: int = 0,
+    qrels: Any = None,
 ) -> Sweep:
     """Fit RAE at each lambda, choose the best on rows held back, and evaluate it on other rows.
 
@@ -185,6 +188,9 @@ def sweep(
         The k of recall@k; the largest decides.
     seed : int, default=0
         The seed of the splits and of the methods.
+    qrels : Qrels, mapping, str or path-like, optional
+        Relevance labels of the queries, as for `evaluate`. They choose nothing: lambdas are chosen by the
+        neighbours of rows held back, and `final` reports what the queries find.
 
     Returns
     -------
@@ -192,7 +198,7 @@ def sweep(
 
     Raises
     ------
-    DataError, FileError, ParameterError
+    DataError, FileError, ParameterError, MissingExtraError
         As `RAE.fit` and `evaluate` raise them, or no lambda leaves an encoder.
     """
     check_metric(metric)
@@ -203,6 +209,10 @@ def sweep(
             raise ParameterError(f"method {name!r} has no lambda to sweep; use some of {', '.join(SWEPT)}")
     vectors, given = rows_and_queries(X, queries, [metric], min_rows=3)
     base, asked = base_and_queries(vectors, given, n_queries, seed)
+    labels = None
+    if qrels is not None:
+        check_labels_extra()
+        labels = labels_of(qrels, X, queries, len(base), len(asked))
     train, validation = hold_out(base, n_queries, seed + 1)
     check_counts(k, [], len(train))
     components = resolve_components(n_components, base.shape[1])
@@ -240,6 +250,7 @@ def sweep(
         k=k,
         seed=seed,
         parameters={name: {"weight_decay": value, **fixed[name]} for name, value in chosen.items()},
+        qrels=labels,
     )
     return Sweep(regularizer, max(k), len(train), len(validation), tuple(points), chosen, final)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nearfold._utils.arrays import Float32, Metric
+from nearfold._utils.arrays import Float32, Float64, Int64, Metric
 from nearfold._utils.progress import stage
 from nearfold.codecs.codec import Codec
 from nearfold.codecs.fitting import CodecFitter
@@ -20,7 +20,10 @@ from nearfold.codecs.quantizers.base import filled
 from nearfold.codecs.spec import CodecSpec
 from nearfold.errors import NearfoldError, ParameterError
 from nearfold.evaluation.ground_truth import GroundTruth, warn_of_copies
+from nearfold.evaluation.labels import LabelledQueries, ranked, search_depth
+from nearfold.evaluation.qrels import Labels
 from nearfold.evaluation.recall import EvaluationResult, recall_of_neighbors
+from nearfold.scan.exact import exact_scores
 
 __all__ = ["RUNGS", "Rung", "Trial", "judged", "successive_halving"]
 
@@ -66,7 +69,7 @@ class Trial:
     codec : Codec
         The codec as learned there.
     evaluation : EvaluationResult
-        What it keeps of the validation queries' neighbours.
+        What it keeps of the validation queries' neighbours, and of what they find where they have labels.
     fit_seconds, encode_seconds : float
         Wall time.
     rows : int
@@ -82,21 +85,23 @@ class Trial:
     rows: int
 
     def quality(self, column: str) -> float:
-        """Return the mean of a column of the evaluation over all queries.
+        """Return the mean share that is kept in a column of the evaluation.
 
         Parameters
         ----------
         column : str
-            The name of the column, such as "recall@10".
+            The name of the column, such as "recall@10" or "nDCG@10"; see `EvaluationResult.kept`.
 
         Returns
         -------
         float
         """
-        return float(self.evaluation.per_query[column].mean())
+        return self.evaluation.kept(column).mean
 
 
-def judged(codec: Codec, truth: GroundTruth, k: int, n_candidates: int) -> tuple[EvaluationResult, float]:
+def judged(
+    codec: Codec, truth: GroundTruth, k: int, n_candidates: int, labelled: LabelledQueries | None = None
+) -> tuple[EvaluationResult, float]:
     """Return how much a codec keeps of the true neighbours, and how long encoding the base took.
 
     Parameters
@@ -108,12 +113,15 @@ def judged(codec: Codec, truth: GroundTruth, k: int, n_candidates: int) -> tuple
     k : int
         The k of recall@k.
     n_candidates : int
-        The R of k-recall@R, which is counted if R is above k and the base has as many rows.
+        The R of k-recall@R, which is counted if R is above k and the base has as many rows. Where labels
+        are measured, the vectors put so many documents in order; those behind them stay in that of the codes.
+    labelled : LabelledQueries, optional
+        The labels of the queries, if there are any.
 
     Returns
     -------
     evaluation : EvaluationResult
-        The recall of a search of the codes.
+        The recall of a search of the codes, with what labelled queries find by codes and vectors.
     seconds : float
         The wall time of encoding the base.
     """
@@ -121,9 +129,29 @@ def judged(codec: Codec, truth: GroundTruth, k: int, n_candidates: int) -> tuple
     codes = codec.encode(np.asarray(truth.base))
     seconds = time.perf_counter() - began
     index = filled(codec.index(), codes)
-    found = index.search(codec.prepare_queries(truth.queries), max(k, n_candidates))[1]
+    depth = 0 if labelled is None else search_depth(labelled.ks, len(codes))
+    scores, found = index.search(codec.prepare_queries(truth.queries), max(k, n_candidates, depth))
     counts = [n_candidates] if k < n_candidates <= len(codes) else []
-    return recall_of_neighbors(truth, found, [k], counts), seconds
+    result = recall_of_neighbors(truth, found, [k], counts)
+    if labelled is not None:
+        rows = labelled.labels.query_rows
+        if codec.projection.score == "l2":
+            scores = -scores
+        order = _two_stages(truth, rows, found[rows], scores[rows].astype(np.float64), n_candidates)
+        result = replace(result, labels=labelled.result(order[:, :depth]))
+    return result, seconds
+
+
+def _two_stages(
+    truth: GroundTruth, query_rows: Int64, found: Int64, scores: Float64, n_candidates: int
+) -> Int64:
+    """Return what codes found of some queries, best first, the first candidates in order by vectors."""
+    order = ranked(found, scores)
+    if n_candidates:
+        first = order[:, :n_candidates]
+        exact = exact_scores(truth.base, truth.queries[query_rows], first, truth.metric)
+        order[:, :n_candidates] = ranked(first, exact)
+    return order
 
 
 def successive_halving(
@@ -138,6 +166,7 @@ def successive_halving(
     column: str,
     seed: int,
     seconds: float | None,
+    labels: Labels | None = None,
     rungs: Sequence[Rung] = RUNGS,
 ) -> tuple[list[Trial], list[tuple[CodecSpec, str]]]:
     """Try codecs on few rows, and the best of them on more.
@@ -164,6 +193,8 @@ def successive_halving(
         The seed of everything drawn at random.
     seconds : float, optional
         Begin no further fit after so long; None for no limit. The first round is always finished.
+    labels : Labels, optional
+        The labels of the queries, if there are any. The rows of every round hold all relevant documents.
     rungs : sequence of Rung
         The rounds; those that would see too few rows are skipped.
 
@@ -186,19 +217,25 @@ def successive_halving(
     rounds = [rung for rung in rungs if rung.share == 1 or rung.share * len(base) >= _LEAST_ROWS]
     order = np.random.default_rng(seed).permutation(len(base))
     for number, rung in enumerate(rounds):
-        if 0 < number < len(rounds) - 1 and len(alive) == len(set(sizes)):
+        if number < len(rounds) - 1 and len(alive) == len(set(sizes)):
             # One is left of each size: only its last fit tells more.
             continue
-        rows = base[np.sort(order[: max(2, round(rung.share * len(base)))])]
-        truth = GroundTruth.compute(rows, queries, k, metric)
+        first = not done
+        drawn = np.sort(order[: max(2, round(rung.share * len(base)))])
+        if labels is not None:
+            drawn = np.union1d(drawn, labels.relevant())
+        rows = base[drawn]
+        depth = k if labels is None else search_depth([k], len(rows))
+        truth = GroundTruth.compute(rows, queries, depth, metric)
+        labelled = None if labels is None else LabelledQueries.of(labels.among(drawn), truth, [k])
         fitter = CodecFitter(rows, metric=metric, seed=seed, budget=rung.budget)
         tried: list[tuple[Trial, int]] = []
         with stage(f"round {number + 1} of {len(rounds)}", len(alive), "codecs") as advance:
             for spec, size in alive:
-                if number and seconds is not None and time.monotonic() - began > seconds:
+                if not first and seconds is not None and time.monotonic() - began > seconds:
                     break
                 try:
-                    trial = _trial(fitter, spec, number, truth, k, n_candidates, len(rows))
+                    trial = _trial(fitter, spec, number, truth, k, n_candidates, labelled)
                 except NearfoldError as error:
                     failed.append((spec, str(error).removeprefix(f"{spec}: ")))
                 else:
@@ -226,13 +263,13 @@ def _trial(
     truth: GroundTruth,
     k: int,
     n_candidates: int,
-    rows: int,
+    labelled: LabelledQueries | None,
 ) -> Trial:
     began = time.perf_counter()
     codec = fitter.fit(spec)
     seconds = time.perf_counter() - began
-    evaluation, encoding = judged(codec, truth, k, n_candidates)
-    return Trial(spec, number, codec, evaluation, seconds, encoding, rows)
+    evaluation, encoding = judged(codec, truth, k, n_candidates, labelled)
+    return Trial(spec, number, codec, evaluation, seconds, encoding, len(truth.base))
 
 
 def _survivors(tried: Sequence[tuple[Trial, int]], rung: Rung, column: str) -> list[tuple[CodecSpec, int]]:
@@ -242,7 +279,9 @@ def _survivors(tried: Sequence[tuple[Trial, int]], rung: Rung, column: str) -> l
         group = sorted(
             (trial for trial, own in tried if own == size), key=lambda t: t.quality(column), reverse=True
         )
-        least = (1 + rung.within) * group[0].quality(column) - rung.within
+        best = group[0].quality(column)
+        # More than all may be kept of labels.
+        least = best - rung.within * max(0.0, 1 - best)
         kept += [
             (t.quality(column), t.spec, size)
             for t in group[: max(1, round(rung.keep * len(group)))]

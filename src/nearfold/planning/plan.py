@@ -1,4 +1,7 @@
-"""Choose a codec for a number of bytes or a recall: the trials, the front, and what a wrong choice costs."""
+"""Choose a codec for a number of bytes, a recall or an nDCG.
+
+A plan holds the trials, their front, and what a wrong choice costs.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from nearfold._utils.arrays import Metric, check_metric, check_positive
 from nearfold.codecs.codec import Codec
 from nearfold.codecs.spec import CodecSpec, parse_spec
 from nearfold.errors import ParameterError
-from nearfold.evaluation.intervals import Estimate, estimate
+from nearfold.evaluation.intervals import Estimate
+from nearfold.evaluation.labels import check_labels_extra, ndcg_column
+from nearfold.evaluation.qrels import labels_of
 from nearfold.evaluation.recall import paired_difference
 from nearfold.evaluation.split import base_and_queries, rows_and_queries
 from nearfold.planning.candidates import candidates, ladder
@@ -37,7 +42,8 @@ class Plan:
     n_candidates : int
         How many candidates of each query the vectors put in order; 0 where codes alone decide.
     column : str
-        The measure that decided: "recall@k", or "k-recall@R" where the vectors put R candidates in order.
+        The measure that decided: "recall@k", or "k-recall@R" where the vectors put R candidates in order;
+        or "nDCG@k", of which the share that is kept counts.
     storage : {"memory", "disk", "nowhere"}
         Where the vectors are kept.
     n_features : int
@@ -56,8 +62,8 @@ class Plan:
     against : Trial, optional
         The chosen codec's trial in the runner-up's last round, to compare the two.
     reached : bool, optional
-        Whether the recall that the caller wants is reached by the lower end of its interval; None where the
-        caller gave bytes.
+        Whether the recall or the share of nDCG that the caller wants is reached by the lower end of its
+        interval; None where the caller gave bytes.
     """
 
     metric: Metric
@@ -79,8 +85,20 @@ class Plan:
         """The recommended codec, learned from all rows that are not validation queries."""
         return self.chosen.codec
 
+    @property
+    def measures(self) -> dict[str, str]:
+        """The names of what `EvaluationResult.kept` returns, by column; the first is of the one that decided.
+
+        They are the column of neighbours itself, and "nDCG@k kept" if there are labels.
+        """
+        neighbors, found = _neighbor_column(self.k, self.n_candidates), ndcg_column(self.k)
+        names = {neighbors: neighbors}
+        if self.chosen.evaluation.labels is not None:
+            names[found] = f"{found} kept"
+        return {self.column: names.pop(self.column), **names}
+
     def kept(self, trial: Trial) -> Estimate:
-        """Return what a trial keeps of the neighbours, in the column that decided.
+        """Return what a trial keeps of the neighbours, or of nDCG, in the column that decided.
 
         Parameters
         ----------
@@ -92,7 +110,7 @@ class Plan:
         Estimate
             The mean over validation queries, and its 95% confidence interval.
         """
-        return estimate(trial.evaluation.per_query[self.column][:, None])[0]
+        return trial.evaluation.kept(self.column)
 
     def front(self) -> list[Trial]:
         """Return the trials of the last round that no other trial beats both in bytes and in recall.
@@ -114,7 +132,7 @@ class Plan:
         return front
 
     def cost_of_error(self) -> Estimate | None:
-        """Return the recall of the runner-up minus that of the chosen codec, paired by query.
+        """Return the recall, or nDCG, of the runner-up minus that of the chosen codec, paired by query.
 
         This is what is lost if the runner-up is in truth the better codec.
 
@@ -139,6 +157,7 @@ class Plan:
         return {
             "metric": self.metric,
             "column": self.column,
+            "measure": self.measures[self.column],
             "n_candidates": self.n_candidates,
             "storage": self.storage,
             "queries": self.n_queries,
@@ -156,6 +175,7 @@ class Plan:
                     "shared_bytes": trial.codec.shared_bytes,
                     "on_front": id(trial) in front,
                     "kept": self.kept(trial)._asdict(),
+                    "evaluation": trial.evaluation.as_dict(),
                     "fit_seconds": trial.fit_seconds,
                     "encode_seconds": trial.encode_seconds,
                 }
@@ -170,6 +190,7 @@ def plan(
     *,
     n_bytes: int | None = None,
     recall: float | None = None,
+    ndcg: float | None = None,
     metric: Metric = "cosine",
     k: int = 10,
     n_candidates: int | None = None,
@@ -179,6 +200,7 @@ def plan(
     codecs: Sequence[str | CodecSpec] | None = None,
     seconds: float | None = None,
     seed: int = 0,
+    qrels: Any = None,
 ) -> Plan:
     """Find the codec that keeps most in a number of bytes, or the fewest bytes that keep enough.
 
@@ -191,9 +213,11 @@ def plan(
         The base vectors, of any real dtype. Of files that need more memory than the budget of
         `nearfold.config_context` a sample is drawn, with a warning.
     n_bytes : int, optional
-        The bytes that a vector may take. Give this or `recall`.
+        The bytes that a vector may take. Give this, `recall` or `ndcg`.
     recall : float, optional
         The share of the true top k to keep, in (0, 1).
+    ndcg : float, optional
+        The share of the full vectors' nDCG@k to keep, in (0, 1). This needs `qrels`.
     metric : {"cosine", "l2", "ip"}, default="cosine"
         The metric that vectors are searched with.
     k : int, default=10
@@ -213,6 +237,9 @@ def plan(
         Begin no further fit after so long; None for no limit.
     seed : int, default=0
         The seed of everything drawn at random.
+    qrels : Qrels, mapping, str or path-like, optional
+        Relevance labels of the queries, as for `evaluate`. Every trial's evaluation then has `labels`, of a
+        search that puts the candidates in order by the vectors. They decide where `ndcg` is given.
 
     Returns
     -------
@@ -222,14 +249,22 @@ def plan(
     Raises
     ------
     ParameterError
-        Both or none of `n_bytes` and `recall` are given, or a parameter is out of range.
+        Not exactly one of `n_bytes`, `recall` and `ndcg` is given, `ndcg` is given without `qrels` or these
+        without queries, or a parameter is out of range.
     DataError
-        X or queries are not a finite table of vectors, X has fewer than four, or a row is zero under cosine.
+        X or queries are not a finite table of vectors, X has fewer than four, a row is zero under cosine, or
+        a labelled query or document doesn't exist.
     FileError
         A file can't be read.
+    MissingExtraError
+        `qrels` need the extra `labels`.
     """
-    if (n_bytes is None) == (recall is None):
-        raise ParameterError("give either bytes or recall: how small vectors must be, or how much to keep")
+    if sum(each is not None for each in (n_bytes, recall, ndcg)) != 1:
+        raise ParameterError(
+            "give one of bytes, recall and ndcg: how small vectors must be, or how much to keep"
+        )
+    if ndcg is not None and qrels is None:
+        raise ParameterError("ndcg needs qrels: which documents answer which queries")
     if storage not in STORAGE:
         raise ParameterError(f"storage={storage!r} is unknown; use one of {', '.join(STORAGE)}")
     if storage == "nowhere" and n_candidates:
@@ -239,12 +274,19 @@ def plan(
     check_positive("n_candidates", reranked, zero=True)
     vectors, given = rows_and_queries(X, queries, [check_metric(metric)], min_rows=4, seed=seed)
     base, validation = base_and_queries(vectors, given, n_queries, seed)
-    column = f"{k}-recall@{reranked}" if reranked > k else f"recall@{k}"
+    labels = None
+    if qrels is not None:
+        check_labels_extra()
+        labels = labels_of(qrels, X, queries, len(base), len(validation))
+    column = _neighbor_column(k, reranked) if ndcg is None else ndcg_column(k)
     if reranked >= len(base):
         raise ParameterError(
             f"n_candidates={reranked} is not below the base's {len(base)} rows; ask for fewer"
         )
-    specs, sizes = _wanted(codecs, n_bytes, recall, base.shape[1])
+    for name, value in (("recall", recall), ("ndcg", ndcg)):
+        if value is not None and not 0 < value < 1:
+            raise ParameterError(f"{name}={value!r} must be a share between 0 and 1, such as .95")
+    specs, sizes = _wanted(codecs, n_bytes, base.shape[1])
     rounds, failed = successive_halving(
         base,
         validation,
@@ -256,9 +298,10 @@ def plan(
         column=column,
         seed=seed,
         seconds=seconds,
+        labels=labels,
     )
     trials = list({trial.spec: trial for trial in rounds}.values())
-    chosen, reached = _chosen(trials, n_bytes, recall, column)
+    chosen, reached = _chosen(trials, n_bytes, recall if ndcg is None else ndcg, column)
     others = [
         trial
         for trial in trials
@@ -285,17 +328,21 @@ def plan(
     )
 
 
+def _neighbor_column(k: int, n_candidates: int) -> str:
+    """Return the column of the neighbours that codes and candidates find."""
+    return f"{k}-recall@{n_candidates}" if n_candidates > k else f"recall@{k}"
+
+
 def _wanted(
-    codecs: Sequence[str | CodecSpec] | None, n_bytes: int | None, recall: float | None, d: int
+    codecs: Sequence[str | CodecSpec] | None, n_bytes: int | None, d: int
 ) -> tuple[list[CodecSpec], list[int]]:
     """Return the codecs to try, and the number of bytes that each competes in."""
     if n_bytes is not None:
         check_positive("bytes", n_bytes)
-    if recall is not None and not 0 < recall < 1:
-        raise ParameterError(f"recall={recall!r} must be a share between 0 and 1, such as .95")
     if codecs is not None:
         specs = [parse_spec(spec) if isinstance(spec, str) else spec for spec in codecs]
-        return specs, [0] * len(specs)
+        # The smallest that keeps enough may not be among the best, so that none may be left behind for it.
+        return specs, [0] * len(specs) if n_bytes is not None else list(range(len(specs)))
     wanted = ladder(d) if n_bytes is None else [n_bytes]
     pairs = [(spec, size) for size in wanted for spec in candidates(size, d)]
     pairs = list({spec: (spec, size) for spec, size in reversed(pairs)}.values())[::-1]
@@ -303,18 +350,16 @@ def _wanted(
 
 
 def _chosen(
-    trials: Sequence[Trial], n_bytes: int | None, recall: float | None, column: str
+    trials: Sequence[Trial], n_bytes: int | None, share: float | None, column: str
 ) -> tuple[Trial, bool | None]:
-    """Return the recommended trial, and whether the recall that is wanted is reached."""
+    """Return the recommended trial, and whether the share to keep is reached."""
     last = max(trial.rung for trial in trials)
     final = [trial for trial in trials if trial.rung == last]
     if n_bytes is not None:
         final = [trial for trial in final if trial.codec.bytes_per_vector <= n_bytes] or final
-    if recall is None:
+    if share is None:
         return max(final, key=lambda trial: trial.quality(column)), None
-    enough = [
-        trial for trial in final if estimate(trial.evaluation.per_query[column][:, None])[0].low >= recall
-    ]
+    enough = [trial for trial in final if trial.evaluation.kept(column).low >= share]
     if not enough:
         return max(final, key=lambda trial: trial.quality(column)), False
     return min(enough, key=lambda t: (t.codec.bytes_per_vector, -t.quality(column))), True

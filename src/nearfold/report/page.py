@@ -15,7 +15,7 @@ from nearfold._utils.files import replacing
 from nearfold.errors.credentials import redacted
 from nearfold.errors.printable import printable
 
-__all__ = ["Cell", "Chart", "Page", "Part", "Table", "Text"]
+__all__ = ["Beside", "Cell", "Chart", "Page", "Part", "Table", "Text"]
 
 # Nothing may be fetched, whatever a chart or a name in the data says.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -109,6 +109,18 @@ class Chart(Part):
             f"<figcaption>{escape(self.caption)}</figcaption></figure>"
             f'<script type="application/json" id="{name}">{data}</script>'
         )
+
+
+@dataclass(frozen=True)
+class Beside(Part):
+    """Parts that stand side by side, or below each other where there is no room."""
+
+    parts: Sequence[Part]
+
+    def html(self, name: str) -> str:
+        """Return the parts."""
+        inner = "".join(f"<div>{part.html(f'{name}-{i}')}</div>" for i, part in enumerate(self.parts))
+        return f'<div class="beside">{inner}</div>'
 
 
 @dataclass

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nearfold.report.charts import dots, scatter
-from nearfold.report.comparison import estimate_cell
-from nearfold.report.page import Cell, Chart, Page, Part, Table, Text
+from nearfold.report.comparison import estimate_cell, measure_of_labels
+from nearfold.report.page import Beside, Cell, Chart, Page, Part, Table, Text
 
 if TYPE_CHECKING:
     from nearfold.planning.halving import Trial
@@ -33,22 +33,23 @@ def plan_page(result: Plan, title: str, provenance: dict[str, str], command: str
         title,
         f"{result.n_queries:,} validation queries, {result.metric}, "
         f"{4 * result.n_features} bytes a vector before",
-        _MEASURE,
+        _MEASURE + _told_of_labels(result),
         provenance,
         command,
     )
     said = (
-        f"{chosen.spec}: {chosen.codec.bytes_per_vector} bytes a vector, {result.column} {kept.mean:.3f} "
-        f"[{kept.low:.3f} {kept.high:.3f}]."
+        f"{chosen.spec}: {chosen.codec.bytes_per_vector} bytes a vector, {result.measures[result.column]} "
+        f"{kept.mean:.3f} [{kept.low:.3f} {kept.high:.3f}]."
     )
     if result.reached is False:
-        said += " No codec reaches the wanted recall with certainty; this one keeps most."
+        said += " No codec reaches the wanted share with certainty; this one keeps most."
     parts: list[Part] = [Text(said)]
     if error is not None and result.runner_up is not None:
         parts.append(
             Text(
                 f"If {result.runner_up.spec} is the better one after all, at most {max(0.0, error.high):.3f} "
-                f"is lost (difference {error.mean:.3f} [{error.low:.3f} {error.high:.3f}])."
+                f"of {result.column} is lost (difference {error.mean:.3f} "
+                f"[{error.low:.3f} {error.high:.3f}])."
             )
         )
     page.add("Recommended", *parts)
@@ -62,7 +63,7 @@ def plan_page(result: Plan, title: str, provenance: dict[str, str], command: str
             [
                 Cell(str(t.spec)),
                 Cell(str(t.codec.bytes_per_vector), t.codec.bytes_per_vector),
-                estimate_cell(result.kept(t)),
+                *(estimate_cell(t.evaluation.kept(column)) for column in result.measures),
                 Cell(f"{t.codec.shared_bytes / 1e6:.1f}", t.codec.shared_bytes),
                 Cell(f"{t.fit_seconds:.1f}", t.fit_seconds),
                 Cell(f"{t.encode_seconds:.1f}", t.encode_seconds),
@@ -70,26 +71,44 @@ def plan_page(result: Plan, title: str, provenance: dict[str, str], command: str
             ]
             for t in trials
         ]
-        headings = ["codec", "bytes", result.column, "shared, MB", "fit, s", "encode, s", "on the front"]
+        measured = result.measures.values()
+        headings = ["codec", "bytes", *measured, "shared, MB", "fit, s", "encode, s", "on the front"]
         table = Table(headings, rows, trials.index(chosen) if chosen in trials else None)
         heading = "All rows" if rung == last else f"Left behind in round {rung + 1}"
-        chart = _chart(result, trials)
+        charts = [_chart(result, trials, column) for column in result.measures]
+        chart = Beside(charts) if len(charts) > 1 else charts[0]
         page.add(f"{heading}: {trials[0].rows:,} rows", *([chart, table] if len(trials) > 1 else [table]))
     if result.failed:
         page.add("Not tried", *(Text(f"{spec}: {reason}", soft=True) for spec, reason in result.failed))
     return page
 
 
-def _chart(result: Plan, trials: list[Trial]) -> Chart:
+def _told_of_labels(result: Plan) -> str:
+    """Return how labels were measured, if there are any."""
+    labels = result.chosen.evaluation.labels
+    if labels is None:
+        return ""
+    order = (
+        f"the {result.n_candidates} first by codes in order of the vectors, and the rest behind them"
+        if result.n_candidates
+        else "in order of the codes"
+    )
+    return (
+        f"{measure_of_labels(labels, result.n_queries)} Documents are ranked {order}. The rows of every "
+        "round hold all relevant documents."
+    )
+
+
+def _chart(result: Plan, trials: list[Trial], column: str) -> Chart:
     """Return what trials keep against their bytes, or in rows where all are of about one size."""
     names = [str(trial.spec) for trial in trials]
     sizes = [trial.codec.bytes_per_vector for trial in trials]
-    seen = f"{trials[0].rows:,} rows"
+    seen, name = f"{trials[0].rows:,} rows", result.measures[column]
     if max(sizes) < 2 * min(sizes):
-        kept = [result.kept(trial) for trial in trials]
+        kept = [trial.evaluation.kept(column) for trial in trials]
         means, lows, highs = ([getattr(one, part) for one in kept] for part in ("mean", "low", "high"))
-        figure = dots(names, {result.column: (means, lows, highs)}, result.column)
+        figure = dots(names, {name: (means, lows, highs)}, name)
         return Chart(figure, f"{seen}; right is better. Lines are 95% intervals.")
-    qualities = [trial.quality(result.column) for trial in trials]
-    figure = scatter(names, sizes, qualities, "bytes a vector", result.column)
+    qualities = [trial.quality(column) for trial in trials]
+    figure = scatter(names, sizes, qualities, "bytes a vector", name)
     return Chart(figure, f"{seen}; up and left is better.")

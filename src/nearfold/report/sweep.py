@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from nearfold.report.charts import lines
-from nearfold.report.comparison import MEASURE, comparison_parts
+from nearfold.report.comparison import MEASURE, comparison_parts, measure_of_labels
 from nearfold.report.page import Cell, Chart, Page, Table, Text
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ def sweep_page(result: Sweep, provenance: dict[str, str], command: str) -> Page:
         "Lambdas are compared on validation rows held out of the base; the one with the largest "
         f"recall@{result.k_max} is learned again from the whole base and reported on queries that had no "
         "part in choosing. kappa is sigma_max / sigma_min of the encoder; for networks, the median "
-        "over Jacobians at data rows. " + MEASURE,
+        "over Jacobians at data rows. "
+        + MEASURE
+        + measure_of_labels(final.entries[0].evaluation.labels, final.queries),
         provenance,
         command,
     )
