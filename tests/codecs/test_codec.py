@@ -12,7 +12,10 @@ import pytest
 
 from nearfold import Codec, Encoder, NearFold, NearfoldWarning, config_context, fit_codec, load, open_source
 from nearfold._utils.arrays import Metric
-from nearfold.codecs.fitting import CodecFitter
+from nearfold.codecs.fitting import CodecFitter, folded_images
+from nearfold.codecs.least_squares import codeword_sums, fitted_codebooks
+from nearfold.codecs.quantizers.base import CODEWORDS
+from nearfold.codecs.quantizers.codewords import decoded
 from nearfold.codecs.quantizers.product import opq_rotation
 from nearfold.codecs.rotations import balanced_rotation, random_rotation
 from nearfold.codecs.spec import parse_spec
@@ -242,3 +245,28 @@ def test_rotations_are_orthonormal(rng: np.random.Generator) -> None:
     assert np.ptp(np.log(shares).sum(axis=1)) < np.ptp(np.log(in_order).sum(axis=1)) / 2
     assert (shares.max(axis=1) > np.sort(shares.ravel())[-5]).all(), "the largest four are apart"
     assert balanced_rotation(rows, [3, 3]).shape == (6, 16)
+
+
+def test_codebooks_by_least_squares_leave_no_slope(rng: np.random.Generator) -> None:
+    vectors = rng.standard_normal((700, 6)).astype(np.float32)
+    books = rng.standard_normal((3, CODEWORDS, 6)).astype(np.float32)
+    codes = rng.integers(0, CODEWORDS, (700, 3)).astype(np.uint8)
+    prior = 5.0
+    fitted = fitted_codebooks(vectors, books, codes, prior)
+    left = vectors - decoded(codes, fitted)
+    slope = prior * (fitted - books).reshape(-1, 6) - codeword_sums(codes, left)
+    assert np.abs(slope).max() < 1e-3
+    assert (left**2).sum() < ((vectors - decoded(codes, books)) ** 2).sum()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+def test_images_are_those_of_all_rows_at_once(metric: Metric, rng: np.random.Generator) -> None:
+    rows, weight = (rng.standard_normal(shape).astype(np.float32) for shape in ((9000, 5), (3, 5)))
+    rows *= 7
+    center = rows.mean(axis=0) if metric == "l2" else None
+    mapped, unit = folded_images(rows, weight, metric, center)
+    prepared = rows if center is None else rows - center
+    norms = np.linalg.norm(prepared, axis=1)
+    wanted = prepared / norms[:, None] if metric == "cosine" else prepared / norms.mean()
+    np.testing.assert_allclose(mapped, wanted @ weight.T, atol=1e-4)
+    assert unit == pytest.approx(1 if metric == "cosine" else 1 / norms.mean(), rel=1e-4)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 
-__all__ = ["default_budget", "memory_limit"]
+__all__ = ["default_budget", "memory_limit", "release_unused"]
 
 # A number of bytes beyond any machine, for systems that don't tell their memory.
 _UNKNOWN = 1 << 62
@@ -45,6 +47,21 @@ def memory_limit(groups: Path = _CGROUPS, own_groups: Path = _OWN_GROUPS) -> int
 def default_budget() -> int:
     """Return the bytes that a call may take if no setting says otherwise: half of `memory_limit`."""
     return int(_SHARE * memory_limit())
+
+
+def release_unused() -> None:
+    """Give memory that was freed back to the system, where the C library and Arrow would keep it.
+
+    After work in many threads, glibc keeps hundreds of megabytes for arrays to come. What is done next would
+    be counted on top of them.
+    """
+    if "pyarrow" in sys.modules:
+        sys.modules["pyarrow"].default_memory_pool().release_unused()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        # Other C libraries have no such function.
+        return
 
 
 def _limit_files(groups: Path, own_groups: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from nearfold._utils.arrays import (
 )
 from nearfold.codecs.codec import Codec
 from nearfold.codecs.projections import Projection, SharedProjection
-from nearfold.codecs.quantizers.base import JointQuantizer, Quantizer, Training
+from nearfold.codecs.quantizers.base import Images, JointQuantizer, Quantizer, Training
 from nearfold.codecs.quantizers.registry import family_of
 from nearfold.codecs.spec import CodecSpec, parse_spec
 from nearfold.errors import ParameterError
@@ -35,13 +35,16 @@ from nearfold.methods.registry import METHODS, make
 from nearfold.methods.training import WeightedBlocks
 from nearfold.scan.scanning import scan_source
 
-__all__ = ["CodecFitter", "fit_codec"]
+__all__ = ["CodecFitter", "fit_codec", "folded_images"]
 
 # Quantisers are trained on at most so many rows: faiss's own limit for 256 codewords.
 _TRAINING_ROWS = 1 << 16
 
 # Additive codebooks are fitted to at most so many.
 _SAMPLE_ROWS = 1 << 17
+
+# Rows that are prepared at once.
+_CHUNK = 8192
 
 _MOST_ANCHORS, _LEAST_ANCHORS = 10_000, 1024
 # Scores of anchors with rows that are cheap beside the rest of learning codes.
@@ -180,9 +183,8 @@ class CodecFitter:
         centered = self._metric == "l2"
         return weighted_blocks(scan, anchors), scan.mean.astype(np.float32) if centered else None
 
-    @cached_property
     def _sample(self) -> Float32:
-        """Rows as they are in the data: all, or a sample."""
+        """Return rows as they are in the data: all, or a sample, which is not worth keeping."""
         return held_rows(self._source, _SAMPLE_ROWS, seed=self._seed, directions=self._metric == "cosine")
 
     def _learned(self, wanted: CodecSpec, fold: Fold | None) -> tuple[Projection, Quantizer]:
@@ -191,15 +193,11 @@ class CodecFitter:
             assert fold is None or isinstance(fold, Encoder)
             weight = np.eye(d, dtype=np.float32) if fold is None else fold.weight
             parts, center = self._neighborhoods
-            sample = self._sample
-            if self._metric == "cosine":
-                sample = normalize_rows(sample)
-            elif center is not None:
-                sample = sample - center
+            images = folded_images(self._sample(), weight, self._metric, center)
             how = Training(seed=self._seed, budget=self._budget)
-            return family.learn(spec, weight, sample, parts, self._metric, center, how)
+            return family.learn(spec, weight, images, parts, self._metric, center, how)
         unrotated = SharedProjection(fold, None, self._metric, d)
-        rows = sample_rows(self._sample, _TRAINING_ROWS, np.random.default_rng(self._seed))
+        rows = sample_rows(self._sample(), _TRAINING_ROWS, np.random.default_rng(self._seed))
         vectors = unrotated.project(rows)
         how = Training(unrotated.score, self._seed, self._budget)
         rotation = family.rotation(spec, vectors, how)
@@ -207,6 +205,39 @@ class CodecFitter:
             return unrotated, family.train(spec, vectors, how)
         projection = SharedProjection(fold, rotation, self._metric, d)
         return projection, family.train(spec, vectors @ rotation.T, how)
+
+
+def folded_images(rows: Float32, weight: Float32, metric: Metric, center: Float32 | None) -> Images:
+    """Return what a linear fold makes of rows, prepared for the metric a few at a time.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, d), float32
+        Rows as they are in the data.
+    weight : ndarray of shape (m, d), float32
+        The fold.
+    metric : {"cosine", "l2", "ip"}
+        The metric, which says how rows are prepared.
+    center : ndarray of shape (d,), float32, optional
+        What is subtracted from rows, for "l2".
+
+    Returns
+    -------
+    Images
+    """
+    mapped, norms = np.empty((len(rows), len(weight)), np.float32), 0.0
+    for start in range(0, len(rows), _CHUNK):
+        part = rows[start : start + _CHUNK]
+        if metric == "cosine":
+            part = normalize_rows(part, first_row=start)
+        elif center is not None:
+            part = part - center
+        norms += float(np.linalg.norm(part, axis=1).sum(dtype=np.float64))
+        np.matmul(part, weight.T, out=mapped[start : start + _CHUNK])
+    unit = np.float32(1) if metric == "cosine" else np.float32(1 / max(norms / len(rows), 1e-30))
+    if unit != 1:
+        mapped *= unit
+    return Images(mapped, unit)
 
 
 def _code_anchors(rows: int, n_features: int) -> int:

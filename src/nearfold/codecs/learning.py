@@ -22,9 +22,9 @@ import scipy.sparse
 from nearfold._utils.arrays import Float32, Metric
 from nearfold._utils.progress import stage
 from nearfold._utils.threads import blas_threads, in_order
-from nearfold.codecs.descent import block_spread, code_gradients, descents, unit_factor
+from nearfold.codecs.descent import block_spread, code_gradients, descents
 from nearfold.codecs.least_squares import codeword_sums, fitted_codebooks
-from nearfold.codecs.quantizers.base import CODEWORDS, Codes
+from nearfold.codecs.quantizers.base import CODEWORDS, Codes, Images
 from nearfold.codecs.quantizers.codewords import (
     CodebookGroup,
     decoded,
@@ -106,7 +106,7 @@ class _Gradients(NamedTuple):
 
 def learn_codes(
     start: Float32,
-    sample: Float32,
+    images: Images,
     parts: Sequence[WeightedBlocks],
     metric: Metric,
     n_bytes: int,
@@ -119,8 +119,8 @@ def learn_codes(
     ----------
     start : ndarray of shape (m, d), float32
         The weight W of the fold.
-    sample : ndarray of shape (n, d), float32
-        Rows to fit codebooks to, prepared for the metric; at least 256.
+    images : Images
+        Rows to fit codebooks to, as the fold maps them; at least 256.
     parts : sequence of WeightedBlocks
         Blocks of each kind, prepared for the metric, whose weighted losses are summed.
     metric : {"cosine", "l2", "ip"}
@@ -142,7 +142,7 @@ def learn_codes(
         All neighbours are equal.
     """
     how = CodeLearning() if how is None else how
-    trainer = _Trainer(start, sample, metric, n_bytes, seed, how)
+    trainer = _Trainer(start, images, metric, n_bytes, seed, how)
     trainer.train(parts, how, seed)
     base, query = trainer.base * trainer.unit, trainer.query * trainer.unit
     return LearnedCodes(base, query, trainer.codebooks, trainer.starts, trainer.norms)
@@ -156,14 +156,11 @@ class _Trainer:
     """
 
     def __init__(
-        self, start: Float32, sample: Float32, metric: Metric, n_bytes: int, seed: int, how: CodeLearning
+        self, start: Float32, sample: Images, metric: Metric, n_bytes: int, seed: int, how: CodeLearning
     ) -> None:
         self._metric, self._m = metric, len(start)
-        self.unit = np.float32(1)
-        if metric != "cosine":
-            # Rates are for norm 1; dividing both maps by a constant can't change an order.
-            self.unit = unit_factor(sample)
-        mapped = sample @ (start * self.unit).T
+        # Dividing both maps by a constant can't change an order.
+        mapped, self.unit = sample
         scale = 1.0
         if metric == "cosine":
             # Base images have norm 1 on average, as codes of directions.
@@ -176,7 +173,8 @@ class _Trainer:
         self.starts = np.zeros((CODEWORDS, groups * each), np.float32)
         self.codebooks = np.zeros((groups, books, CODEWORDS, each), np.float32)
         self.norms = np.zeros(CODEWORDS, np.float32) if norms else None
-        images = self._images(sample)
+        images = np.zeros((len(mapped), self.starts.shape[1]), np.float32)
+        np.matmul(mapped, (rotation * np.float32(scale)).T, out=images[:, :m])
         self._start_codebooks(images, seed)
         self._fit_codebooks(images, how)
         if norms:

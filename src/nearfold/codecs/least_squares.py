@@ -40,10 +40,9 @@ def fitted_codebooks(vectors: Float32, codebooks: Float32, codes: Codes, prior: 
     ----------
     Babenko, Lempitsky, "Additive Quantization for Extreme Vector Compression" (CVPR 2014), section 3.2.
     """
-    has = _memberships(codes)
-    gram = (has.T @ has).toarray()
+    gram = _shared_rows(codes)
     gram[np.diag_indices_from(gram)] += np.float32(prior)
-    wanted = has.T @ (vectors - decoded(codes, codebooks))
+    wanted = codeword_sums(codes, vectors - decoded(codes, codebooks))
     change = scipy.linalg.solve(
         gram, wanted, assume_a="pos", overwrite_a=True, overwrite_b=True, check_finite=False
     )
@@ -54,6 +53,22 @@ def codeword_sums(codes: Codes, rows: Float32) -> Float32:
     """Return the sums of rows (n, s) over those that have each codeword: shape (M * 256, s)."""
     sums: Float32 = _memberships(codes).T @ np.ascontiguousarray(rows)
     return sums
+
+
+def _shared_rows(codes: Codes) -> Float32:
+    """Return how many rows have two codewords, for each two: shape (M * 256, M * 256).
+
+    It is B^T B, of which nearly no number is zero: a product of sparse arrays would take three times as much.
+    """
+    books = codes.shape[1]
+    counts = np.empty((books, CODEWORDS, books, CODEWORDS), np.float32)
+    columns = np.ascontiguousarray(codes.T).astype(np.int64)
+    for i in range(books):
+        for j in range(i + 1):
+            both = np.bincount(columns[i] * CODEWORDS + columns[j], minlength=CODEWORDS**2)
+            counts[i, :, j] = both.reshape(CODEWORDS, CODEWORDS)
+            counts[j, :, i] = counts[i, :, j].T
+    return counts.reshape(books * CODEWORDS, -1)
 
 
 def _memberships(codes: Codes) -> scipy.sparse.csr_array:

@@ -13,6 +13,7 @@ import numpy as np
 
 from nearfold._utils.arrays import Int64, check_directions, check_row_count, check_tiny
 from nearfold._utils.files import held_file
+from nearfold._utils.memory import release_unused
 from nearfold._utils.progress import stage
 from nearfold._utils.sampling import fingerprint_of, fingerprint_rows, sampled_rows
 from nearfold._utils.threads import blas_threads
@@ -109,6 +110,8 @@ def scan_source(
             raise FileError(f"{checkpoint}: holds the scan of {difference}; name another file or remove it")
         finished = _scanned(source, engine, known or begun, checkpoint)
     assert finished.scan is not None
+    if not source.in_memory:
+        release_unused()
     return Scanned(finished.scan, finished.anchors, request, fingerprint)
 
 

@@ -22,6 +22,7 @@ from nearfold.codecs.quantizers.base import (
     Candidate,
     Codes,
     CodeTables,
+    Images,
     JointQuantizer,
     QuantizerSpec,
     Training,
@@ -112,7 +113,7 @@ class Additive(JointQuantizer):
         cls,
         spec: QuantizerSpec,
         weight: Float32,
-        sample: Float32,
+        images: Images,
         parts: Sequence[WeightedBlocks],
         metric: Metric,
         center: Float32 | None,
@@ -124,7 +125,7 @@ class Additive(JointQuantizer):
         usual = CodeLearning()
         steps, rounds = (max(1, round(how.budget * full)) for full in (usual.n_steps, usual.n_rounds))
         learning = CodeLearning(n_rounds=rounds, n_steps=steps)
-        learned = learn_codes(weight, sample, parts, metric, spec.n_bytes, how.seed, learning)
+        learned = learn_codes(weight, images, parts, metric, spec.n_bytes, how.seed, learning)
         quantizer = cls(spec.stored, learned.codebooks, learned.starts, learned.norms)
         maps = learned.base_weight, learned.query_weight
         return DualProjection(*maps, metric, quantizer.width, center), quantizer

@@ -30,6 +30,7 @@ __all__ = [
     "CodeTables",
     "Codes",
     "FaissQuantizer",
+    "Images",
     "JointQuantizer",
     "Quantizer",
     "QuantizerSpec",
@@ -136,6 +137,22 @@ class Training:
     score: Score = "ip"
     seed: int = 0
     budget: float = 1.0
+
+
+class Images(NamedTuple):
+    """Rows drawn at random, prepared for the metric, as a linear fold maps them.
+
+    Attributes
+    ----------
+    mapped : ndarray of shape (n, m), float32
+        The folded rows, times `unit`.
+    unit : float
+        What prepared vectors are multiplied by, as rates of learning are for norm 1: 1 by cosine, else one
+        over their mean norm.
+    """
+
+    mapped: Float32
+    unit: np.float32
 
 
 def candidates_by_width(
@@ -377,7 +394,7 @@ class JointQuantizer(Quantizer):
         cls,
         spec: QuantizerSpec,
         weight: Float32,
-        sample: Float32,
+        images: Images,
         parts: Sequence[WeightedBlocks],
         metric: Metric,
         center: Float32 | None,
@@ -391,8 +408,8 @@ class JointQuantizer(Quantizer):
             A name of this family.
         weight : ndarray of shape (m, d), float32
             The linear fold to start from.
-        sample : ndarray of shape (n, d), float32
-            Rows drawn at random, prepared for the metric.
+        images : Images
+            What the fold makes of rows drawn at random.
         parts : sequence of WeightedBlocks
             Anchors and their neighbours, prepared for the metric: those of rows, and those of queries if
             there are some.

@@ -28,6 +28,7 @@ from nearfold.codecs.quantizers.base import (
     Candidate,
     Codes,
     CodeTables,
+    Images,
     JointQuantizer,
     QuantizerSpec,
     Training,
@@ -106,21 +107,19 @@ class Rotated(JointQuantizer):
         cls,
         spec: QuantizerSpec,
         weight: Float32,
-        sample: Float32,
+        images: Images,
         parts: Sequence[WeightedBlocks],
         metric: Metric,
         center: Float32 | None,
         how: Training,
     ) -> tuple[DualProjection, Self]:
         """Return projection and quantiser: the rotation first, then the map of queries and the levels."""
-        bits, rows = BITS[spec.name], sample
-        if len(sample) > _ROTATION_ROWS:
-            rows = sample[sampled_rows(len(sample), _ROTATION_ROWS, how.seed)]
-        # Rates are for vectors of norm 1; for cosine, base images have norm 1 on average too.
-        unit = unit_factor(rows) if metric != "cosine" else np.float32(1)
-        images = rows @ (weight * unit).T
-        scale = unit_factor(images) if metric == "cosine" else np.float32(1)
-        rotation, levels = _rotated_levels(images * scale, bits, how)
+        bits, (mapped, unit) = BITS[spec.name], images
+        if len(mapped) > _ROTATION_ROWS:
+            mapped = mapped[sampled_rows(len(mapped), _ROTATION_ROWS, how.seed)]
+        # For cosine, base images have norm 1 on average, as vectors do.
+        scale = unit_factor(mapped) if metric == "cosine" else np.float32(1)
+        rotation, levels = _rotated_levels(mapped * scale, bits, how)
         query = np.ascontiguousarray(rotation @ weight)
         base = query * (unit * scale)
         learned = _Maps(query, levels)
