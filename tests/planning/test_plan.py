@@ -11,7 +11,7 @@ import pytest
 
 from nearfold import plan
 from nearfold.codecs.spec import parse_spec
-from nearfold.errors import ParameterError
+from nearfold.errors import DataError, ParameterError
 from nearfold.evaluation.qrels import labels_of
 from nearfold.planning.candidates import candidates, ladder
 from nearfold.planning.halving import Rung, successive_halving
@@ -55,6 +55,18 @@ def test_a_file_is_planned_as_its_array(sample: Vectors, tmp_path: Path) -> None
     read = plan(tmp_path / "x.npy", n_bytes=400, queries=tmp_path / "q.npy", codecs=codecs)
     held = plan(sample[:600], n_bytes=400, queries=sample[600:700], codecs=codecs)
     assert [read.kept(trial) for trial in read.trials] == [held.kept(trial) for trial in held.trials]
+
+
+def test_a_plan_learns_from_queries_that_do_not_measure(rng: np.random.Generator) -> None:
+    base, asked = (rng.standard_normal((n, 32)).astype(np.float32) for n in (1500, 900))
+    base[:, :24] *= 3
+    asked[:, :24] *= 0.1
+    options: dict[str, Any] = {"n_bytes": 8, "metric": "ip", "codecs": ["NearFold8,SQ8"], "n_candidates": 0}
+    alone = plan(base, queries=asked[:200], **options)
+    told = plan(base, queries=asked[:200], fit_queries=asked[200:], **options)
+    assert told.kept(told.chosen).mean > alone.kept(alone.chosen).mean + 0.05
+    with pytest.raises(DataError, match="fit_queries: row 1 is among the queries that measure"):
+        plan(base, queries=asked[:200], fit_queries=np.concatenate([asked[300:301], asked[7:8]]), **options)
 
 
 def test_a_plan_for_recall_takes_the_fewest_bytes_that_do(sample: Vectors) -> None:

@@ -72,7 +72,7 @@ def plan(
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option("--minutes", help="Number of seconds after which no further fit begins.", min=0),
+        typer.Option("--minutes", help="Number of minutes after which no further fit begins.", min=0),
     ] = None,
     out: Annotated[
         Path | None,
@@ -81,6 +81,11 @@ def plan(
     ] = None,
     queries: opt.Queries = None,
     n_queries: opt.NQueries = None,
+    fit_queries: Annotated[
+        str | None,
+        typer.Option(help="File with other queries to learn from, where they differ in kind from BASE."),
+        Mark.reads,
+    ] = None,
     qrels: opt.Qrels = None,
     ids: opt.Ids = None,
     query_ids: opt.QueryIds = None,
@@ -97,7 +102,7 @@ def plan(
     too. The best is saved for `apply`, `index` and `search`.
     """
     from nearfold.cli.console import print_json, showing_progress
-    from nearfold.cli.inputs import read_base_and_queries, read_labels
+    from nearfold.cli.inputs import read_base_and_queries, read_labels, read_queries
     from nearfold.errors import ParameterError
     from nearfold.planning.plan import plan as run
 
@@ -133,6 +138,7 @@ def plan(
             seconds=None if minutes is None else 60 * minutes,
             seed=seed,
             qrels=labels,
+            fit_queries=None if fit_queries is None else read_queries(fit_queries, column),
         )
     if out is not None:
         result.codec.save(out)

@@ -167,6 +167,7 @@ def successive_halving(
     seed: int,
     seconds: float | None,
     labels: Labels | None = None,
+    fit_queries: Float32 | None = None,
     rungs: Sequence[Rung] = RUNGS,
 ) -> tuple[list[Trial], list[tuple[CodecSpec, str]]]:
     """Try codecs on few rows, and the best of them on more.
@@ -195,6 +196,8 @@ def successive_halving(
         Begin no further fit after so long; None for no limit. The first round is always finished.
     labels : Labels, optional
         The labels of the queries, if there are any. The rows of every round hold all relevant documents.
+    fit_queries : ndarray of shape (p, d), float32, optional
+        A sample of other queries to learn from, beside the rows.
     rungs : sequence of Rung
         The rounds; those that would see too few rows are skipped.
 
@@ -228,7 +231,7 @@ def successive_halving(
         depth = k if labels is None else search_depth([k], len(rows))
         truth = GroundTruth.compute(rows, queries, depth, metric)
         labelled = None if labels is None else LabelledQueries.of(labels.among(drawn), truth, [k])
-        fitter = CodecFitter(rows, metric=metric, seed=seed, budget=rung.budget)
+        fitter = CodecFitter(rows, metric=metric, queries=fit_queries, seed=seed, budget=rung.budget)
         tried: list[tuple[Trial, int]] = []
         with stage(f"round {number + 1} of {len(rounds)}", len(alive), "codecs") as advance:
             for spec, size in alive:

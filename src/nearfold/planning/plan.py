@@ -9,15 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from nearfold._utils.arrays import Metric, check_metric, check_positive
+import numpy as np
+
+from nearfold._utils.arrays import Float32, Metric, check_metric, check_positive
 from nearfold.codecs.codec import Codec
 from nearfold.codecs.spec import CodecSpec, parse_spec
-from nearfold.errors import ParameterError
+from nearfold.errors import DataError, ParameterError
 from nearfold.evaluation.intervals import Estimate
 from nearfold.evaluation.labels import check_labels_extra, ndcg_column
 from nearfold.evaluation.qrels import labels_of
 from nearfold.evaluation.recall import paired_difference
 from nearfold.evaluation.split import base_and_queries, rows_and_queries
+from nearfold.io.vectors import as_source
+from nearfold.methods.queries import sample_of_queries
 from nearfold.planning.candidates import candidates, ladder
 from nearfold.planning.halving import Trial, successive_halving
 
@@ -201,6 +205,7 @@ def plan(
     seconds: float | None = None,
     seed: int = 0,
     qrels: Any = None,
+    fit_queries: Any = None,
 ) -> Plan:
     """Find the codec that keeps most in a number of bytes, or the fewest bytes that keep enough.
 
@@ -240,6 +245,9 @@ def plan(
     qrels : Qrels, mapping, str or path-like, optional
         Relevance labels of the queries, as for `evaluate`. Every trial's evaluation then has `labels`, of a
         search that puts the candidates in order by the vectors. They decide where `ndcg` is given.
+    fit_queries : as X, of shape (p, d), optional
+        A sample of queries that folds and codes are learned from, where they differ from the base in kind;
+        see `fit_codec`. None of them may be a validation query. By default all is learned from the base.
 
     Returns
     -------
@@ -252,8 +260,8 @@ def plan(
         Not exactly one of `n_bytes`, `recall` and `ndcg` is given, `ndcg` is given without `qrels` or these
         without queries, or a parameter is out of range.
     DataError
-        X or queries are not a finite table of vectors, X has fewer than four, a row is zero under cosine, or
-        a labelled query or document doesn't exist.
+        X or queries are not a finite table of vectors, X has fewer than four, a row is zero under cosine, a
+        labelled query or document doesn't exist, or a validation query would be learned from.
     FileError
         A file can't be read.
     MissingExtraError
@@ -274,6 +282,9 @@ def plan(
     check_positive("n_candidates", reranked, zero=True)
     vectors, given = rows_and_queries(X, queries, [check_metric(metric)], min_rows=4, seed=seed)
     base, validation = base_and_queries(vectors, given, n_queries, seed)
+    learned_from = sample_of_queries(fit_queries, as_source(base))
+    if learned_from is not None and (known := _shared_row(learned_from, validation)) is not None:
+        raise DataError(f"fit_queries: row {known} is among the queries that measure; learn from other ones")
     labels = None
     if qrels is not None:
         check_labels_extra()
@@ -299,6 +310,7 @@ def plan(
         seed=seed,
         seconds=seconds,
         labels=labels,
+        fit_queries=learned_from,
     )
     trials = list({trial.spec: trial for trial in rounds}.values())
     chosen, reached = _chosen(trials, n_bytes, recall if ndcg is None else ndcg, column)
@@ -326,6 +338,12 @@ def plan(
         against,
         reached,
     )
+
+
+def _shared_row(rows: Float32, others: Float32) -> int | None:
+    """Return the number of the first row that is among others too, or None."""
+    known = {row.tobytes() for row in np.ascontiguousarray(others)}
+    return next((i for i, row in enumerate(np.ascontiguousarray(rows)) if row.tobytes() in known), None)
 
 
 def _neighbor_column(k: int, n_candidates: int) -> str:
