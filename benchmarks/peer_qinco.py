@@ -3,8 +3,8 @@
     git clone https://github.com/facebookresearch/Qinco qinco
     python benchmarks/peer_qinco.py --data folder --clone qinco
 
-Its residual quantiser, model and schedule are called as its `train_qinco` calls them, with the rate, decay and
-clipping of its `qinco_cfg.yaml`; nothing of it is part of this repository. The networks are smaller
+Its residual quantiser, model and schedule are called as its `train_qinco` calls them, with the rate, decay
+and clipping of its `qinco_cfg.yaml`; nothing of it is part of this repository. The networks are smaller
 than the smallest that the paper names (QINCo2-S: A=16, B=32, L=2, de=128, dh=256, trained on 60 times
 10,000,000 rows), which take GPUs; those of the README's "very small model" are the default. All rows of the
 base are learned from, as nearfold's codes do, behind PCA or at full width, and the epoch that is kept is the
@@ -56,7 +56,9 @@ class Theirs(NamedTuple):
         if not (clone / "qinco" / "vrq.py").is_file():
             sys.exit(f"{clone} has no qinco/vrq.py: give a clone of github.com/facebookresearch/Qinco")
         sys.path.insert(0, str(clone))
-        return cls(*(importlib.import_module(f"qinco.{name}") for name in ("model", "model.scheduler", "vrq")))
+        return cls(
+            *(importlib.import_module(f"qinco.{name}") for name in ("model", "model.scheduler", "vrq"))
+        )
 
 
 def settings(given: argparse.Namespace, vectors: Float32) -> SimpleNamespace:
@@ -122,8 +124,7 @@ def learn(theirs: Theirs, cfg: SimpleNamespace, vectors: Float32, epochs: int) -
             schedule.step(epoch + (i + 1) / n_batches)
             with torch.no_grad():
                 error += float(((decoded - batch) ** 2).sum())
-                for counts, chosen in zip(used, codes, strict=True):
-                    counts += torch.bincount(chosen, minlength=cfg.K)
+                used += torch.stack([torch.bincount(chosen, minlength=cfg.K) for chosen in codes])
         if epoch + 1 < epochs:
             with torch.no_grad():
                 model.reset_unused_codebooks(used)
@@ -186,9 +187,10 @@ def main() -> None:
     images = decoded(model, base)
     seconds = time.perf_counter() - learned
     weights = sum(part.numel() for part in model.parameters())
+    error = ((images - base) ** 2).sum(axis=1).mean()
     console.print(
         f"learned in {learned - began:.0f} s, {len(base) / seconds:,.0f} rows/s encoded and decoded, "
-        f"{weights * 4 / 1e6:.1f} MB of weights, squared error {((images - base) ** 2).sum(axis=1).mean():.4f}"
+        f"{weights * 4 / 1e6:.1f} MB of weights, squared error {error:.4f}"
     )
     report(f"QINCo2, {given.bytes} bytes", truth, images, queries)
 
