@@ -1,7 +1,7 @@
 """sentence-transformers' int8 and binary codes, with its rescoring, as peers of codes.
 
 Written in numpy from that library's public documentation (`quantize_embeddings`, `semantic_search_faiss` and
-`semantic_search_usearch`), because the package needs torch; codes and rescored rows equal those of its release
+`semantic_search_usearch`), because the package needs torch; codes and rescored rows equal those of release
 6.2.0.
 
 - "binary": the bit of a dimension says whether it is above 0. The nearest by Hamming distance, `MULTIPLIER`
@@ -9,8 +9,7 @@ Written in numpy from that library's public documentation (`quantize_embeddings`
   as a product with -1 and 1 does.
 - "int8": 255 steps from the smallest to the largest number of each dimension in a calibration set, here the
   base. As many candidates by products of the integers are ranked anew by the product of the whole query and
-  what the integers stand for. Behind PCA, where steps differ, the candidates lose most; "int8 without
-  candidates" ranks every row anew, for which the library has no option.
+  what the integers stand for. The candidates lose nothing: ranking every row anew keeps the same.
 
 Bytes come from fewer dimensions: the first ones of PCA or of the vectors, as those trained by Matryoshka are
 cut. The library knows products alone, so there is nothing for l2.
@@ -33,7 +32,7 @@ from nearfold.folds.encoder import Encoder
 from nearfold.methods.pca import PCA
 
 Stored = npt.NDArray[np.uint8] | npt.NDArray[np.int8]
-Kind = Literal["binary", "int8", "int8 without candidates"]
+Kind = Literal["binary", "int8"]
 Cut = Literal["PCA", "centred PCA", "first"]
 
 # What the documentation advises; the functions' own default is 2.
@@ -90,8 +89,6 @@ class Sbert:
             whole = codes.astype(np.float32)
             coded = int8_codes(asked, self.ranges).astype(np.float32)
             meant = (whole + 128) * _steps(self.ranges) + self.ranges[0]
-            if self.kind == "int8 without candidates":
-                return largest_products(meant, asked)
             found, whole = largest_products(whole, coded, count), meant
         nearest = np.empty((len(asked), DEPTH), np.int64)
         for row, (query, candidates) in enumerate(zip(asked, found, strict=True)):
@@ -112,7 +109,6 @@ def sbert_peers(n_bytes: int, d: int, metric: Metric) -> Iterator[Peer]:
     kinds: tuple[tuple[Kind, int], ...] = (
         ("binary", min(8 * n_bytes, d) // 8 * 8),
         ("int8", min(n_bytes, d)),
-        ("int8 without candidates", min(n_bytes, d)),
     )
     cuts: tuple[Cut, ...] = ("PCA", "centred PCA", "first")
     for kind, width in kinds:
