@@ -11,13 +11,13 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import faiss
 import numpy as np
-import numpy.typing as npt
+from code_entries import DEPTH, Entry, shares
+from code_peers import all_peers, faiss_entry
 from data import Float32, load
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +29,6 @@ from nearfold.codecs.quantizers.base import filled
 from nearfold.errors import NearfoldError
 from nearfold.evaluation.ground_truth import GroundTruth
 from nearfold.evaluation.intervals import estimate, paired_estimate
-from nearfold.evaluation.recall import recall_of_neighbors
 
 console = Console(width=150, highlight=False)
 
@@ -43,21 +42,6 @@ SETS: dict[str, Metric] = {
 }
 SIZES = (16, 24, 32, 48, 96)
 COLUMNS = ("recall@10", "10-recall@100")
-
-# faiss's local search takes minutes for each thousand rows that it learns from.
-SLOW_ROWS = 20_000
-
-
-class Entry(NamedTuple):
-    """One codec's result: its shares by query, and what it took."""
-
-    label: str
-    family: str
-    n_bytes: int
-    shares: dict[str, npt.NDArray[np.float64]]
-    learn_seconds: float
-    rows_a_second: float
-    shared_megabytes: float
 
 
 def vectors_of(folder: Path, name: str) -> tuple[Float32, Float32]:
@@ -84,85 +68,6 @@ def scalar(n_bytes: int, d: int) -> list[str]:
     return [spec for spec in specs if int(spec[8:].split(",")[0]) < d]
 
 
-def peers(n_bytes: int, d: int, metric: Metric, *, slow: bool) -> Iterator[tuple[str, str]]:
-    """Yield families and the factory strings of faiss for codes of at most `n_bytes`."""
-    n = n_bytes
-    widths = [width for width in (2 * n, 4 * n, 8 * n) if width < d]
-    if d % n == 0:
-        yield "PQ", f"PQ{n}"
-        if slow:
-            yield "OPQ", f"OPQ{n},PQ{n}"
-    for width in widths:
-        yield "OPQ", f"OPQ{n}_{width},PQ{n}"
-        yield "PCA,PQ", f"PCA{width},PQ{n}"
-    # Sums of codewords have norms of their own, which distances need: a byte.
-    books, norm = (n, "") if metric != "l2" else (n - 1, "_Nqint8")
-    for width in [*widths, d]:
-        before = f"PCA{width}," if width < d else ""
-        family = "PCA," if before else ""
-        yield f"{family}RQ", f"{before}RQ{books}x8{norm}"
-        if not norm and n % 2 == 0 and width % 2 == 0:
-            yield f"{family}PRQ", f"{before}PRQ2x{n // 2}x8"
-        if slow and width <= 192:
-            yield f"{family}LSQ", f"{before}LSQ{books}x8{norm}"
-            if not norm and n % 2 == 0 and width % 2 == 0:
-                yield f"{family}PLSQ", f"{before}PLSQ2x{n // 2}x8"
-    for bits, name in ((1, "SQtqmse1"), (2, "SQtqmse2"), (4, "SQtqmse4")):
-        width = min(8 * n // bits, d)
-        yield "PCA,TurboQuant", f"PCA{width},RR{width},{name}"
-    for bits, name in ((1, "EDEN1"), (2, "EDEN2"), (4, "EDEN4")):
-        if (width := min(8 * (n - 8) // bits, d)) >= 32:
-            yield "PCA,EDEN", f"PCA{width},RR{width},{name}"
-    for bits, name in ((1, "RaBitQ"), (2, "RaBitQ2"), (4, "RaBitQ4")):
-        room = n - (8 if bits == 1 else 20)
-        if room > 0 and (width := min(8 * room // bits, d) // 8 * 8) >= 32:
-            yield "PCA,RaBitQ", f"PCA{width},{name}"
-    if 8 * n <= d:
-        yield "ITQ", f"ITQ{8 * n},LSH"
-
-
-def faiss_entry(
-    family: str, factory: str, base: Float32, queries: Float32, truth: GroundTruth
-) -> Entry | None:
-    """Return what an index of faiss keeps, by the better of its metrics; None where faiss refuses it."""
-    d, best = base.shape[1], None
-    for metric in (faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2):
-        if truth.metric == "l2" and metric != faiss.METRIC_L2:
-            continue
-        if truth.metric != "l2" and metric == faiss.METRIC_L2 and ("RQ" in factory or "LSQ" in factory):
-            continue
-        try:
-            index = faiss.index_factory(d, factory, metric)
-        except RuntimeError:
-            continue
-        began = time.perf_counter()
-        index.train(base[:SLOW_ROWS] if "LSQ" in factory else base)
-        learned = time.perf_counter()
-        index.add(base)
-        encoded = time.perf_counter()
-        inner = faiss.downcast_index(getattr(index, "index", index))
-        if hasattr(inner, "qb"):
-            inner.qb = 0
-        found = index.search(queries, 100)[1]
-        entry = Entry(
-            f"faiss {factory}",
-            family,
-            int(inner.sa_code_size()),
-            shares(truth, found),
-            learned - began,
-            len(base) / (encoded - learned),
-            0.0,
-        )
-        if best is None or entry.shares["recall@10"].mean() > best.shares["recall@10"].mean():
-            best = entry
-    return best
-
-
-def shares(truth: GroundTruth, found: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.float64]]:
-    """Return recall@10 and 10-recall@100 by query."""
-    return dict(recall_of_neighbors(truth, found, [10], [100]).per_query)
-
-
 def codec_entry(family: str, spec: str, fitter: CodecFitter, base: Float32, truth: GroundTruth) -> Entry:
     """Return what a codec of nearfold keeps; the time of learning includes the fold's and the scan's."""
     began = time.perf_counter()
@@ -171,7 +76,7 @@ def codec_entry(family: str, spec: str, fitter: CodecFitter, base: Float32, trut
     codes = codec.encode(base)
     encoded = time.perf_counter()
     index = filled(codec.index(), codes)
-    found = index.search(codec.prepare_queries(truth.queries), 100)[1]
+    found = index.search(codec.prepare_queries(truth.queries), DEPTH)[1]
     return Entry(
         spec,
         family,
@@ -192,9 +97,10 @@ def race(
     *,
     slow: bool,
     wanted: str,
+    own: str,
     note: Callable[[Entry], None],
 ) -> list[Entry]:
-    """Return every codec's result on one set at one size; `wanted` is a regex that peers match."""
+    """Return every codec's result on one set at one size; peers match the regex `wanted`, ours `own`."""
     d = base.shape[1]
     truth = GroundTruth.compute(base, queries, 10, metric)
     entries: list[Entry] = []
@@ -206,14 +112,25 @@ def race(
 
     for family, specs in (("nearfold", ours(n_bytes, d)), ("nearfold, others' codes", scalar(n_bytes, d))):
         for spec in specs:
+            if not re.fullmatch(own, spec):
+                continue
             try:
                 keep(codec_entry(family, spec, CodecFitter(base, metric=metric), base, truth))
             except NearfoldError as error:
                 console.print(f"{name}, {spec}: {error}")
-    for family, factory in peers(n_bytes, d, metric, slow=slow):
-        if re.fullmatch(wanted, factory):
-            keep(faiss_entry(family, factory, base, queries, truth))
-    # Others' quantisers behind our fold: NearFold in place of PCA.
+    for peer in all_peers(n_bytes, d, metric, slow=slow):
+        if re.fullmatch(wanted, peer.label):
+            keep(peer.measure(base, queries, truth))
+    if re.fullmatch(own, "NearFold,RQ"):
+        keep(residual_behind_fold(n_bytes, base, queries, metric, truth))
+    return entries
+
+
+def residual_behind_fold(
+    n_bytes: int, base: Float32, queries: Float32, metric: Metric, truth: GroundTruth
+) -> Entry | None:
+    """Return what faiss's residual quantiser keeps behind our fold: NearFold in place of PCA."""
+    d = base.shape[1]
     width = 4 * n_bytes if 4 * n_bytes < d else n_bytes
     fold = CodecFitter(base, metric=metric).fold("nearfold", width)
     folded, asked = fold.transform(base), fold.transform(queries)
@@ -221,8 +138,7 @@ def race(
         folded, asked = normalize_rows(folded), normalize_rows(asked)
     books, norm = (n_bytes, "") if metric != "l2" else (n_bytes - 1, "_Nqint8")
     entry = faiss_entry("NearFold,RQ", f"RQ{books}x8{norm}", folded, asked, truth)
-    keep(entry and entry._replace(label=f"NearFold{width} + {entry.label}"))
-    return entries
+    return entry and entry._replace(label=f"NearFold{width} + {entry.label}")
 
 
 def print_race(name: str, n_bytes: int, rows: int, entries: list[Entry]) -> dict[str, Any]:
@@ -246,11 +162,11 @@ def print_race(name: str, n_bytes: int, rows: int, entries: list[Entry]) -> dict
             f"{entry.shared_megabytes:.1f}" if entry.shared_megabytes else "",
         )
     console.print(table)
-    first = next(e for e in entries if e.family == "nearfold")
     told: dict[str, Any] = {"set": name, "bytes": n_bytes, "rows": rows}
     told["entries"] = {e.label: [float(e.shares[c].mean()) for c in COLUMNS] for e in entries}
     rivals = [entry for entry in entries if not entry.family.startswith("nearfold")]
-    for mine in dict.fromkeys((first.label, best["nearfold"].label)):
+    own = [entry for entry in entries if entry.family == "nearfold"]
+    for mine in dict.fromkeys((own[0].label, best["nearfold"].label) if own and rivals else ()):
         entry = next(e for e in entries if e.label == mine)
         rival = max(rivals, key=lambda e: e.shares["recall@10"].mean())
         gain = paired_estimate(entry.shares["recall@10"], rival.shares["recall@10"])
@@ -268,7 +184,12 @@ def main() -> None:
     parser.add_argument(
         "--slow", action="store_true", help="with what faiss learns for minutes: LSQ, PLSQ, wide OPQ"
     )
-    parser.add_argument("--peers", default=".*", help="peers whose factory string matches this regex alone")
+    parser.add_argument(
+        "--peers",
+        default=".*",
+        help="peers whose name in the table (faiss: factory string) matches this regex alone",
+    )
+    parser.add_argument("--own", default=".*", help="of our codecs those that match this regex alone")
     parser.add_argument("--out", type=Path, help="write all figures to this file, one JSON object a line")
     given = parser.parse_args()
     for name in given.sets:
@@ -282,7 +203,15 @@ def main() -> None:
                 console.print(f"{title}: {entry.label} {mean:.4f} ({entry.learn_seconds:.0f} s)")
 
             entries = race(
-                name, n_bytes, base, queries, SETS[name], slow=given.slow, wanted=given.peers, note=note
+                name,
+                n_bytes,
+                base,
+                queries,
+                SETS[name],
+                slow=given.slow,
+                wanted=given.peers,
+                own=given.own,
+                note=note,
             )
             told = print_race(name, n_bytes, len(base), entries)
             if given.out:
