@@ -42,7 +42,7 @@ _LEAST_PROBES = 32
 
 # Costs of searches among allowed codes, in comparisons of a query with a code of a flat index: a copy of a
 # code, a step of ef_search, and, in a list, a code that is compared. See docs/findings.md, "Filters".
-_COPY, _STEP, _LISTED = 4, 64, 2
+_COPY, _STEP, _LISTED = 6, 64, 2
 
 # The most codes that lists are rebuilt from, and the number of codes that are decoded at a time.
 _SAMPLE = 1 << 16
@@ -330,7 +330,8 @@ class InvertedLists(CandidateIndex):
         wanted = min(n_candidates, n)
         breadth = self.default_breadth(n_candidates) if breadth is None else breadth
         enough = max(wanted, min(breadth, len(self.centroids)) * len(self) / len(self.centroids))
-        if _cost_of_copy(n, len(images)) <= _LISTED * enough:
+        # All codes are gathered from the lists before the allowed ones are copied.
+        if n + _COPY * len(self) / len(images) <= _LISTED * enough:
             return self._copied(images, allowed, wanted)
         held = np.bincount(self.lists_of(np.flatnonzero(allowed)), minlength=len(self.centroids))
         distances, lists = self._coarse.search(np.ascontiguousarray(images), len(self.centroids))
@@ -432,7 +433,7 @@ class Graph(CandidateIndex):
         nearest = np.full((len(images), wanted), -1, np.int64)
         pending, share = np.arange(len(images)), n / total
         while len(pending):
-            more = min(total, math.ceil(wanted / share) + 8)
+            more = min(total, _enough(wanted, share))
             steps = max(more, math.ceil(breadth / share))
             if _cost_of_copy(n, len(pending)) <= _STEP * steps or more == total:
                 nearest[pending] = self._copied(images[pending], allowed, wanted)
@@ -553,7 +554,7 @@ def nearest_entries(
     nearest = np.full((len(images), wanted), -1, np.int64)
     pending = np.arange(len(images) if wanted else 0)
     # More codes are asked for in proportion to the hidden ones, and twice as many if that does not suffice.
-    more = min(total, wanted + n_hidden * wanted // total + 8) if n_hidden else wanted
+    more = min(total, _enough(wanted, there / total)) if n_hidden else wanted
     tried = index.default_breadth(more) if breadth is None else breadth
     while len(pending):
         everything = tried >= index.full_breadth
@@ -575,6 +576,11 @@ def _only(allowed: npt.NDArray[np.bool_], numbers: Int64, most: int) -> Int64:
     numbers = np.where(allowed[np.maximum(numbers, 0)], numbers, -1)
     order = np.argsort(numbers < 0, axis=1, kind="stable")
     return np.take_along_axis(numbers, order, 1)[:, :most]
+
+
+def _enough(wanted: int, share: float) -> int:
+    """Return how many codes most probably hold `wanted` allowed ones, if a share of codes is allowed."""
+    return math.ceil((wanted + 3 * math.sqrt(wanted * (1 - share))) / share)
 
 
 def _cost_of_copy(n: int, n_queries: int) -> float:
