@@ -59,7 +59,7 @@ def _queries_source(path: str, column: str | None, query_column: str | None) -> 
     return source
 
 
-def read_filter(where: str | None, columns: str | None, ids: str | None) -> Where | None:
+def read_filter(where: str | None, columns: str | None, ids: str | None, base: str | None) -> Where | None:
     """Return the filter that a command line names.
 
     Parameters
@@ -67,9 +67,11 @@ def read_filter(where: str | None, columns: str | None, ids: str | None) -> Wher
     where : str or None
         A Parquet file of ids, or a condition on columns. None stands for no filter.
     columns : str or None
-        The file, folder or URL of the columns of a condition.
+        The file, folder or URL of the columns of a condition. None stands for that of the base.
     ids : str or None
         The column of ids, in either file.
+    base : str or None
+        The file, folder or URL of the base, if it is named.
 
     Returns
     -------
@@ -87,13 +89,14 @@ def read_filter(where: str | None, columns: str | None, ids: str | None) -> Wher
     from nearfold.errors import ParameterError
 
     if where is None:
-        if ids is not None:
-            raise ParameterError("--ids says what --where names; give that too")
+        if ids is not None or columns is not None:
+            raise ParameterError("--columns and --ids say what --where names; give that too")
         return None
     from nearfold.io.where import matching_rows, read_ids
 
     if where.lower().endswith(".parquet"):
         return read_ids(where, ids)
+    columns = columns or base
     if columns is None:
         raise ParameterError(
             f"--where {where!r:.200}: an index keeps no columns; name the file that has them by --columns"

@@ -92,7 +92,7 @@ def search(
         raise ParameterError(f"{index}: is a file; with a codec, name the vectors to search in by --base")
     if out is not None and out.suffix.lower() != ".parquet":
         raise ParameterError(f"{out}: results are written as Parquet; name a .parquet file")
-    found = read_filter(where, columns or base, ids)
+    allowed = read_filter(where, columns, ids, base)
     with showing_progress(quiet or as_json):
         if base is None or index.is_dir():
             opened = SearchIndex.load(index, base=base)
@@ -106,7 +106,7 @@ def search(
             nprobe=nprobe,
             ef_search=ef_search,
             certified=certified,
-            where=found,
+            where=allowed,
         )
     if out is not None:
         write_results(result, out)

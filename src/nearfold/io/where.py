@@ -126,9 +126,12 @@ class _Reader:
         if isinstance(op, ast.In | ast.NotIn):
             if not isinstance(right, ast.Tuple | ast.List | ast.Set) or not right.elts:
                 raise _refused(self._text, "`in` needs a list of values, such as (1, 2)")
-            values = [self._constant(each, kinds[0]) for each in right.elts]
+            values = [self._constant(each, kinds[0]).as_py() for each in right.elts]
             asked = self._value(left, None)
-            found = asked.isin(pa.array([value.as_py() for value in values], values[0].type))
+            try:
+                found = asked.isin(pa.array(values))
+            except (pa.ArrowException, OverflowError) as error:
+                raise _refused(self._text, "the values of `in` are of several types") from error
             # A null is neither in the list nor not in it.
             return found & asked.is_valid() if isinstance(op, ast.In) else ~found & asked.is_valid()
         return _COMPARISONS[type(op)](self._value(left, kinds[1]), self._value(right, kinds[0]))
@@ -149,7 +152,7 @@ class _Reader:
         if not isinstance(value, int | float | str) or (sign < 0 and isinstance(value, bool | str)):
             raise _refused(self._text, f"{ast.unparse(node):.60} is no column, number or text")
         try:
-            scalar = pa.scalar(value if isinstance(value, str) else sign * value)
+            scalar = pa.scalar(value if isinstance(value, str) or sign > 0 else -value)
             # Times and decimals are written as texts; Arrow itself widens numbers to each other's types.
             named = kind is not None and isinstance(value, str) and not pa.types.is_dictionary(kind)
             return scalar.cast(kind) if named else scalar
@@ -162,7 +165,7 @@ class _Reader:
         for name in path:
             if name not in fields:
                 raise ParameterError(
-                    f"where {self._text!r:.200}: there is no column {'.'.join(path)}; there are "
+                    f"where {self._text!r:.200}: there is no column {'.'.join(path):.60}; there are "
                     f"{listed(self._schema.names)}"
                 )
             kind = fields[name]

@@ -42,7 +42,7 @@ _LEAST_PROBES = 32
 
 # Costs of searches among allowed codes, in comparisons of a query with a code of a flat index: a copy of a
 # code, a step of ef_search, and, in a list, a code that is compared. See docs/findings.md, "Filters".
-_COPY, _STEP, _LISTED = 6, 64, 2
+_COPY, _STEP, _LISTED = 6, 64, 3
 
 # The most codes that lists are rebuilt from, and the number of codes that are decoded at a time.
 _SAMPLE = 1 << 16
