@@ -49,7 +49,9 @@ class Searchable(NamedTuple):
         if self.starts is None or self.rows is None:
             return Searchable(self.hidden | ~allowed, None, None)
         kept = allowed[self.rows]
-        starts = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)[self.starts]
+        before = np.zeros(len(kept) + 1, np.int64)
+        np.cumsum(kept, out=before[1:])
+        starts = before[self.starts]
         return Searchable(starts[1:] == starts[:-1], starts, self.rows[kept])
 
     def sizes(self, entries: Int64) -> Int64:
