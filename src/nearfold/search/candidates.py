@@ -44,6 +44,10 @@ _LEAST_PROBES = 32
 # code, a step of ef_search, and, in a list, a code that is compared. See docs/findings.md, "Filters".
 _COPY, _STEP, _LISTED = 6, 64, 3
 
+# The share of codes, for each query, up to which a copy of them takes less time than faiss's selector, which
+# is slower than a search in which all codes may be found.
+_COPIED_A_QUERY = 0.1
+
 # The most codes that lists are rebuilt from, and the number of codes that are decoded at a time.
 _SAMPLE = 1 << 16
 
@@ -192,14 +196,19 @@ class Flat(CandidateIndex):
         images: Float32,
         allowed: npt.NDArray[np.bool_],
         n_candidates: int,
-        breadth: int | None,
+        breadth: int | None,  # noqa: ARG002
     ) -> Int64:
         """Return each query's nearest allowed numbers, exactly; see the base class."""
-        n = int(allowed.sum())
-        # A copy of more than half of the codes would need much memory to save little time.
-        if 2 * n <= len(allowed) and _cost_of_copy(n, len(images)) <= len(allowed):
+        n, total = int(allowed.sum()), len(allowed)
+        few = n <= total * min(0.5, _COPIED_A_QUERY * len(images))
+        # faiss's flat index of product codes takes no selector.
+        if few or isinstance(self.index, faiss.IndexPQ):
             return self._copied(images, allowed, n_candidates)
-        return nearest_entries(self, ~allowed, images, n_candidates, breadth, n_candidates)
+        selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        asked = self._codec.quantizer.prepare_queries(images)
+        params = faiss.SearchParameters(sel=selector)
+        numbers: Int64 = self.index.search(asked, min(n_candidates, n), params=params)[1]
+        return numbers
 
     @property
     def full_breadth(self) -> int:
