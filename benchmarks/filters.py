@@ -49,7 +49,7 @@ def recall(scores: Float32, found: npt.NDArray[np.int64], allowed: Mask) -> floa
 def filters(base: Float32) -> dict[str, Mask]:
     """Return the filters by name."""
     rng = np.random.default_rng(0)
-    side = base @ rng.standard_normal(base.shape[1]).astype(np.float32)
+    side = base @ rng.standard_normal(base.shape[1])
     named = {"none": np.ones(len(base), bool)}
     for share in SHARES:
         named[f"{share:.0%} at random"] = rng.random(len(base)) < share

@@ -122,8 +122,8 @@ def search(
         from nearfold.cli.console import output
 
         table = Table("query", "ids, nearest first", box=None, pad_edge=False)
-        for number, ids in enumerate(result.ids):
-            table.add_row(str(number), " ".join(str(i) for i in ids if i >= 0))
+        for number, nearest in enumerate(result.ids):
+            table.add_row(str(number), " ".join(str(i) for i in nearest if i >= 0))
         output().print(table)
         return
     results["n_read"] = f"{read['mean']:.1f} vectors a query, {read['max']} at most"
