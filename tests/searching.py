@@ -133,19 +133,36 @@ class Changes(RuleBasedStateMachine):
         self.index.save(self.folder / "index")
         self.index = SearchIndex.load(self.folder / "index")
 
-    @rule(k=st.integers(1, 40), n=st.none() | st.integers(0, 120), breadth=st.none() | st.integers(1, 40))
-    def search(self, k: int, n: int | None, breadth: int | None) -> None:
+    def filters(self, share: float, seed: int) -> tuple[Any, dict[int, Any]]:
+        """Return a filter in one of its forms, and what it allows."""
+        ids = np.array(list(self.known), np.int64)
+        mask = np.random.default_rng(seed).random(len(ids)) < share
+        chosen = ids[mask]
+        forms = [chosen, chosen[::-1].tolist(), mask, lambda asked: np.isin(asked, chosen)]
+        return forms[seed % len(forms)], {number: self.known[number] for number in chosen.tolist()}
+
+    @rule(
+        k=st.integers(1, 40),
+        n=st.none() | st.integers(0, 120),
+        breadth=st.none() | st.integers(1, 40),
+        share=st.none() | st.floats(0, 1),
+        seed=st.integers(0, 9),
+    )
+    def search(self, k: int, n: int | None, breadth: int | None, share: float | None, seed: int) -> None:
         name = {"flat": None, "ivf": "nprobe", "hnsw": "ef_search"}[self.index.kind]
         settings = {} if name is None else {name: breadth}
-        found = self.index.search(QUERIES, k, n_candidates=n, **settings)
-        self.checked(found, k, scored=n != 0)
+        where, allowed = (None, self.known) if share is None else self.filters(share, seed)
+        found = self.index.search(QUERIES, k, n_candidates=n, where=where, **settings)
+        self.checked(found, k, allowed, scored=n != 0)
 
-    @rule(k=st.integers(1, 40))
-    def search_everything(self, k: int) -> None:
-        found = self.index.search(QUERIES, k, n_candidates=max(1, len(self.known)))
-        self.checked(found, k, nearest=True)
+    @rule(k=st.integers(1, 40), share=st.none() | st.floats(0, 1), seed=st.integers(0, 9))
+    def search_everything(self, k: int, share: float | None, seed: int) -> None:
+        where, allowed = (None, self.known) if share is None else self.filters(share, seed)
+        found = self.index.search(QUERIES, k, n_candidates=max(1, len(allowed)), where=where)
+        self.checked(found, k, allowed, nearest=True)
         if self.certify:
-            self.checked(self.index.search(QUERIES, k, certified=True), k, nearest=True)
+            proven = self.index.search(QUERIES, k, certified=True, where=where)
+            self.checked(proven, k, allowed, nearest=True)
 
     @invariant()
     def holds_what_was_added(self) -> None:
@@ -154,18 +171,26 @@ class Changes(RuleBasedStateMachine):
             assert len(self.index) == len(self.known)
             assert self.index.ids.tolist() == list(self.known)
 
-    def checked(self, found: SearchResult, k: int, *, scored: bool = True, nearest: bool = False) -> None:
-        there = min(k, len(self.known))
+    def checked(
+        self,
+        found: SearchResult,
+        k: int,
+        known: dict[int, Any],
+        *,
+        scored: bool = True,
+        nearest: bool = False,
+    ) -> None:
+        there = min(k, len(known))
         assert found.ids.shape == found.scores.shape == (len(QUERIES), k)
         assert (found.ids[:, there:] == -1).all()
         assert np.isneginf(found.scores[:, there:]).all()
         ids = found.ids[:, :there]
-        assert np.isin(ids, np.array(list(self.known), np.int64)).all(), "removed, or not there"
+        assert np.isin(ids, np.array(list(known), np.int64)).all(), "removed, not allowed, or not there"
         assert all(len(set(line)) == there for line in ids.tolist()), "found twice"
         if not there:
             return
-        base = np.array(list(self.known.values()))
-        place = {number: i for i, number in enumerate(self.known)}
+        base = np.array(list(known.values()))
+        place = {number: i for i, number in enumerate(known)}
         scores = exact(QUERIES, base, self.metric)
         chosen = np.array([[place[number] for number in line] for line in ids.tolist()])
         got = np.take_along_axis(scores, chosen, 1)

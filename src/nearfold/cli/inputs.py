@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nearfold._utils.arrays import Float32
+    from collections.abc import Callable
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from nearfold._utils.arrays import Float32, Int64
     from nearfold.evaluation.qrels import Qrels
     from nearfold.io.base import Source
+    from nearfold.io.where import Matches
+    from nearfold.search.filters import Where
 
-__all__ = ["read_base_and_queries", "read_labels", "read_queries"]
+__all__ = ["read_base_and_queries", "read_filter", "read_labels", "read_queries"]
 
 
 def read_queries(
@@ -50,6 +57,68 @@ def _queries_source(path: str, column: str | None, query_column: str | None) -> 
     if query_column is None and source.query_column is not None:
         source = open_source(path, source.query_column)
     return source
+
+
+def read_filter(where: str | None, columns: str | None, ids: str | None, base: str | None) -> Where | None:
+    """Return the filter that a command line names.
+
+    Parameters
+    ----------
+    where : str or None
+        A Parquet file of ids, or a condition on columns. None stands for no filter.
+    columns : str or None
+        The file, folder or URL of the columns of a condition. None stands for that of the base.
+    ids : str or None
+        The column of ids, in either file.
+    base : str or None
+        The file, folder or URL of the base, if it is named.
+
+    Returns
+    -------
+    ndarray of shape (m,), int64, callable or None
+        The ids, or a function that says which ids meet the condition. Rows that the table has and the index
+        does not are no error, as they may have been removed.
+
+    Raises
+    ------
+    ParameterError
+        The condition is not one, or its columns or ids are named without need or not at all.
+    FileError
+        A file can't be read or has no such column.
+    """
+    from nearfold.errors import ParameterError
+
+    if where is None:
+        if ids is not None or columns is not None:
+            raise ParameterError("--columns and --ids say what --where names; give that too")
+        return None
+    from nearfold.io.where import matching_rows, read_ids
+
+    if where.lower().endswith(".parquet"):
+        return read_ids(where, ids)
+    columns = columns or base
+    if columns is None:
+        raise ParameterError(
+            f"--where {where!r:.200}: an index keeps no columns; name the file that has them by --columns"
+        )
+    return _meeting(columns, matching_rows(columns, where, ids), numbered=ids is None)
+
+
+def _meeting(columns: str, matches: Matches, *, numbered: bool) -> Callable[[Int64], npt.NDArray[np.bool_]]:
+    """Return a function that says which ids are those of matches."""
+    import numpy as np
+
+    from nearfold.errors import DataError
+
+    def meets(ids: Int64) -> npt.NDArray[np.bool_]:
+        if numbered and len(ids) and int(ids.max()) >= matches.rows:
+            raise DataError(
+                f"{columns}: has {matches.rows} rows, so that row numbers can't be ids of the index, which "
+                f"holds {ids.max()}; name the column of ids by --ids"
+            )
+        return np.isin(ids, matches.ids)
+
+    return meets
 
 
 def read_labels(

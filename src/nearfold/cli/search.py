@@ -46,6 +46,27 @@ def search(
         typer.Option(help="Vectors to search in, where INDEX is a codec; or where an index's own are now."),
         Mark.reads,
     ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help="The only vectors to find: a .parquet file of ids, or a condition on the base's other "
+            'columns, such as \'price < 10 and language in ("en", "de")\'.'
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Parquet or Arrow file or folder with the columns that --where names; --base unless given."
+        ),
+        Mark.reads,
+    ] = None,
+    ids: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of ids in the file of --where, by default its only one or `id`; or in that of "
+            "--columns, by default row numbers."
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="File to write the results to (.parquet): query, rank, id, score."),
@@ -61,7 +82,7 @@ def search(
     minus the squared distance (l2), or the inner product.
     """
     from nearfold.cli.console import print_json, print_mapping, showing_progress
-    from nearfold.cli.inputs import read_queries
+    from nearfold.cli.inputs import read_filter, read_queries
     from nearfold.codecs.codec import Codec
     from nearfold.errors import ParameterError
     from nearfold.search.index import SearchIndex
@@ -71,6 +92,7 @@ def search(
         raise ParameterError(f"{index}: is a file; with a codec, name the vectors to search in by --base")
     if out is not None and out.suffix.lower() != ".parquet":
         raise ParameterError(f"{out}: results are written as Parquet; name a .parquet file")
+    allowed = read_filter(where, columns, ids, base)
     with showing_progress(quiet or as_json):
         if base is None or index.is_dir():
             opened = SearchIndex.load(index, base=base)
@@ -78,7 +100,13 @@ def search(
             opened = SearchIndex.build(Codec.load(index), base, certify=certified)
         asked = read_queries(queries, column, directions=opened.codec.metric == "cosine")
         result = opened.search(
-            asked, k, n_candidates=n_candidates, nprobe=nprobe, ef_search=ef_search, certified=certified
+            asked,
+            k,
+            n_candidates=n_candidates,
+            nprobe=nprobe,
+            ef_search=ef_search,
+            certified=certified,
+            where=allowed,
         )
     if out is not None:
         write_results(result, out)
@@ -94,8 +122,8 @@ def search(
         from nearfold.cli.console import output
 
         table = Table("query", "ids, nearest first", box=None, pad_edge=False)
-        for number, ids in enumerate(result.ids):
-            table.add_row(str(number), " ".join(str(i) for i in ids if i >= 0))
+        for number, nearest in enumerate(result.ids):
+            table.add_row(str(number), " ".join(str(i) for i in nearest if i >= 0))
         output().print(table)
         return
     results["n_read"] = f"{read['mean']:.1f} vectors a query, {read['max']} at most"

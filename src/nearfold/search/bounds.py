@@ -185,7 +185,7 @@ def proven_candidates(
     codes: Codes,
     entry_of: Int64 | None,
     exact: Callable[[slice, Int64], Float32],
-    removed: npt.NDArray[np.bool_],
+    hidden: npt.NDArray[np.bool_],
 ) -> tuple[Int64, Float32]:
     """Return candidates that are proven to contain each query's k nearest rows, and their exact scores.
 
@@ -203,22 +203,22 @@ def proven_candidates(
         The number of each row's code. None if row i has code i.
     exact : callable
         A function of a slice of one query and row numbers (1, c) that returns their exact scores (1, c).
-    removed : ndarray of shape (n,), bool
-        Whether each row is removed and must not be found.
+    hidden : ndarray of shape (n,), bool
+        Whether each row must not be found, as it was removed or a filter leaves it out.
 
     Returns
     -------
     rows, scores : ndarrays of shape (q, c), int64 and float32
         All rows that were read and their scores, filled up with -1 and -inf.
     """
-    alive = int(len(removed) - removed.sum())
+    alive = int(len(hidden) - hidden.sum())
     k = min(k, alive)
     read: list[tuple[Int64, Float32]] = []
-    step = max(_LEAST_QUERIES, _BYTES // (4 * max(1, len(removed))))
+    step = max(_LEAST_QUERIES, _BYTES // (4 * max(1, len(hidden))))
     for start in range(0, len(queries), step):
         seen = bounds.seen(queries[start : start + step])
         upper = bounds.upper(seen, codes, entry_of)
-        upper[:, removed] = -np.inf
+        upper[:, hidden] = -np.inf
         for i, bound in enumerate(upper, start):
             read.append(_proven(i, k, bound, alive, seen[i - start], bounds.metric, exact))
     width = max(len(rows) for rows, _ in read)
@@ -240,7 +240,7 @@ def _proven(
 ) -> tuple[Int64, Float32]:
     """Read rows in descending order of their bounds (n,) until no unread row can be among the k best.
 
-    `bound` is -inf for removed rows, and is set to -inf here for rows that were read.
+    `bound` is -inf for hidden rows, and is set to -inf here for rows that were read.
     """
     # Exact l2 scores are -|q - b|^2; bounds are of half that, without the query's own norm.
     half_query = 0.5 * float(query @ query) if metric == "l2" else 0.0

@@ -40,6 +40,14 @@ _ROWS_A_LIST = 64
 _LEAST_A_LIST = 8
 _LEAST_PROBES = 32
 
+# Costs of searches among allowed codes, in comparisons of a query with a code of a flat index: a copy of a
+# code, a step of ef_search, and, in a list, a code that is compared. See docs/findings.md, "Filters".
+_COPY, _STEP, _LISTED = 6, 64, 3
+
+# The share of codes, for each query, up to which a copy of them takes less time than faiss's selector, which
+# is slower than a search in which all codes may be found.
+_COPIED_A_QUERY = 0.1
+
 # The most codes that lists are rebuilt from, and the number of codes that are decoded at a time.
 _SAMPLE = 1 << 16
 
@@ -97,6 +105,41 @@ class CandidateIndex(ABC):
     def search_all(self, images: Float32, n_candidates: int) -> Int64:
         """Return the same as `search`, by comparison with every code."""
 
+    @abstractmethod
+    def search_allowed(
+        self, images: Float32, allowed: npt.NDArray[np.bool_], n_candidates: int, breadth: int | None
+    ) -> Int64:
+        """Return the numbers of each query's nearest allowed codes, nearest first.
+
+        A flat index is exact. Others search as broadly as it takes to see as many allowed codes as a search
+        without a filter sees codes, or compare with every allowed code if that takes less time.
+
+        Parameters
+        ----------
+        images : ndarray of shape (q, width), float32
+            The projections of the queries.
+        allowed : ndarray of shape (n,), bool
+            Whether each code may be found; one is at least.
+        n_candidates : int
+            The number of codes to return for each query, at least 1.
+        breadth : int or None
+            The breadth, as for `search`, of a search without a filter. None stands for the default.
+
+        Returns
+        -------
+        ndarray of shape (q, min(n_candidates, allowed codes)), int64
+            The numbers of codes.
+        """
+
+    def _copied(self, images: Float32, allowed: npt.NDArray[np.bool_], n_candidates: int) -> Int64:
+        """Return what `search_allowed` does, by comparison with a copy of all allowed codes."""
+        numbers = np.flatnonzero(allowed)
+        copied = self._codec.index()
+        copied.add_sa_codes(np.ascontiguousarray(self.codes()[numbers]))
+        asked = self._codec.quantizer.prepare_queries(images)
+        found: Int64 = numbers[copied.search(asked, min(n_candidates, len(numbers)))[1]]
+        return found
+
     def default_breadth(self, n_candidates: int) -> int:
         """Return the breadth of a search if the caller gives none."""
         return n_candidates
@@ -148,6 +191,25 @@ class Flat(CandidateIndex):
         numbers: Int64 = self.index.search(self._codec.quantizer.prepare_queries(images), n_candidates)[1]
         return numbers
 
+    def search_allowed(
+        self,
+        images: Float32,
+        allowed: npt.NDArray[np.bool_],
+        n_candidates: int,
+        breadth: int | None,  # noqa: ARG002
+    ) -> Int64:
+        """Return each query's nearest allowed numbers, exactly; see the base class."""
+        n, total = int(allowed.sum()), len(allowed)
+        few = n <= total * min(0.5, _COPIED_A_QUERY * len(images))
+        # faiss's flat index of product codes takes no selector.
+        if few or isinstance(self.index, faiss.IndexPQ):
+            return self._copied(images, allowed, n_candidates)
+        selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        asked = self._codec.quantizer.prepare_queries(images)
+        params = faiss.SearchParameters(sel=selector)
+        numbers: Int64 = self.index.search(asked, min(n_candidates, n), params=params)[1]
+        return numbers
+
     @property
     def full_breadth(self) -> int:
         """The breadth 0, as every search compares with every code."""
@@ -172,6 +234,7 @@ class InvertedLists(CandidateIndex):
         # A query's projection is compared with centroids by the same score as with codes.
         self._coarse = faiss.IndexFlat(centroids.shape[1], faiss_metric(codec.projection.score))
         self._coarse.add(faiss_ready(centroids, "centroids of lists"))
+        self._lists_of_all = np.empty(0, np.int64)
 
     @classmethod
     def of_sample(cls, codec: Codec, images: Float32, rows: int) -> InvertedLists:
@@ -213,17 +276,43 @@ class InvertedLists(CandidateIndex):
 
     def lists_of(self, numbers: Int64) -> Int64:
         """Return the number of the list that holds each code, shape (len(numbers),)."""
-        held, lists = self.index.invlists, np.empty(len(self), np.int64)
-        for chosen in range(int(self.index.nlist)):
-            n = int(held.list_size(chosen))
-            if n:
-                lists[faiss.rev_swig_ptr(held.get_ids(chosen), n)] = chosen
+        lists = self._lists_of_all
+        if len(lists) != len(self):
+            held, lists = self.index.invlists, np.empty(len(self), np.int64)
+            for chosen in range(int(self.index.nlist)):
+                n = int(held.list_size(chosen))
+                if n:
+                    lists[faiss.rev_swig_ptr(held.get_ids(chosen), n)] = chosen
+            self._lists_of_all = lists
         return lists[numbers]
 
     def search(self, images: Float32, n_candidates: int, breadth: int) -> Int64:
         """Return each query's nearest numbers; see the base class."""
         nprobe = min(breadth, len(self.centroids))
         distances, lists = self._coarse.search(np.ascontiguousarray(images), nprobe)
+        return self._search_lists(images, lists, distances, n_candidates)
+
+    def _search_lists(
+        self, images: Float32, lists: Int64, distances: Float32, n_candidates: int, selector: Any = None
+    ) -> Int64:
+        """Return each query's nearest numbers in some lists.
+
+        Parameters
+        ----------
+        images : ndarray of shape (q, width), float32
+            The projections of the queries.
+        lists, distances : ndarrays of shape (q, nprobe), int64 and float32
+            The lists to visit for each query, -1 for none, and the distances of their centroids.
+        n_candidates : int
+            The number of codes to return for each query.
+        selector : faiss.IDSelector, optional
+            What selects the codes that may be found. By default all may.
+
+        Returns
+        -------
+        ndarray of shape (q, n_candidates), int64
+            The numbers of codes, filled up with -1.
+        """
         asked = np.ascontiguousarray(self._codec.quantizer.prepare_queries(images))
         numbers = np.empty((len(images), n_candidates), np.int64)
         scores = np.empty((len(images), n_candidates), np.float32)
@@ -235,9 +324,40 @@ class InvertedLists(CandidateIndex):
             n_candidates,
             *(faiss.swig_ptr(array) for array in (lists, distances, scores, numbers)),
             False,
-            faiss.SearchParametersIVF(nprobe=nprobe),
+            faiss.SearchParametersIVF(nprobe=lists.shape[1], sel=selector),
         )
         return numbers
+
+    def search_allowed(
+        self, images: Float32, allowed: npt.NDArray[np.bool_], n_candidates: int, breadth: int | None
+    ) -> Int64:
+        """Return each query's nearest allowed numbers; see the base class.
+
+        The nearest lists are visited until they hold as many allowed codes as `breadth` lists hold codes.
+        """
+        n = int(allowed.sum())
+        wanted = min(n_candidates, n)
+        breadth = self.default_breadth(n_candidates) if breadth is None else breadth
+        enough = max(wanted, min(breadth, len(self.centroids)) * len(self) / len(self.centroids))
+        # All codes are gathered from the lists before the allowed ones are copied.
+        if n + _COPY * len(self) / len(images) <= _LISTED * enough:
+            return self._copied(images, allowed, wanted)
+        held = np.bincount(self.lists_of(np.flatnonzero(allowed)), minlength=len(self.centroids))
+        distances, lists = self._coarse.search(np.ascontiguousarray(images), len(self.centroids))
+        before = np.cumsum(held[lists], axis=1) - held[lists]
+        visited = (before < enough) & (held[lists] > 0)
+        # The lists to visit go first, in the order of their distances; the width of the table is the most
+        # that a query visits.
+        first = np.argsort(~visited, axis=1, kind="stable")[:, : int(visited.sum(axis=1).max())]
+        visited, lists, distances = (np.take_along_axis(a, first, 1) for a in (visited, lists, distances))
+        bits = np.packbits(allowed, bitorder="little")
+        return self._search_lists(
+            images,
+            np.ascontiguousarray(np.where(visited, lists, -1)),
+            np.ascontiguousarray(distances),
+            wanted,
+            faiss.IDSelectorBitmap(bits),
+        )
 
     def search_all(self, images: Float32, n_candidates: int) -> Int64:
         """Return each query's nearest numbers in all lists; see the base class."""
@@ -305,6 +425,31 @@ class Graph(CandidateIndex):
         params = faiss.SearchParametersHNSW(efSearch=max(breadth, n_candidates))
         numbers: Int64 = self.index.search(asked, n_candidates, params=params)[1]
         return numbers
+
+    def search_allowed(
+        self, images: Float32, allowed: npt.NDArray[np.bool_], n_candidates: int, breadth: int | None
+    ) -> Int64:
+        """Return each query's nearest allowed numbers; see the base class.
+
+        The graph is searched without regard to the filter, for as many codes as probably hold enough allowed
+        ones, and for twice as many where they do not. A search by faiss's selectors stops after as many
+        steps, but fills up its results with what it happened to see, so that it looks complete where it is
+        not.
+        """
+        total, n = len(allowed), int(allowed.sum())
+        wanted = min(n_candidates, n)
+        breadth = max(wanted, self.default_breadth(n_candidates) if breadth is None else breadth)
+        nearest = np.full((len(images), wanted), -1, np.int64)
+        pending, share = np.arange(len(images)), n / total
+        while len(pending):
+            more = min(total, _enough(wanted, share))
+            steps = max(more, math.ceil(breadth / share))
+            if _cost_of_copy(n, len(pending)) <= _STEP * steps or more == total:
+                nearest[pending] = self._copied(images[pending], allowed, wanted)
+                break
+            nearest[pending] = _only(allowed, self.search(images[pending], more, steps), wanted)
+            pending, share = pending[nearest[pending, -1] < 0], share / 2
+        return nearest
 
     def search_all(self, images: Float32, n_candidates: int) -> Int64:
         """Return each query's nearest numbers, found without the graph; see the base class."""
@@ -418,16 +563,14 @@ def nearest_entries(
     nearest = np.full((len(images), wanted), -1, np.int64)
     pending = np.arange(len(images) if wanted else 0)
     # More codes are asked for in proportion to the hidden ones, and twice as many if that does not suffice.
-    more = min(total, wanted + n_hidden * wanted // total + 8) if n_hidden else wanted
+    more = min(total, _enough(wanted, there / total)) if n_hidden else wanted
     tried = index.default_breadth(more) if breadth is None else breadth
     while len(pending):
         everything = tried >= index.full_breadth
         asked = images[pending]
         numbers = index.search_all(asked, more) if everything else index.search(asked, more, tried)
         if n_hidden:
-            numbers[hidden[np.maximum(numbers, 0)]] = -1
-            order = np.argsort(numbers < 0, axis=1, kind="stable")
-            numbers = np.take_along_axis(numbers, order, 1)[:, :wanted]
+            numbers = _only(~hidden, numbers, wanted)
         nearest[pending] = numbers
         lacking = (numbers[:, :least] < 0).any(axis=1)
         if everything and (more == total or not n_hidden):
@@ -435,6 +578,23 @@ def nearest_entries(
         pending = pending[lacking]
         more, tried = min(total, 2 * more) if n_hidden else more, 2 * tried
     return nearest
+
+
+def _only(allowed: npt.NDArray[np.bool_], numbers: Int64, most: int) -> Int64:
+    """Return the first `most` allowed numbers of each query, in their order, filled up with -1."""
+    numbers = np.where(allowed[np.maximum(numbers, 0)], numbers, -1)
+    order = np.argsort(numbers < 0, axis=1, kind="stable")
+    return np.take_along_axis(numbers, order, 1)[:, :most]
+
+
+def _enough(wanted: int, share: float) -> int:
+    """Return how many codes most probably hold `wanted` allowed ones, if a share of codes is allowed."""
+    return math.ceil((wanted + 3 * math.sqrt(wanted * (1 - share))) / share)
+
+
+def _cost_of_copy(n: int, n_queries: int) -> float:
+    """Return the cost for each query of copying n codes and comparing all queries with the copy."""
+    return n * (1 + _COPY / n_queries)
 
 
 def candidate_index_from(codec: Codec, kind: str, index: Any, centroids: Float32 | None) -> CandidateIndex:

@@ -38,6 +38,22 @@ class Searchable(NamedTuple):
     starts: Int64 | None
     rows: Int64 | None
 
+    def among(self, allowed: npt.NDArray[np.bool_]) -> Searchable:
+        """Return what a search can find if it may find only some of the rows.
+
+        Parameters
+        ----------
+        allowed : ndarray of shape (n,), bool
+            Whether each row may be found.
+        """
+        if self.starts is None or self.rows is None:
+            return Searchable(self.hidden | ~allowed, None, None)
+        kept = allowed[self.rows]
+        before = np.zeros(len(kept) + 1, np.int64)
+        np.cumsum(kept, out=before[1:])
+        starts = before[self.starts]
+        return Searchable(starts[1:] == starts[:-1], starts, self.rows[kept])
+
     def sizes(self, entries: Int64) -> Int64:
         """Return the number of rows of each entry, 0 for the entry -1, in the shape of `entries`."""
         if self.starts is None:

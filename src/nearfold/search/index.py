@@ -29,6 +29,7 @@ from nearfold.io.vectors import as_source, read_source
 from nearfold.search.bounds import UpperBounds, proven_candidates
 from nearfold.search.candidates import CandidateIndex, InvertedLists, candidate_index, nearest_entries
 from nearfold.search.consistency import bounds_in
+from nearfold.search.filters import Scope, Where, allowed_rows
 from nearfold.search.groups import Groups, Searchable
 from nearfold.search.locking import ReadersOneWriter
 from nearfold.search.rerank import best, exact_scores_of, norms_of, settled
@@ -207,6 +208,7 @@ class SearchIndex:
         nprobe: int | None = None,
         ef_search: int | None = None,
         certified: bool = False,
+        where: Where | None = None,
     ) -> SearchResult:
         """Return each query's k nearest vectors.
 
@@ -228,6 +230,11 @@ class SearchIndex:
         certified : bool, default=False
             Whether to read vectors until the k nearest are proven. The index must be built with `certify`,
             and `n_candidates`, `nprobe` and `ef_search` then have no effect.
+        where : array-like of shape (m,), int; array-like of shape (n,), bool; or callable, optional
+            The only vectors to find: their ids; or a mask with a boolean for each of the index's `ids`; or a
+            function that takes these ids (n,) and returns such a mask, and must not change the index. A
+            search passes through more lists or more of the graph if fewer vectors may be found, and compares
+            with all of their codes if they are few, so that recall does not suffer.
 
         Returns
         -------
@@ -237,7 +244,8 @@ class SearchIndex:
         Raises
         ------
         DataError
-            The queries don't fit the codec.
+            The queries don't fit the codec, or `where` names an id that the index does not hold, or its mask
+            is of another length or dtype.
         ParameterError
             A parameter is out of range or belongs to another kind, or the index was built without
             `certify`.
@@ -256,13 +264,14 @@ class SearchIndex:
         with self._lock.reading():
             if certified and self._bounds is None:
                 raise ParameterError("the index can't prove results; build it with certify=True")
-            if not len(self) or not len(asked):
+            scope = self._scope(where)
+            if not scope.n_rows or not len(asked):
                 return empty_result(len(asked), k)
             if certified:
-                return self._certified(asked, k)
-            step = max(1, _CANDIDATES_AT_ONCE // min(len(self), max(k, wanted)))
+                return self._certified(asked, k, scope)
+            step = max(1, _CANDIDATES_AT_ONCE // min(scope.n_rows, max(k, wanted)))
             parts = [
-                self._nearest(asked[start : start + step], k, wanted, breadth)
+                self._nearest(asked[start : start + step], k, wanted, breadth, scope)
                 for start in range(0, len(asked), step)
             ]
             if len(parts) == 1:
@@ -494,17 +503,30 @@ class SearchIndex:
             known = self._known = self._groups.searchable(self._rows.removed)
         return known
 
-    def _nearest(self, queries: Float32, k: int, n_candidates: int, breadth: int | None) -> SearchResult:
-        """Return the result of a search in two stages, of an index that is not empty."""
+    def _scope(self, where: Where | None) -> Scope:
+        """Return what a search with the filter `where` may find."""
+        known = self._searchable()
+        if where is None:
+            return Scope(self._rows.removed, len(self), known, filtered=False)
+        allowed = allowed_rows(where, self._rows)
+        return Scope(~allowed, int(allowed.sum()), known.among(allowed), filtered=True)
+
+    def _nearest(
+        self, queries: Float32, k: int, n_candidates: int, breadth: int | None, scope: Scope
+    ) -> SearchResult:
+        """Return the result of a search in two stages, which may find a row at least."""
         directed = self._directed(queries)
-        if n_candidates and max(k, n_candidates) >= len(self):
+        if n_candidates and max(k, n_candidates) >= scope.n_rows:
             # All rows are candidates, so the codes are not needed.
-            rows = np.flatnonzero(~self._rows.removed)
+            rows = np.flatnonzero(~scope.hidden)
             candidates = np.broadcast_to(rows, (len(queries), len(rows)))
             return self._best(queries, candidates, self._exact(directed, candidates), k)
-        known = self._searchable()
+        known, most = scope.entries, max(k, n_candidates)
         images = faiss_ready(self.codec.projection.project_queries(directed), "queries")
-        entries = nearest_entries(self._candidates, known.hidden, images, max(k, n_candidates), breadth, k)
+        if scope.filtered:
+            entries = self._candidates.search_allowed(images, ~known.hidden, most, breadth)
+        else:
+            entries = nearest_entries(self._candidates, known.hidden, images, most, breadth, k)
         if not n_candidates:
             return self._by_codes(known.expanded(entries, k), k)
         candidates = known.first(entries)
@@ -512,7 +534,7 @@ class SearchIndex:
         if (known.sizes(entries) > 1).any():
             # Further rows are read of the entries whose first rows are nearest.
             nearest, _ = best(entries, scores, entries.shape[1])
-            others = known.expanded(nearest, max(k, n_candidates), skip=1)
+            others = known.expanded(nearest, most, skip=1)
             candidates = np.concatenate([candidates, others], axis=1)
             scores = np.concatenate([scores, self._exact(directed, others)], axis=1)
         return self._best(queries, candidates, scores, k)
@@ -537,7 +559,7 @@ class SearchIndex:
         scores = np.where(rows < 0, -np.inf, ranks[None]).astype(np.float32)
         return named(self._rows.ids, rows, scores, k, np.zeros(len(rows), np.int64))
 
-    def _certified(self, queries: Float32, k: int) -> SearchResult:
+    def _certified(self, queries: Float32, k: int, scope: Scope) -> SearchResult:
         assert self._bounds is not None
         directed = self._directed(queries)
         candidates, scores = proven_candidates(
@@ -547,7 +569,7 @@ class SearchIndex:
             self._candidates.codes(),
             self._groups.entry_of,
             lambda part, chosen: self._exact(directed[part], chosen),
-            self._rows.removed,
+            scope.hidden,
         )
         return self._best(queries, candidates, scores, k)
 

@@ -109,7 +109,7 @@ class Rows:
         numbers = alive[np.isin(self.ids[alive], wanted)]
         if len(numbers) < len(wanted):
             absent = np.setdiff1d(wanted, self.ids[numbers])
-            raise DataError(f"id {absent[0]} is not in the index; remove ids that it holds")
+            raise DataError(f"id {absent[0]} is not in the index; give ids that it holds")
         return numbers
 
     def remove(self, numbers: Int64) -> None:
