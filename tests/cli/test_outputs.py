@@ -29,7 +29,12 @@ NO_FILES = {
     *("metric", "name", "param", "codecs", "query_column", "regularizer", "scheduler", "shard_format"),
     *("table", "ids", "query_ids"),
 }
-NEEDED = {"migrate": ["--table", "t"], "plan": ["--bytes", "8"], "export": ["--to", "json"]}
+NEEDED = {
+    "migrate": ["--table", "t"],
+    "plan": ["--bytes", "8"],
+    "export": ["--to", "json"],
+    "truncate": ["--dimensions", "2"],
+}
 
 Spelling = Callable[[Path], str]
 

@@ -52,6 +52,7 @@ def search(
             help="The only vectors to find: a .parquet file of ids, or a condition on the base's other "
             'columns, such as \'price < 10 and language in ("en", "de")\'.'
         ),
+        Mark.reads,
     ] = None,
     columns: Annotated[
         str | None,
