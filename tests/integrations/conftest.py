@@ -46,6 +46,21 @@ def network() -> MLPEncoder:
     return MLPEncoder(layers, skip=rng.standard_normal((16, 64)).astype(np.float32) / 8)
 
 
+CODED = (
+    "SQ8",
+    "PCA30,SQ6",
+    "NearFold32,SQ4",
+    "PQ8",
+    "PCA32,OPQ4_16",
+    "NearFold32,Binary",
+    "NearFold32,AQ6",
+    "PCA30,AQ5",
+    "NearFold32,RSQ1",
+    "RSQ2",
+    "NearFold32,RSQ4",
+)
+"""Codecs of every kind whose codes are sums of codewords."""
+
 CodecOf = Callable[[str, Metric], Codec]
 
 

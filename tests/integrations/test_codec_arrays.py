@@ -20,24 +20,11 @@ from nearfold.codecs.quantizers.base import filled
 from nearfold.errors import ParameterError
 from nearfold.integrations.codec_arrays import codec_arrays, write_codec_json, write_codec_npz
 
-from .conftest import CodecOf
+from .conftest import CODED, CodecOf
 
 Vectors = npt.NDArray[np.float32]
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "export-codecs.md"
-SPECS = (
-    "SQ8",
-    "PCA30,SQ6",
-    "NearFold32,SQ4",
-    "PQ8",
-    "PCA32,OPQ4_16",
-    "NearFold32,Binary",
-    "NearFold32,AQ6",
-    "PCA30,AQ5",
-    "NearFold32,RSQ1",
-    "RSQ2",
-    "NearFold32,RSQ4",
-)
 
 
 def block(language: str) -> str:
@@ -69,7 +56,7 @@ def test_the_lines_are_few() -> None:
         assert "nearfold" not in block(language)
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", CODED)
 @pytest.mark.parametrize("metric", METRICS)
 def test_python_decodes_alike(
     spec: str, metric: Metric, base: Vectors, codec_of: CodecOf, decode: Callable[[Codec, Any], Vectors]
@@ -80,7 +67,7 @@ def test_python_decodes_alike(
     np.testing.assert_allclose(decode(codec, codes), wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", CODED)
 @pytest.mark.parametrize("metric", METRICS)
 def test_mapped_queries_rank_decoded_vectors_as_an_index_does(
     spec: str, metric: Metric, base: Vectors, codec_of: CodecOf
@@ -100,7 +87,7 @@ def test_mapped_queries_rank_decoded_vectors_as_an_index_does(
     assert np.mean([len(np.intersect1d(a, b)) / 5 for a, b in zip(found, own, strict=True)]) > 0.97
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", CODED)
 def test_javascript_decodes_alike(spec: str, base: Vectors, codec_of: CodecOf, tmp_path: Path) -> None:
     node = shutil.which("node")
     if node is None:

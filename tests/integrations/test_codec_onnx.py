@@ -17,23 +17,9 @@ from nearfold.codecs.quantizers.base import Codes
 from nearfold.errors import MissingExtraError, ParameterError
 from nearfold.integrations.codec_onnx import codec_onnx_model, write_codec_onnx
 
-from .conftest import CodecOf
+from .conftest import CODED, CodecOf
 
 Vectors = npt.NDArray[np.float32]
-
-SPECS = (
-    "SQ8",
-    "PCA30,SQ6",
-    "NearFold32,SQ4",
-    "PQ8",
-    "PCA32,OPQ4_16",
-    "NearFold32,Binary",
-    "NearFold32,AQ6",
-    "PCA30,AQ5",
-    "NearFold32,RSQ1",
-    "RSQ2",
-    "NearFold32,RSQ4",
-)
 
 
 def run(path: Path, vectors: Vectors) -> Codes:
@@ -59,7 +45,7 @@ def check_alike(codec: Codec, codes: Codes, vectors: Vectors) -> None:
         np.testing.assert_allclose(errors, own, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", CODED)
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_runtime_encodes_as_the_codec_does(
     spec: str, metric: Metric, base: Vectors, codec_of: CodecOf, tmp_path: Path

@@ -60,7 +60,14 @@ def block_spread(blocks: Blocks, metric: Metric, unit: np.float32) -> float:
 
 
 def code_gradients(
-    query: Float32, inside: Float32, meant: Float32, metric: Metric, tau: float, batch: int, *, foreign: bool
+    query: Float32,
+    inside: Float32,
+    meant: Float32,
+    metric: Metric,
+    tau: float,
+    batch: float,
+    *,
+    foreign: bool,
 ) -> CodeGradients:
     """Return the gradients of the loss over some blocks of a batch.
 
@@ -76,8 +83,8 @@ def code_gradients(
         The metric that will be searched with.
     tau : float
         Temperature, above 0.
-    batch : int
-        Number of blocks of the whole batch.
+    batch : float
+        Number of blocks of the whole batch, divided by the weight of their loss.
     foreign : bool
         Whether the first row of each block alone is a query.
 
@@ -114,7 +121,7 @@ def code_gradients(
 def descents(
     optimizers: Sequence[tuple[Adam, float]],
     parts: Sequence[WeightedBlocks],
-    gradients: Sequence[Callable[[Blocks, int], Part]],
+    gradients: Sequence[Callable[[Blocks, float], Part]],
     blocks_per_step: int,
     n_steps: int,
     seed: int,
@@ -129,7 +136,7 @@ def descents(
         Blocks of each kind, whose weighted losses are summed.
     gradients : sequence of callable
         One for each kind. Called in threads with some blocks of a batch and the number of blocks in all of
-        it; returns a tuple that begins with one gradient for each optimiser.
+        it, divided by their weight; returns a tuple that begins with one gradient for each optimiser.
     blocks_per_step, n_steps : int
         Number of blocks of each kind in a batch, and of steps.
     seed : int
@@ -144,7 +151,7 @@ def descents(
     orders = [batches(len(part.blocks.index), blocks_per_step, n_steps, rng) for part in parts]
     bounds = [thread_bounds(order.shape[1]) for order in orders]
     n_threads = max(map(len, bounds)) - 1
-    found: list[dict[int, Part]] = [{} for _ in parts]
+    found: list[list[Any]] = [[None] * (len(own) - 1) for own in bounds]
     with stage("codes", n_steps, "steps") as advance, shared_work(n_threads) as share:
         for step, rate in enumerate(one_cycle(n_steps, 1.0)):
 
@@ -153,15 +160,11 @@ def descents(
                     if i + 1 < len(own):
                         mine = part.blocks.index[order[step, own[i] : own[i + 1]]]
                         some = Blocks(part.blocks.vectors, mine, part.blocks.foreign)
-                        into[i] = seek(some, order.shape[1])
+                        into[i] = seek(some, order.shape[1] / part.weight)
 
             share(descend)
             for which, (adam, peak) in enumerate(optimizers):
-                adam.gradient[:] = 0
-                for part, into in zip(parts, found, strict=True):
-                    summed = np.sum([into[i][which] for i in sorted(into)], axis=0)
-                    summed *= np.float32(part.weight)
-                    adam.gradient[:] += summed
+                np.sum([each[which] for into in found for each in into], axis=0, out=adam.gradient)
                 adam.step(rate * peak)
-            yield [[into[i] for i in sorted(into)] for into in found]
+            yield [list(into) for into in found]
             advance(1)

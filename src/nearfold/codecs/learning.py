@@ -220,7 +220,7 @@ class _Trainer:
         """Take the steps of Adam."""
         optimizers = [(Adam(self.query), how.query_rate), (Adam(self.codebooks), how.codebook_rate)]
         codes: list[Codes] = []
-        gradients: list[Callable[[Blocks, int], _Gradients]] = []
+        gradients: list[Callable[[Blocks, float], _Gradients]] = []
         for blocks, _ in parts:
             tau = block_spread(blocks, self._metric, self.unit)
             images = self._images(blocks.vectors)
@@ -232,7 +232,7 @@ class _Trainer:
                     known[part.rows] = part.codes
 
     def _gradients(
-        self, blocks: Blocks, batch: int, *, all_images: Float32, all_codes: Codes, tau: float
+        self, blocks: Blocks, batch: float, *, all_images: Float32, all_codes: Codes, tau: float
     ) -> _Gradients:
         """Return the gradients of the loss over some blocks of a batch; images and codes are of all rows."""
         index, m = blocks.index, self._m

@@ -192,6 +192,16 @@ class DualProjection(Projection):
         mapped = self._query_map(self.prepared(X))
         return widened(mapped, self.metric, self.width, self.scale, base=False)
 
+    def query_map(self) -> tuple[Float32, Float32 | None]:
+        """Return weight (width, d) and bias (width,) of the map of prepared queries; without l2 no bias."""
+        weight = np.zeros((self.width, self.n_features), np.float32)
+        weight[: len(self.query_weight)] = self.query_weight
+        if self.metric != "l2":
+            return weight, None
+        bias = np.zeros(self.width, np.float32)
+        bias[-1] = self.scale
+        return weight, bias
+
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         """Return both maps, and for l2 the centre and the scale."""
         tensors = {"base_weight": self.base_weight, "query_weight": self.query_weight}

@@ -15,8 +15,7 @@ from nearfold._utils.progress import track
 from nearfold.errors import NearfoldWarning
 from nearfold.evaluation.ground_truth import GroundTruth, warn_of_copies
 from nearfold.evaluation.intervals import Estimate
-from nearfold.evaluation.labels import LabelledQueries, LabelResult, check_labels_extra, search_depth
-from nearfold.evaluation.qrels import labels_of
+from nearfold.evaluation.labels import LabelledQueries, LabelResult, asked_labels, search_depth
 from nearfold.evaluation.recall import (
     DEFAULT_KS,
     DEFAULT_N_CANDIDATES,
@@ -258,10 +257,7 @@ def compare(
         make(name, dims[0], **settings.get(name, {}))
     plan = [(m, c, n) for m in metrics for c in dims for n in dict.fromkeys(methods)]
 
-    labels = None
-    if qrels is not None:
-        check_labels_extra()
-        labels = labels_of(qrels, X, queries, len(base), len(asked))
+    labels = asked_labels(qrels, X, queries, len(base), len(asked))
     depth = max(k) if labels is None else search_depth(k, len(base))
 
     ground_truths: dict[Metric, GroundTruth] = {}

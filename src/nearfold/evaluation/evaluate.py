@@ -27,8 +27,7 @@ from nearfold._utils.sampling import sampled_rows
 from nearfold._utils.threads import blas_threads, dealt_work
 from nearfold.errors import DataError
 from nearfold.evaluation.ground_truth import GroundTruth, candidates, warn_of_copies
-from nearfold.evaluation.labels import LabelledQueries, check_labels_extra, search_depth
-from nearfold.evaluation.qrels import labels_of
+from nearfold.evaluation.labels import LabelledQueries, asked_labels, search_depth
 from nearfold.evaluation.recall import (
     DEFAULT_KS,
     DEFAULT_N_CANDIDATES,
@@ -139,10 +138,7 @@ def evaluate(
         check_width("queries", asked.shape[1], fold.n_features)
     rows = _Base(source, held, directions=directions)
     check_counts(k, n_candidates, len(rows))
-    labels = None
-    if qrels is not None:
-        check_labels_extra()
-        labels = labels_of(qrels, source, queries, len(rows), len(asked))
+    labels = asked_labels(qrels, source, queries, len(rows), len(asked))
     ks, k_max = sorted(set(k)), max(k)
     deep = candidate_counts(n_candidates, k_max, len(rows))
     k_exact = k_max if labels is None else search_depth(ks, len(rows))

@@ -15,13 +15,14 @@ from nearfold._utils.arrays import Float32, Float64, Int64, Metric
 from nearfold._utils.extras import import_extra, require_extra
 from nearfold.evaluation.ground_truth import GroundTruth
 from nearfold.evaluation.intervals import Estimate, estimate, ratio_estimate
-from nearfold.evaluation.qrels import Labels
+from nearfold.evaluation.qrels import Labels, labels_of
 from nearfold.scan.exact import Rows, exact_scores
 
 __all__ = [
     "DEPTH",
     "LabelResult",
     "LabelledQueries",
+    "asked_labels",
     "check_labels_extra",
     "ndcg_column",
     "ranked",
@@ -47,6 +48,17 @@ def check_labels_extra() -> None:
         pytrec_eval is not installed.
     """
     require_extra("pytrec_eval", "labels", _NEEDED_BY)
+
+
+def asked_labels(qrels: Any, X: Any, queries: Any, n_documents: int, n_queries: int) -> Labels | None:
+    """Return labels by row number, or None if no qrels were given.
+
+    The parameters and the errors are those of `labels_of` and `check_labels_extra`.
+    """
+    if qrels is None:
+        return None
+    check_labels_extra()
+    return labels_of(qrels, X, queries, n_documents, n_queries)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,7 @@ from nearfold._utils.progress import track
 from nearfold.errors import NearfoldWarning, ParameterError
 from nearfold.evaluation.compare import Comparison, compare
 from nearfold.evaluation.ground_truth import GroundTruth
-from nearfold.evaluation.labels import check_labels_extra
-from nearfold.evaluation.qrels import labels_of
+from nearfold.evaluation.labels import asked_labels
 from nearfold.evaluation.recall import DEFAULT_KS, EvaluationResult, check_counts, recall_of_fold
 from nearfold.evaluation.spectrum import Spectrum, spectrum_of
 from nearfold.evaluation.split import base_and_queries, hold_out, rows_and_queries
@@ -209,10 +208,7 @@ def sweep(
             raise ParameterError(f"method {name!r} has no lambda to sweep; use some of {', '.join(SWEPT)}")
     vectors, given = rows_and_queries(X, queries, [metric], min_rows=3)
     base, asked = base_and_queries(vectors, given, n_queries, seed)
-    labels = None
-    if qrels is not None:
-        check_labels_extra()
-        labels = labels_of(qrels, X, queries, len(base), len(asked))
+    labels = asked_labels(qrels, X, queries, len(base), len(asked))
     train, validation = hold_out(base, n_queries, seed + 1)
     check_counts(k, [], len(train))
     components = resolve_components(n_components, base.shape[1])

@@ -74,14 +74,12 @@ def codec_arrays(codec: Codec) -> dict[str, npt.NDArray[Any]]:
 
 def _query_map(projection: Projection) -> tuple[Float32, Float32] | None:
     """Return weight (w, d) and bias (w,) of the map of queries; None where it changes nothing but norms."""
-    width = projection.width
     if isinstance(projection, DualProjection):
-        weight = np.zeros((width, projection.n_features))
-        weight[: len(projection.query_weight)] = projection.query_weight
-        bias = np.zeros(width)
+        of_prepared, added = projection.query_map()
+        weight = of_prepared.astype(np.float64)
+        bias = np.zeros(len(weight)) if added is None else added.astype(np.float64)
         if projection.center is not None:
-            bias = -weight @ projection.center
-            bias[-1] = projection.scale
+            bias = bias - weight @ projection.center
     elif isinstance(projection, SharedProjection):
         if projection.fold is None and projection.rotation is None:
             return None

@@ -126,18 +126,15 @@ def _query_transforms(projection: Projection) -> list[Any]:
         return transforms
     if not isinstance(projection, DualProjection):
         raise ParameterError(f"a {type(projection).__name__} can't be exported to faiss")
-    weight = np.zeros((projection.width, projection.n_features), np.float32)
-    weight[: len(projection.query_weight)] = projection.query_weight
+    mapped = linear_transform(*projection.query_map())
     if projection.metric == "cosine":
-        return [faiss.NormalizationTransform(projection.n_features, 2.0), linear_transform(weight)]
+        return [faiss.NormalizationTransform(projection.n_features, 2.0), mapped]
     if projection.center is None:
-        return [linear_transform(weight)]
+        return [mapped]
     centering = faiss.CenteringTransform(projection.n_features)
     faiss.copy_array_to_vector(projection.center, centering.mean)
     centering.is_trained = True
-    norms = np.zeros(projection.width, np.float32)
-    norms[-1] = projection.scale
-    return [centering, linear_transform(weight, norms)]
+    return [centering, mapped]
 
 
 def add_base(index: Any, codec: Codec, X: Any) -> None:

@@ -324,6 +324,8 @@ class NearFold(ScanFold):
             start = leading_axes(second, n_components)
             del second
             trained = self._trained(start, [WeightedBlocks(blocks)], request)
+        if widths := self._widths(n_components):
+            facts["nested"] = list(widths)[:-1]
         self.mean_ = scan.mean if centered else None
         return self._encoder(
             trained.weight,
@@ -335,7 +337,6 @@ class NearFold(ScanFold):
             loss_before=trained.loss_before,
             loss_after=trained.loss_after,
             **facts,
-            **({"nested": sorted(widths)[:-1]} if (widths := self._widths(n_components)) else {}),
         )
 
     def _trained(self, start: Float32, parts: list[WeightedBlocks], request: ScanSpec) -> Trained:

@@ -16,8 +16,7 @@ from nearfold.codecs.codec import Codec
 from nearfold.codecs.spec import CodecSpec, parse_spec
 from nearfold.errors import DataError, ParameterError
 from nearfold.evaluation.intervals import Estimate
-from nearfold.evaluation.labels import check_labels_extra, ndcg_column
-from nearfold.evaluation.qrels import labels_of
+from nearfold.evaluation.labels import asked_labels, ndcg_column
 from nearfold.evaluation.recall import paired_difference
 from nearfold.evaluation.split import base_and_queries, rows_and_queries
 from nearfold.io.vectors import as_source
@@ -285,10 +284,7 @@ def plan(
     learned_from = sample_of_queries(fit_queries, as_source(base))
     if learned_from is not None and (known := _shared_row(learned_from, validation)) is not None:
         raise DataError(f"fit_queries: row {known} is among the queries that measure; learn from other ones")
-    labels = None
-    if qrels is not None:
-        check_labels_extra()
-        labels = labels_of(qrels, X, queries, len(base), len(validation))
+    labels = asked_labels(qrels, X, queries, len(base), len(validation))
     column = _neighbor_column(k, reranked) if ndcg is None else ndcg_column(k)
     if reranked >= len(base):
         raise ParameterError(

@@ -315,11 +315,11 @@ def _train(
     optimizers = [(Adam(maps.query), _QUERY_RATE), (Adam(maps.levels), _LEVEL_RATE)]
     at_start = _bounds(maps.levels)
 
-    def gradients_on(blocks: Blocks) -> Callable[[Blocks, int], _Maps]:
+    def gradients_on(blocks: Blocks) -> Callable[[Blocks, float], _Maps]:
         tau = block_spread(blocks, metric, unit)
         numbers = _nearest(blocks.vectors @ base.T, at_start)
 
-        def gradients(some: Blocks, batch: int) -> _Maps:
+        def gradients(some: Blocks, batch: float) -> _Maps:
             has = numbers[some.index.reshape(-1)]
             meant = _meant(has, maps.levels).reshape(*some.index.shape, -1)
             inside = some.vectors[some.index] * unit
